@@ -1,0 +1,21 @@
+"""The one error type that a user is meant to read."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["MixalignError", "did_you_mean"]
+
+
+class MixalignError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message names the thing, what it got, what it wanted and what to do. The command line prints it
+    without a traceback; every other exception is a defect of ours and keeps its traceback.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence that names the closest known word, or lists all of them when none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(known)}."

@@ -1,0 +1,57 @@
+"""The nouns of the data flow.
+
+Shape suffixes, here and everywhere: B samples of a batch, N rows of a table (or predicted tokens of a batch),
+S completions of a row (2 for a preference pair: chosen, rejected; 1 for SFT), T tokens, V vocabulary,
+H hidden size, K tasks.
+"""
+
+from typing import Any, TypedDict
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["Batch", "Example", "Message", "TokenRow"]
+
+Message = dict[str, Any]
+"""One turn of a conversation: at least `role` and `content`."""
+
+
+class Example(TypedDict, total=False):
+    """One row of a task after its format was recognised, before tokenisation.
+
+    Exactly one of these key sets is present: {prompt, chosen, rejected}, {prompt, completion}, {messages}.
+    Each text is a string (standard) or a list of messages (conversational), the same kind within a row.
+    """
+
+    prompt: str | list[Message]
+    chosen: str | list[Message]
+    rejected: str | list[Message]
+    completion: str | list[Message]
+    messages: list[Message]
+    tools: list[dict[str, Any]]  # JSON schemas handed to the chat template
+    chat_template_kwargs: dict[str, Any]
+
+
+class TokenRow(TypedDict):
+    """One tokenised row: a prompt and S completions that continue it."""
+
+    row_id: int  # 63-bit hash of the token ids and the mask: the same content always has the same id
+    prompt: np.ndarray  # int32 (P,)
+    completions: list[np.ndarray]  # S arrays, int32 (C_s,)
+    supervised: list[np.ndarray]  # S arrays, bool (C_s,): which completion tokens the loss reads
+
+
+class Batch(TypedDict, total=False):
+    """One micro-batch on one rank, ready for a model."""
+
+    input_ids: Tensor  # int64 (B * S, T), right-padded; completion s of sample b is row b * S + s
+    predict_N: Tensor  # int64 (N,): flat position (row * T + t) whose hidden state predicts the target
+    target_N: Tensor  # int64 (N,): the supervised token ids
+    sequence_N: Tensor  # int64 (N,): b * S + s of each target
+    num_tokens_BS: Tensor  # float32 (B, S): supervised tokens of each completion
+    task_B: Tensor  # int64 (B,): index of the task
+    row_id_B: Tensor  # int64 (B,)
+    draw_prob_B: Tensor  # float64 (B,): probability of the sample's task when it was drawn (EXP3 divides by it)
+    count_K: Tensor  # float64 (K,): samples of each task in the whole global batch of the optimizer step
+    reference_logp_BS: Tensor  # float64 (B, S): log-probability under the reference policy, nats
+    specialist_loss_B: Tensor  # float32 (B,): loss of the task's specialist on this row, nats
