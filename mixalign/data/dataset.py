@@ -1,6 +1,7 @@
 """Tokenised rows of one task as flat arrays: a row is a slice, a score is a column."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -50,13 +51,24 @@ class TaskDataset:
     def num_completions(self) -> int:
         return self.length_NS.shape[1] - 1
 
-    @property
+    @cached_property
     def num_tokens_NS(self) -> np.ndarray:
         """int64 (N, S): supervised tokens of each completion."""
         # a leading zero, so that an empty segment at the very end has a place to point to
         before_T = np.concatenate([[0], np.cumsum(self.supervised_T, dtype=np.int64)])
         edge_NS = self.start_N[:-1, None] + np.cumsum(self.length_NS, 1)
         return before_T[edge_NS[:, 1:]] - before_T[edge_NS[:, :-1]]
+
+    def first_completion(self) -> "TaskDataset":
+        """The same rows with their first completion only: the chosen side of preference pairs."""
+        edge_N = self.start_N[:-1] + self.length_NS[:, :2].sum(1)
+        bounds = np.stack([self.start_N[:-1], edge_N], 1)
+        keep_T = np.zeros(len(self.ids_T) + 1, np.int8)
+        keep_T[bounds[:, 0]] += 1
+        np.subtract.at(keep_T, bounds[:, 1], 1)
+        keep_T = np.cumsum(keep_T[:-1]).astype(bool)
+        length_NS = self.length_NS[:, :2].copy()
+        return TaskDataset(self.task, self.ids_T[keep_T], self.supervised_T[keep_T], length_NS, self.row_id_N)
 
     def __getitem__(self, index: int) -> TokenRow:
         edges = self.start_N[index] + np.cumsum(np.concatenate([[0], self.length_NS[index]]))

@@ -1,0 +1,58 @@
+"""Tokenised rows to a padded batch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.types import Batch
+
+__all__ = ["collate"]
+
+
+def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, pad_id: int = 0) -> Batch:
+    """Pads the chosen rows to one rectangle and lists the positions whose targets the loss reads.
+
+    Padding is on the right and needs no mask: under causal attention no real token sees it, and only listed
+    positions reach the LM head.
+
+    Args:
+        datasets: the tasks' tables, all with the same number of completions S.
+        task_B: task of each sample.
+        row_B: row of each sample within its task.
+    """
+    rows = [datasets[t][int(r)] for t, r in zip(task_B, row_B, strict=True)]
+    sequences = [(row["prompt"], c, m) for row in rows for c, m in zip(row["completions"], row["supervised"], strict=True)]
+    width = max(len(p) + len(c) for p, c, _ in sequences)
+    input_ids = np.full((len(sequences), width), pad_id, np.int64)
+    predict, target, count = [], [], []
+    for s, (prompt, completion, supervised) in enumerate(sequences):
+        input_ids[s, : len(prompt)] = prompt
+        input_ids[s, len(prompt) : len(prompt) + len(completion)] = completion
+        place = np.flatnonzero(supervised)
+        predict.append(s * width + len(prompt) - 1 + place)
+        target.append(completion[place])
+        count.append(len(place))
+    num_tokens = torch.tensor(count, dtype=torch.float32)
+    batch = Batch(
+        input_ids=torch.from_numpy(input_ids),
+        predict_N=torch.from_numpy(np.concatenate(predict)),
+        target_N=torch.from_numpy(np.concatenate(target).astype(np.int64)),
+        sequence_N=torch.from_numpy(np.repeat(np.arange(len(sequences)), count)),
+        num_tokens_BS=num_tokens.view(len(rows), -1),
+        task_B=torch.from_numpy(np.asarray(task_B, np.int64)),
+        row_id_B=torch.tensor([row["row_id"] for row in rows]),
+    )
+    return batch | _scores(datasets, task_B, row_B)
+
+
+def _scores(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray) -> Batch:
+    """The score columns that the tasks carry, one entry a sample."""
+    out = Batch()
+    for column, key in (("reference_logp", "reference_logp_BS"), ("specialist_loss", "specialist_loss_B")):
+        if all(column in datasets[t].columns for t in task_B):
+            out[key] = torch.from_numpy(
+                np.stack([datasets[t].columns[column][r] for t, r in zip(task_B, row_B, strict=True)])
+            )
+    return out

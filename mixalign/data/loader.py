@@ -1,0 +1,69 @@
+"""Sized, stateful iterables over batches, in the main process.
+
+They are no torch DataLoaders on purpose: with workers, new weights reach the model `workers * prefetch` batches
+late, and a resume in the middle of an epoch loses the batches in flight. A row here is a slice of an array.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixalign.data.collate import collate
+from mixalign.data.dataset import TaskDataset
+from mixalign.data.sampler import MixtureSampler
+from mixalign.types import Batch
+
+__all__ = ["EvalLoader", "MixtureLoader"]
+
+
+class MixtureLoader:
+    """The micro-batches of one rank, `accumulate` of them for each of `steps` global draws.
+
+    Args:
+        rank: this process; it takes every `world`-th sample of a global draw.
+        world: number of processes.
+    """
+
+    def __init__(self, datasets, sampler: MixtureSampler, steps: int, accumulate: int = 1, rank: int = 0, world: int = 1):
+        self.datasets, self.sampler = datasets, sampler
+        self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.sampler.step < self.steps:
+            draw = self.sampler.draw()
+            count_K = torch.from_numpy(draw.count_K.astype(np.float64))
+            for part in range(self.accumulate):
+                mine = slice(self.rank + part * self.world, None, self.world * self.accumulate)
+                batch = collate(self.datasets, draw.task_B[mine], draw.row_B[mine])
+                yield batch | Batch(count_K=count_K, draw_prob_B=torch.from_numpy(draw.prob_B[mine]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state)
+
+
+class EvalLoader:
+    """Every row of every task once, the longest first, shared out over ranks."""
+
+    def __init__(self, datasets: Sequence[TaskDataset], batch_size: int, rank: int = 0, world: int = 1):
+        self.datasets, self.batch_size = datasets, batch_size
+        task_N = np.repeat(np.arange(len(datasets)), [len(d) for d in datasets])
+        row_N = np.concatenate([np.arange(len(d)) for d in datasets])
+        length_N = np.concatenate([d.length_NS.sum(1) for d in datasets])
+        order = np.argsort(-length_N, kind="stable")[rank::world]
+        self.task_N, self.row_N = task_N[order], row_N[order]
+
+    def __len__(self) -> int:
+        return -(-len(self.task_N) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.task_N), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield collate(self.datasets, self.task_N[part], self.row_N[part])

@@ -1,0 +1,69 @@
+"""The LightningDataModule: tokenised tasks and the sampler that mixes them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.data.loader import EvalLoader, MixtureLoader
+from mixalign.data.sampler import MixtureSampler
+from mixalign.errors import MixalignError
+
+__all__ = ["MixtureData"]
+
+
+class MixtureData(L.LightningDataModule):
+    """Training batches by the mixture, and every validation row once.
+
+    Args:
+        train, validation: one table a task, in the order of the tasks; validation may be empty.
+        sampler: draws the global batches of the run; its place is part of the checkpoint.
+        steps: optimizer steps of the run.
+        eval_batch_size: rows of one validation batch on one rank.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[TaskDataset],
+        validation: Sequence[TaskDataset],
+        sampler: MixtureSampler,
+        steps: int,
+        eval_batch_size: int = 64,
+    ) -> None:
+        super().__init__()
+        self.train, self.validation, self.sampler = train, validation, sampler
+        self.steps, self.eval_batch_size = steps, eval_batch_size
+
+    def train_dataloader(self) -> MixtureLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        parts = trainer.world_size * trainer.accumulate_grad_batches
+        if self.sampler.batch_size % parts:
+            raise MixalignError(
+                f"`batch_size` is {self.sampler.batch_size}, which {trainer.world_size} processes times "
+                f"{trainer.accumulate_grad_batches} accumulated micro-batches do not divide. "
+                f"Take a multiple of {parts}."
+            )
+        return MixtureLoader(
+            self.train,
+            self.sampler,
+            self.steps,
+            trainer.accumulate_grad_batches,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+
+    def val_dataloader(self) -> EvalLoader | list:
+        return self.eval_loader(self.validation) if self.validation else []
+
+    def eval_loader(self, datasets: Sequence[TaskDataset]) -> EvalLoader:
+        """Every row of the given tables once, this rank's share of them."""
+        assert self.trainer is not None
+        return EvalLoader(datasets, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state_dict)

@@ -1,0 +1,97 @@
+"""The mixer contract: measurements in, weights out.
+
+A mixer is a frozen dataclass whose fields are its config keys. It holds no state: `init` and `update` take and
+return it, as a plain dict of tensors, so that a checkpoint, another rank or a test can hold it as well.
+K is the number of tasks; every weight is a float64 tensor on the CPU.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mixalign.errors import MixalignError
+from mixalign.losses.excess import Clip
+
+__all__ = ["Composition", "Mix", "MixSignal", "Mixer", "State", "read"]
+
+State = dict[str, Tensor]
+Composition = Literal["stratified", "multinomial"]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The two levers of a mixture. A rule moves one and leaves the other neutral.
+
+    Attributes:
+        sample_K: probability that a drawn row belongs to each task; sums to 1.
+        loss_K: weight of each task's mean loss, summing to 1; None is neutral: the plain mean over the batch.
+    """
+
+    sample_K: Tensor
+    loss_K: Tensor | None = None
+
+    @property
+    def alpha_K(self) -> Tensor:
+        """The mixture as papers plot it: the lever that the rule moves."""
+        return self.sample_K if self.loss_K is None else self.loss_K
+
+
+@dataclass(frozen=True)
+class MixSignal:
+    """What was measured since the last update, per task, over all ranks; None when nothing measured it.
+
+    Attributes:
+        step: number of updates made before this one.
+        count_K: samples seen.
+        loss_K: mean loss, nats; nan for a task without a sample.
+        excess_K: mean excess over the specialist, clipped as the mixer's `clip` says; nan without a sample.
+        excess_iw_K: importance-weighted excess, `1/B * sum_b excess_b / draw_prob_b`: an unbiased estimate of
+            the task's mean excess whatever was drawn; 0 for a task without a sample.
+    """
+
+    step: int
+    count_K: Tensor
+    loss_K: Tensor | None = None
+    excess_K: Tensor | None = None
+    excess_iw_K: Tensor | None = None
+
+
+@runtime_checkable
+class Mixer(Protocol):
+    """A rule that decides how much each task counts."""
+
+    needs: ClassVar[frozenset[str]]  # fields of MixSignal that `update` reads
+    composition: ClassVar[Composition]  # how a batch is made up, unless the sampler is told otherwise
+    clip: Clip  # what the model descends on and how excess is clipped; see `descends_on`
+    descends_on: ClassVar[Literal["loss", "excess"]]  # the quantity whose mean the model minimises
+
+    def init(self, rows_K: Tensor) -> tuple[Mix, State]:
+        """The first mixture, from the number of training rows of each task (K,)."""
+
+    def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:
+        """The next mixture."""
+
+
+PROVIDERS = {
+    "loss_K": "the Mixing callback measures it in every run",
+    "excess_K": "it needs specialist losses: set `specialists.train=auto` or point `specialists.dir` at trained ones",
+    "excess_iw_K": "it needs specialist losses: set `specialists.train=auto` or point `specialists.dir` at trained ones",
+}
+
+
+def read(signal: MixSignal, name: str, state_K: Tensor) -> Tensor:
+    """The measurement `name` as float64 (K,), checked against the number of tasks of the state.
+
+    Raises:
+        MixalignError: when nothing measured it, or its shape is not (K,).
+    """
+    value_K = getattr(signal, name)
+    if value_K is None:
+        raise MixalignError(f"This mixer needs `{name}`, and nothing measured it: {PROVIDERS[name]}.")
+    if value_K.shape != state_K.shape:
+        raise MixalignError(
+            f"`{name}` has shape {tuple(value_K.shape)}, but the mixture has {len(state_K)} tasks."
+        )
+    return value_K.to(torch.float64)

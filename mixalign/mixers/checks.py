@@ -1,0 +1,29 @@
+"""Checks of a mixer's settings, which name the config key."""
+
+from collections.abc import Sequence
+from math import inf
+
+from mixalign.errors import MixalignError, did_you_mean
+
+__all__ = ["check_choice", "check_range"]
+
+
+def check_range(key: str, value: float, low: float, high: float = inf) -> None:
+    """Refuses a setting outside [low, high].
+
+    Raises:
+        MixalignError: when the value is outside, or is not a number.
+    """
+    if not isinstance(value, int | float) or not low <= value <= high:
+        wanted = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
+        raise MixalignError(f"`mixer.{key}` is {value!r}, but must be a number {wanted}.")
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    """Refuses a word that is not one of the choices.
+
+    Raises:
+        MixalignError: when it is not.
+    """
+    if value not in choices:
+        raise MixalignError(f"`mixer.{key}` is {value!r}. {did_you_mean(str(value), choices)}")

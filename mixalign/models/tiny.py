@@ -1,0 +1,80 @@
+"""A small random Llama and a byte tokenizer, for generated tasks, tests and first tries on own data."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+__all__ = ["TinyLlama", "byte_tokenizer"]
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "<|assistant|>{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
+    "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, with <pad>, <s> (put before every text) and </s>; 259 entries."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    specials = ["<pad>", "<s>", "</s>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(specials + alphabet)}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class TinyLlama:
+    """A Llama with random weights.
+
+    Attributes:
+        hidden_size, num_layers, num_heads, intermediate_size: the shape; the default has about 0.13 M weights.
+        max_positions: longest sequence.
+        tokenizer_file: a `tokenizers` JSON file with <pad>, <s> and </s>; None is the byte tokenizer.
+        seed: of the weights.
+    """
+
+    hidden_size: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    intermediate_size: int = 168
+    max_positions: int = 2048
+    tokenizer_file: str | None = None
+    seed: int = 0
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        if self.tokenizer_file is None:
+            return byte_tokenizer()
+        return PreTrainedTokenizerFast(
+            tokenizer_file=self.tokenizer_file, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+        )
+
+    def build(self) -> PreTrainedModel:
+        """A fresh model: the same weights at every call."""
+        tokenizer = self.tokenizer()
+        config = LlamaConfig(
+            vocab_size=-(-len(tokenizer) // 8) * 8,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_heads,
+            max_position_embeddings=self.max_positions,
+            tie_word_embeddings=False,
+            use_cache=False,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return LlamaForCausalLM(config)

@@ -1,0 +1,40 @@
+"""Supervised fine-tuning: cross-entropy on the completion."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mixalign.losses.supervised import mean_cross_entropy
+from mixalign.models.forward import score_completions
+from mixalign.objectives.base import Scores, check_overrides
+from mixalign.types import Batch
+
+__all__ = ["SFT"]
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Mean cross-entropy over the supervised tokens of each row, nats a token. Accuracy is that of tokens."""
+
+    name: ClassVar[str] = "sft"
+    form: ClassVar[str] = "supervised"
+    uses_reference: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def for_tasks(self, overrides: Sequence[Mapping[str, float]]) -> "SFT":
+        check_overrides(self.name, overrides, ())
+        return self
+
+    def scores(self, logp_BS: Tensor, batch: Batch) -> Scores:
+        return {"loss": mean_cross_entropy(logp_BS[:, 0], batch["num_tokens_BS"][:, 0]).float()}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Scores:
+        counted = not torch.is_grad_enabled()  # the first choices cost another pass over the logits
+        seen = score_completions(model, batch, count_correct=counted)
+        out = self.scores(seen.logp_BS, batch)
+        if seen.correct_BS is not None:
+            out["accuracy"] = (seen.correct_BS[:, 0] / batch["num_tokens_BS"][:, 0]).float()
+        return out

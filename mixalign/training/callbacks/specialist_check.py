@@ -1,0 +1,68 @@
+"""Checks that the frozen models' numbers belong to this model and this data, and are of use."""
+
+import logging
+from collections.abc import Sequence
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.errors import MixalignError
+from mixalign.types import Batch
+
+__all__ = ["SpecialistCheck"]
+
+log = logging.getLogger(__name__)
+
+
+class SpecialistCheck(L.Callback):
+    """Before training: specialists that do not help are named. At the first batch: cached scores must fit.
+
+    A run starts at the reference policy, so the first batch's loss must be the one that the cached reference
+    log-probabilities give (log 2 for DPO). Any other number means that the scores are of another model.
+
+    Args:
+        start_loss_K: loss of each task on its training rows under the reference policy, nats; None when the
+            objective has no reference.
+        tolerance: largest difference in loss that rounding may explain, nats.
+    """
+
+    def __init__(self, start_loss_K: Sequence[float] | None = None, tolerance: float = 0.02) -> None:
+        self.start_loss_K, self.tolerance = start_loss_K, tolerance
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = trainer.datamodule
+        for task, train in enumerate(data.train):
+            if "specialist_loss" in train.columns:
+                self._judge(task, train, data.validation[task] if data.validation else None)
+
+    def _judge(self, task: int, train: TaskDataset, validation: TaskDataset | None) -> None:
+        specialist = float(train.columns["specialist_loss"].mean())
+        if self.start_loss_K is not None and specialist >= self.start_loss_K[task]:
+            log.warning(
+                "The specialist of task `%s` is no better than the model that training starts from (loss %.3f against "
+                "%.3f): its excess says nothing. Train it for more steps or with a higher learning rate.",
+                train.task, specialist, self.start_loss_K[task],
+            )  # fmt: skip
+        if validation is None or "specialist_loss" not in validation.columns:
+            return
+        held_out = float(validation.columns["specialist_loss"].mean())
+        if specialist < 0.25 * held_out:
+            log.warning(
+                "The specialist of task `%s` has memorised its rows (loss %.3f on training rows, %.3f on held-out "
+                "ones), so that excess turns into plain loss. Train specialists for fewer steps.",
+                train.task, specialist, held_out,
+            )  # fmt: skip
+
+    def on_train_batch_end(self, trainer, pl_module, outputs: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
+        if batch_idx > 0 or "reference_logp_BS" not in batch or trainer.global_step > 1:
+            return
+        expected_B = pl_module.objective.scores(batch["reference_logp_BS"].double(), batch)["loss"]
+        off = float((outputs["loss_B"] - expected_B).abs().max())
+        if not off <= self.tolerance and torch.isfinite(outputs["loss_B"]).all():
+            raise MixalignError(
+                f"The cached reference log-probabilities are not those of the model that training starts from: the "
+                f"first loss differs by {off:.3g} nats from the {float(expected_B.mean()):.3f} that they give. Delete "
+                "the score tables of this reference, or set `reference.mode=frozen_copy`."
+            )

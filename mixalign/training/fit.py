@@ -1,0 +1,97 @@
+"""One training: a model, a mixture of tasks, a number of steps. Every stage and every run is a call of this."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from mixalign.data.module import MixtureData
+from mixalign.errors import MixalignError
+from mixalign.training.module import AlignModule
+
+__all__ = ["Fit", "fit", "make_trainer"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How to train, apart from what.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: rows of a global batch: over all processes and accumulated micro-batches.
+        micro_batch_size: rows of one forward pass on one process; None takes them all at once.
+        val_every: optimizer steps between two validations; there is always one at the end.
+        trainer: further arguments of Lightning's Trainer (accelerator, devices, strategy, precision ...).
+    """
+
+    steps: int
+    batch_size: int
+    micro_batch_size: int | None = None
+    val_every: int = 50
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "val_every"):
+            if getattr(self, key) < 1:
+                raise MixalignError(f"`{key}` is {getattr(self, key)}, but must be at least 1.")
+        if self.trainer.get("use_distributed_sampler"):
+            raise MixalignError(
+                "`trainer.use_distributed_sampler` must be false: Lightning would replace the mixture sampler, and new "
+                "weights would never reach the batches. Each process already takes its share of every batch."
+            )
+
+
+def make_trainer(
+    settings: Fit, root: Path, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()
+) -> L.Trainer:
+    """Lightning's Trainer for these settings.
+
+    Raises:
+        MixalignError: when processes and micro-batches do not divide the batch.
+    """
+    options = {"accelerator": "auto", "devices": 1} | settings.trainer
+    trainer = L.Trainer(
+        max_steps=settings.steps,
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        val_check_interval=None,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+        default_root_dir=root,
+        callbacks=[*callbacks, _ValidateAtTheEnd()],
+        logger=list(loggers) or False,
+        enable_checkpointing=any(type(c).__name__.endswith("Checkpoint") for c in callbacks),
+        enable_model_summary=False,
+        **{k: v for k, v in options.items() if k != "use_distributed_sampler"},
+    )
+    trainer.accumulate_grad_batches = _accumulate(settings, trainer.world_size)
+    every = settings.val_every * trainer.accumulate_grad_batches
+    trainer.val_check_interval = min(every, settings.steps * trainer.accumulate_grad_batches)
+    return trainer
+
+
+def fit(trainer: L.Trainer, module: AlignModule, data: MixtureData, resume: Path | None = None) -> None:
+    """Trains; `resume` is a Lightning checkpoint to go on from."""
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+
+
+def _accumulate(settings: Fit, world: int) -> int:
+    micro = settings.micro_batch_size or settings.batch_size // world
+    if micro < 1 or settings.batch_size % (micro * world):
+        raise MixalignError(
+            f"`batch_size` is {settings.batch_size}, which {world} processes with `micro_batch_size` {micro} do not "
+            f"divide. Take a multiple of {max(1, micro) * world}."
+        )
+    return settings.batch_size // (micro * world)
+
+
+class _ValidateAtTheEnd(Callback):
+    """Makes the last step one that is validated, also when `val_every` does not divide the steps."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True
