@@ -1,0 +1,113 @@
+"""The report is one well-formed file that asks for nothing and escapes every name."""
+
+import base64
+from html.parser import HTMLParser
+
+import pytest
+
+from mixalign.errors import MixalignError
+from mixalign.reporting.page import write_report
+from mixalign.reporting.runs import find_runs
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags, addresses and text, and checks that every tag is closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.images, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.addresses += [values[name] for name in ("src", "href", "data", "srcset") if name in values]
+        if tag == "img":
+            self.images.append(values)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture
+def write_page(tmp_path):
+    def write(baseline=None):
+        path = write_report(find_runs([tmp_path / "runs"]), tmp_path / "out" / "report.html", baseline)
+        text = path.read_text(encoding="utf-8")
+        return Page(text), text
+
+    return write
+
+
+def test_a_full_report(write_run, write_page):
+    for mixer, worst in (("ama_s", 0.1), ("uniform", 0.2), ("proportional", 0.3)):
+        for seed in range(3):
+            write_run(mixer, seed, {"a": 0.02, "b": worst + 0.01 * seed})
+    write_run("ama_r", 5, finished=False)
+    page, text = write_page()
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
+    assert "http" not in text.split("base64")[0]
+    assert "@import" not in text
+    assert "url(" not in text
+    assert len(page.images) == 5
+    assert all(len(image["alt"]) > 40 for image in page.images)
+    assert base64.b64decode(page.images[0]["src"].partition(",")[2]).startswith(b"<?xml")
+    words = " ".join(page.words)
+    for part in (
+        "ama_s beats uniform on worst excess",
+        "Skipped runs",
+        "runs/ama_r_5: no eval.json",
+        "3/3",
+        "best adaptive mixer",
+    ):
+        assert part in words
+    assert page.tags.count("details") == 9
+    assert len(text) < 3_000_000
+
+
+def test_eight_labels_of_twenty_tasks_stay_below_three_megabytes(write_run, write_page):
+    for index in range(8):
+        write_run(f"mixer_{index}", 0, {f"task {k}": 0.01 * (k + index) for k in range(20)}, steps=200)
+    assert len(write_page()[1]) < 3_000_000
+
+
+def test_names_are_escaped(write_run, write_page):
+    write_run("a&<i>", 0, {"<b>x</b>": 0.1, '"quoted" & co': 0.2}, folder="runs/<u>0")
+    write_run("uniform", 0, {"<b>x</b>": 0.1, '"quoted" & co': 0.2}, finished=False, folder="runs/<u>1")
+    page, text = write_page()
+    assert not {"b", "i", "u"} & set(page.tags)
+    assert "&lt;b&gt;x&lt;/b&gt;" in text
+    assert "<b>x</b>" in page.words
+    assert "a&amp;&lt;i&gt;" in text
+
+
+def test_one_bare_run_makes_a_page(write_run, write_page):
+    write_run("uniform", 0, {"a": None, "b": None}, history=False, metrics=False)
+    page, _ = write_page(baseline="missing")
+    words = " ".join(page.words)
+    assert "There is nothing to draw: no run has mix.jsonl." in words
+    assert "No run has the baseline `missing`" in words
+    assert "only one mixer setting" in words
+    assert len(page.images) == 2
+
+
+def test_the_same_runs_give_the_same_bytes(write_run, write_page):
+    write_run("ama_s", 0)
+    write_run("uniform", 0)
+    assert write_page()[1] == write_page()[1]
+
+
+def test_no_scores_no_page(write_run, write_page, tmp_path):
+    write_run("ama_s", 0, finished=False)
+    with pytest.raises(MixalignError, match="nothing to compare"):
+        write_page()
+    assert not (tmp_path / "out").exists()

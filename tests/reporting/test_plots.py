@@ -1,0 +1,151 @@
+"""Figures have the panels they should, cope with missing files and many tasks, and keep colours per task."""
+
+import io
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+
+from mixalign.errors import MixalignError
+from mixalign.reporting import plots
+from mixalign.reporting.runs import find_runs
+
+
+@pytest.fixture
+def runs(write_run, tmp_path):
+    for mixer, target in (("ama_s", [0.7, 0.2, 0.1]), ("uniform", None), ("group_dro", [0.1, 0.1, 0.8])):
+        for seed in (0, 1):
+            write_run(mixer, seed, {"a": 0.1, "b": 0.2 + seed / 10, "c": 0.05}, target=target)
+    return find_runs([tmp_path])
+
+
+def _texts(figure):
+    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
+
+
+def _drawn(figure):
+    figure.savefig(io.BytesIO(), format="svg")
+    return figure
+
+
+def test_one_panel_a_label(runs):
+    for draw in (plots.mixture_paths, plots.excess_paths):
+        figure = _drawn(draw(runs))
+        titles = [ax.get_title(loc="left") for ax in figure.axes]
+        assert titles == ["ama_s (2 seeds)", "group_dro (2 seeds)", "uniform (2 seeds)"]
+
+
+def test_the_other_figures_have_their_axes(runs):
+    assert len(_drawn(plots.worst_excess(runs)).axes) == 1
+    assert len(_drawn(plots.task_bars(runs)).axes) == 1
+    figure = _drawn(plots.headline(runs[0], runs[4]))
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["Share of each task under ama_s", "Validation excess, worst task (nats)"]
+
+
+def test_worst_excess_is_sorted_and_shows_means(runs):
+    figure = plots.worst_excess(runs)
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["ama_s", "group_dro", "uniform"]
+    assert "0.250" in _texts(figure)  # seeds .2 and .3
+
+
+def test_task_bars_show_final_means(runs):
+    texts = _texts(plots.task_bars(runs))
+    assert {"0.100", "0.250", "0.050", "a", "b", "c"} <= texts
+
+
+def test_shares_are_means_over_seeds_up_to_the_shortest_run(write_run, tmp_path):
+    for seed, share in ((0, 0.2), (1, 0.4)):
+        path = write_run("uniform", seed, {"a": 0.1, "b": 0.2})
+        lines = [{"step": step, "sample": [share, 1 - share]} for step in range(1, 11 + 10 * seed)]
+        (path / "mix.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    grid_S, share_KS = plots._shares(find_runs([tmp_path]), ["a", "b"])
+    assert (grid_S[0], grid_S[-1]) == (1, 10)
+    np.testing.assert_allclose(share_KS, np.array([[0.3], [0.7]]) * np.ones((1, len(grid_S))))
+
+
+def test_excess_falls_back_to_training_and_to_loss(write_run, tmp_path):
+    write_run("ama_s", 0, metrics=False)
+    assert "Training excess, smoothed, of every task (nats)" in _texts(
+        plots.excess_paths(find_runs([tmp_path]))
+    )
+    path = write_run("ama_s", 1, {"a": None, "b": None}, folder="bare/1", history=False)
+    rows = (path / "metrics.csv").read_text().replace("eval_excess", "other")
+    (path / "metrics.csv").write_text(rows)
+    assert "Validation loss of every task (nats)" in _texts(
+        plots.excess_paths(find_runs([tmp_path / "bare"]))
+    )
+
+
+def test_smoothing_ignores_gaps():
+    values_N = np.array([1.0, np.nan, 3.0, np.nan, np.nan, np.nan, 5.0, 5.0, 5.0, 5.0])
+    # window of one to either side: a middle that knows no neighbour stays unknown
+    expected_N = [1, 2, 3, 3, np.nan, 5, 5, 5, 5, 5]
+    np.testing.assert_allclose(plots._smooth(values_N), expected_N)
+
+
+def test_spread_keeps_names_apart_and_inside():
+    places = plots._spread(np.array([0.01, 0.02, 0.5, 0.99, 1.0]), 0.1)
+    assert (np.diff(places) >= 0.1 - 1e-12).all()
+    assert places[2] == 0.5
+    assert places[-1] <= 1.0
+
+
+@pytest.mark.parametrize(("num_tasks", "shown"), [(20, 20), (24, 20)])
+def test_many_tasks_stay_apart(num_tasks, shown, write_run, tmp_path):
+    excess = {f"task {index:02d}": 0.01 * (index + 1) for index in range(num_tasks)}
+    write_run("ama_s", 0, excess, target=np.random.default_rng(0).dirichlet(np.ones(num_tasks)))
+    runs = find_runs([tmp_path])
+    tasks = plots._shown_tasks(runs)
+    assert len(tasks) == shown
+    assert (plots.OTHERS in tasks) == (num_tasks > shown)
+    keys = plots._keys(tasks, "area")
+    assert len({(key.get_facecolor(), key.get_hatch()) for key in keys}) == shown
+    for draw in (plots.mixture_paths, plots.excess_paths, plots.task_bars):
+        _drawn(draw(runs))
+    share_KS = plots._shares(runs, tasks)[1]
+    np.testing.assert_allclose(share_KS.sum(0), 1.0)
+
+
+def test_dollars_and_unknown_numbers_do_not_break_a_figure(write_run, tmp_path):
+    path = write_run("ama_s", 0, {"$a_{": 0.1, "b": None})
+    write_run("uniform", 0, {"$a_{": 0.1, "b": 0.2}, history=False, metrics=False)
+    lines = (path / "mix.jsonl").read_text().splitlines()
+    empty = {**json.loads(lines[0]), "excess": None}
+    (path / "mix.jsonl").write_text("\n".join([json.dumps(empty), *lines[1:]]) + "\n")
+    runs = find_runs([tmp_path])
+    for draw in (plots.mixture_paths, plots.excess_paths, plots.worst_excess, plots.task_bars):
+        _drawn(draw(runs))
+
+
+def test_a_run_of_one_step_is_drawn(write_run, tmp_path):
+    path = write_run("ama_s", 0, {"a": 0.1, "b": 0.2}, metrics=False)
+    (path / "mix.jsonl").write_text('{"step": 1, "sample": [0.5, 0.5], "excess": [0.2, 0.1]}\n')
+    for draw in (plots.mixture_paths, plots.excess_paths):
+        _drawn(draw(find_runs([tmp_path])))
+
+
+def test_no_excess_anywhere_is_drawn(write_run, tmp_path):
+    path = write_run("ama_s", 0, {"a": 0.0, "b": 0.0}, metrics=False)
+    lines = [{"step": step, "sample": [0.5, 0.5], "excess": [0.0, 0.0]} for step in (1, 2)]
+    (path / "mix.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = find_runs([tmp_path])
+    for draw in (plots.excess_paths, plots.worst_excess, plots.task_bars):
+        _drawn(draw(runs))
+    _drawn(plots.headline(runs[0], runs[0]))
+
+
+def test_nothing_to_draw_is_said(write_run, tmp_path):
+    write_run("uniform", 0, history=False, metrics=False)
+    runs = find_runs([tmp_path])
+    with pytest.raises(MixalignError, match=r"no run has mix\.jsonl"):
+        plots.mixture_paths(runs)
+    with pytest.raises(MixalignError, match="no run has validation history"):
+        plots.excess_paths(runs)
+
+
+def test_the_callers_style_is_left_alone(runs):
+    before = dict(matplotlib.rcParams)
+    plots.worst_excess(runs)
+    assert dict(matplotlib.rcParams) == before

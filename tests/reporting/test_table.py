@@ -1,0 +1,159 @@
+"""Means, standard errors, paired differences and verdicts, checked by hand.
+
+A run's worst excess is its largest number; losses are excess + 0.3, so a task pair (0.1, w) has mean loss
+0.35 + w / 2.
+"""
+
+import json
+import math
+
+import pytest
+
+from mixalign.errors import MixalignError
+from mixalign.reporting.runs import find_runs
+from mixalign.reporting.table import compare
+
+
+@pytest.fixture
+def write_scores(write_run, tmp_path):
+    def write(**worst):
+        for label, values in worst.items():
+            for seed, value in enumerate(values):
+                write_run(label, seed, {"a": 0.01, "b": value}, history=False, metrics=False)
+        return find_runs([tmp_path])
+
+    return write
+
+
+def _row(comparison, label):
+    return next(row for row in comparison.rows if row.label == label)
+
+
+def test_means_and_standard_errors(write_scores):
+    runs = write_scores(proportional=(0.2, 0.3, 0.4), ama_s=(0.1, 0.1, 0.4))
+    comparison = compare(runs)
+    assert [row.label for row in comparison.rows] == ["ama_s", "proportional"]
+    score = _row(comparison, "proportional").scores["worst_excess"]
+    # deviations -.1, 0, .1: sd = sqrt(.02 / 2) = .1; standard error .1 / sqrt(3)
+    assert (score.mean, score.error, score.n) == (pytest.approx(0.3), pytest.approx(0.1 / math.sqrt(3)), 3)
+    assert _row(comparison, "proportional").scores["worst_gap"].mean == pytest.approx(0.25)
+    assert _row(comparison, "proportional").scores["worst_accuracy"].mean == pytest.approx(0.6)
+    assert _row(comparison, "proportional").scores["mean_loss"].mean == pytest.approx(0.3 + 0.155)
+    assert "0.300+-0.058" in comparison.to_text()
+
+
+def test_paired_differences(write_scores):
+    comparison = compare(write_scores(proportional=(0.2, 0.3, 0.4, 0.9), ama_s=(0.1, 0.1, 0.5)))
+    pair = _row(comparison, "ama_s").differences["worst_excess"]
+    # -.1, -.2, +.1 over the three shared seeds: mean -.2/3, deviations (-.1, -.4, .5)/3, squares sum to .42/9
+    assert pair.mean == pytest.approx(-0.2 / 3)
+    assert pair.error == pytest.approx(math.sqrt(0.42 / 9 / 2 / 3))
+    assert (pair.wins, pair.n) == (2, 3)
+    accuracy = _row(comparison, "ama_s").differences["worst_accuracy"]
+    assert (accuracy.mean, accuracy.wins) == (pytest.approx(0.2 / 3), 2)
+    assert _row(comparison, "proportional").differences == {}
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "kind", "parts"),
+    [
+        # differences -.1, -.1, -.09: mean -.0967, sd .00577, standard error .0033
+        ((0.1, 0.2, 0.31), "better", ("ama_s beats uniform on worst excess", "-0.097 +- 0.003 nats", "3/3")),
+        (
+            (0.1, 0.1, 0.5),
+            "no better",
+            ("ama_s does not beat uniform", "2/3", "two standard errors reach zero"),
+        ),
+        (
+            (0.3, 0.4, 0.51),
+            "worse",
+            ("ama_s is worse than uniform on worst excess", "+0.103 +- 0.003", "0/3"),
+        ),
+        ((0.1, 0.2), "too few", ("Too few seeds to tell, 3 shared", "ama_s against uniform (2 shared)")),
+    ],
+)
+def test_verdicts(adaptive, kind, parts, write_scores):
+    comparison = compare(write_scores(uniform=(0.2, 0.3, 0.4), ama_s=adaptive))
+    assert [verdict.kind for verdict in comparison.verdicts] == [kind]
+    assert len(comparison.sentences()) == 1
+    assert all(part in comparison.sentences()[0] for part in parts)
+
+
+def test_equal_numbers_do_not_beat(write_scores):
+    comparison = compare(write_scores(temperature=(0.2, 0.3, 0.4), ama_r=(0.2, 0.3, 0.4)))
+    assert [verdict.kind for verdict in comparison.verdicts] == ["no better"]
+
+
+@pytest.mark.parametrize(
+    ("mixers", "wanted", "baseline", "note"),
+    [
+        (("ama_s", "proportional"), None, "proportional", ""),
+        (("ama_s", "uniform"), None, "uniform", ""),
+        (("ama_r", "ama_s"), None, "ama_r", "no proportional or uniform run"),
+        (("ama_s", "uniform"), "proportional", "uniform", "No run has the baseline `proportional`"),
+        (("ama_s", "uniform"), "ama_z", "uniform", "Did you mean `ama_s`"),
+        (("ama_s", "uniform"), "ama_s", "ama_s", ""),
+    ],
+)
+def test_baseline(mixers, wanted, baseline, note, write_scores):
+    comparison = compare(write_scores(**{mixer: (0.1, 0.2) for mixer in mixers}), baseline=wanted)
+    assert comparison.baseline == baseline
+    assert note in " ".join(comparison.notes)
+    assert bool(note) == bool(comparison.notes)
+
+
+def test_one_seed_has_no_standard_error(write_scores):
+    comparison = compare(write_scores(proportional=(0.2,), ama_s=(0.1,)))
+    assert "0.100 (-)" in comparison.to_text()
+    assert "-0.100 (-)" in comparison.to_text()
+    assert comparison.to_json()["rows"][0]["scores"]["worst_excess"] == {"mean": 0.1, "error": None, "n": 1}
+
+
+def test_without_specialists_the_worst_loss_counts(write_run, tmp_path):
+    write_run("ama_s", 0, {"a": None, "b": None})
+    write_run("uniform", 0, {"a": None, "b": None})
+    comparison = compare(find_runs([tmp_path]))
+    assert comparison.metric == "worst_loss"
+    assert comparison.columns == ("worst_loss", "worst_accuracy", "mean_loss", "mean_accuracy")
+    assert "the worst loss is used" in comparison.notes[0]
+
+
+def test_a_seed_without_excess_is_left_out_aloud(write_scores, write_run, tmp_path):
+    write_scores(uniform=(0.2, 0.4))
+    write_run("uniform", 2, {"a": None, "b": None})
+    comparison = compare(find_runs([tmp_path]))
+    assert comparison.rows[0].scores["worst_excess"].n == 2
+    assert comparison.rows[0].scores["worst_excess"].mean == pytest.approx(0.3)
+    assert comparison.rows[0].scores["mean_loss"].n == 3
+    assert "uniform seed 2 has no worst excess, worst gap; it is left out there." in comparison.notes
+
+
+def test_unlike_runs_are_noted(write_run, tmp_path):
+    write_run("uniform", 0, settings={"steps": 100})
+    write_run(
+        "ama_s", 0, {"other": 0.2}, settings={"steps": 300, "objective": {"name": "sft"}}, objective="sft"
+    )
+    notes = " ".join(compare(find_runs([tmp_path])).notes)
+    assert "different objectives (dpo, sft)" in notes
+    assert "not evaluated on the same tasks" in notes
+    assert "more than the mixer: steps (100, 300)" in notes
+
+
+def test_text_fits_and_json_is_json(write_scores, write_run, tmp_path):
+    write_run("ama_r", 9, finished=False)
+    write_scores(proportional=(0.2, 0.3, 0.4), ama_s=(0.1, 0.2, 0.31), uniform=(0.15,))
+    write_run("ideal", 0, mixer_settings={"m": 0.15, "name": "ideal"}, folder="i0")
+    write_run("ideal", 0, mixer_settings={"m": 0.3, "name": "ideal", "[bold]": 12}, folder="i1")
+    comparison = compare(find_runs([tmp_path]))
+    text = comparison.to_text()
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "[bold]=12" in text
+    assert "Skipped runs/ama_r_9: no eval.json" in text
+    assert json.loads(json.dumps(comparison.to_json(), allow_nan=False))["baseline"] == "proportional"
+
+
+def test_nothing_finished_is_an_error_with_reasons(write_run, tmp_path):
+    write_run("ama_s", 0, finished=False)
+    with pytest.raises(MixalignError, match=r"nothing to compare .*no eval\.json"):
+        compare(find_runs([tmp_path]))
