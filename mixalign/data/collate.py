@@ -23,7 +23,9 @@ def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarr
         row_B: row of each sample within its task.
     """
     rows = [datasets[t][int(r)] for t, r in zip(task_B, row_B, strict=True)]
-    sequences = [(row["prompt"], c, m) for row in rows for c, m in zip(row["completions"], row["supervised"], strict=True)]
+    sequences = [
+        (row["prompt"], c, m) for row in rows for c, m in zip(row["completions"], row["supervised"], strict=True)
+    ]
     width = max(len(p) + len(c) for p, c, _ in sequences)
     input_ids = np.full((len(sequences), width), pad_id, np.int64)
     predict, target, count = [], [], []

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class TaskDataset:
 
     def __getitem__(self, index: int) -> TokenRow:
         edges = self.start_N[index] + np.cumsum(np.concatenate([[0], self.length_NS[index]]))
-        cuts = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        cuts = [slice(a, b) for a, b in pairwise(edges)]
         return TokenRow(
             row_id=int(self.row_id_N[index]),
             prompt=self.ids_T[cuts[0]],

@@ -26,7 +26,15 @@ class MixtureLoader:
         world: number of processes.
     """
 
-    def __init__(self, datasets, sampler: MixtureSampler, steps: int, accumulate: int = 1, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        datasets,
+        sampler: MixtureSampler,
+        steps: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ):
         self.datasets, self.sampler = datasets, sampler
         self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
 

@@ -74,10 +74,11 @@ class Mixer(Protocol):
         """The next mixture."""
 
 
+_SPECIALISTS = "it needs specialist losses: set `specialists.train=auto`, or point `specialists.dir` at trained ones"
 PROVIDERS = {
     "loss_K": "the Mixing callback measures it in every run",
-    "excess_K": "it needs specialist losses: set `specialists.train=auto` or point `specialists.dir` at trained ones",
-    "excess_iw_K": "it needs specialist losses: set `specialists.train=auto` or point `specialists.dir` at trained ones",
+    "excess_K": _SPECIALISTS,
+    "excess_iw_K": _SPECIALISTS,
 }
 
 
@@ -91,7 +92,5 @@ def read(signal: MixSignal, name: str, state_K: Tensor) -> Tensor:
     if value_K is None:
         raise MixalignError(f"This mixer needs `{name}`, and nothing measured it: {PROVIDERS[name]}.")
     if value_K.shape != state_K.shape:
-        raise MixalignError(
-            f"`{name}` has shape {tuple(value_K.shape)}, but the mixture has {len(state_K)} tasks."
-        )
+        raise MixalignError(f"`{name}` has shape {tuple(value_K.shape)}, but the mixture has {len(state_K)} tasks.")
     return value_K.to(torch.float64)

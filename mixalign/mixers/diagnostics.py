@@ -1,6 +1,7 @@
 """Signs in the path of the weights that the minimax game is not settling."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
@@ -21,7 +22,7 @@ def alternating(path: Sequence[Moment], tasks: Sequence[str], share: float = 0.5
     Two tasks that conflict then take turns, and the last iterate is worse than the average of the path.
     """
     heads = [int(m.alpha_K.argmax()) for m in path if float(m.alpha_K.max()) > share]
-    swaps = sum(a != b for a, b in zip(heads[:-1], heads[1:], strict=True))
+    swaps = sum(a != b for a, b in pairwise(heads))
     if len(heads) < len(path) / 2 or swaps < len(path) / 4:
         return None
     names = ", ".join(sorted({tasks[h] for h in heads}))

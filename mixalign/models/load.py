@@ -42,7 +42,9 @@ class Pretrained:
 
     def build(self) -> PreTrainedModel:
         return self._load(
-            AutoModelForCausalLM, dtype=getattr(torch, self.dtype), attn_implementation=self.attn_implementation
+            AutoModelForCausalLM,
+            dtype=getattr(torch, self.dtype),
+            attn_implementation=self.attn_implementation,
         )
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -135,16 +135,12 @@ def _paragraph(text: str, kind: str = "") -> str:
 def _table(titles: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
     """A table from a kind and the cells of each row; cells are HTML already, titles are not."""
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
-    lines = "".join(
-        f'<tr class="{kind}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for kind, cells in rows
-    )
+    lines = "".join(f'<tr class="{kind}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for kind, cells in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def _listed(values: Iterable[object]) -> str:
-    return (
-        ", ".join(str(value) for value in dict.fromkeys(values) if value not in ("", None)) or "not recorded"
-    )
+    return ", ".join(str(value) for value in dict.fromkeys(values) if value not in ("", None)) or "not recorded"
 
 
 def _plural(count: int, noun: str) -> str:
@@ -165,9 +161,8 @@ def _summary(runs: Sequence[Run], comparison: Comparison) -> str:
     rows = _rows_per_task(runs)
     tasks = f"Tasks and evaluated rows: {', '.join(f'{task} {count}' for task, count in rows.items())}."
     notes = "".join(_paragraph(f"Note: {note}") for note in comparison.notes)
-    return (
-        f"<h1>Mixtures compared</h1>{_paragraph(sentence)}{notes}{_paragraph(facts, 'muted')}"
-        + _paragraph(tasks, "muted")
+    return f"<h1>Mixtures compared</h1>{_paragraph(sentence)}{notes}{_paragraph(facts, 'muted')}" + _paragraph(
+        tasks, "muted"
     )
 
 
@@ -259,9 +254,7 @@ def _headline_pair(runs: Sequence[Run], comparison: Comparison) -> tuple[list[Ru
     adaptive = [label for label in adaptive if label != comparison.baseline]
     if not adaptive:
         return None
-    ours, theirs = (
-        [run for run in runs if run.label == label] for label in (adaptive[0], comparison.baseline)
-    )
+    ours, theirs = ([run for run in runs if run.label == label] for label in (adaptive[0], comparison.baseline))
     return ours, theirs
 
 
@@ -290,13 +283,8 @@ def _svg(figure: "Figure") -> bytes:
 def _details(run: Run) -> str:
     """One run's numbers by task, folded away."""
     tasks = run.eval["tasks"]
-    keys = [
-        key for key in ("loss", "accuracy", "margin", "excess", "gap", "specialist_loss") if _any(tasks, key)
-    ]
-    seen = {
-        key: dict(zip(run.tasks, run.mixture.get(key) or (), strict=False))
-        for key in ("rows_seen", "epochs_seen")
-    }
+    keys = [key for key in ("loss", "accuracy", "margin", "excess", "gap", "specialist_loss") if _any(tasks, key)]
+    seen = {key: dict(zip(run.tasks, run.mixture.get(key) or (), strict=False)) for key in ("rows_seen", "epochs_seen")}
     rows = [
         (
             "",
@@ -325,9 +313,7 @@ def _number(value: object, digits: int) -> str:
 
 
 def _skipped(comparison: Comparison) -> str:
-    return (
-        f"<ul>{''.join(f'<li>{escape(path)}: {escape(why)}</li>' for path, why in comparison.skipped)}</ul>"
-    )
+    return f"<ul>{''.join(f'<li>{escape(path)}: {escape(why)}</li>' for path, why in comparison.skipped)}</ul>"
 
 
 def _definitions(runs: Sequence[Run]) -> str:

@@ -170,9 +170,7 @@ def task_bars(runs: Sequence[Run]) -> "Figure":
     ax.set_yticks(range(len(shown)), shown, color=INK)
     ax.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
-    figure.suptitle(
-        f"Final {key} by task (nats), worst task framed", x=0.01, ha="left", fontsize=12.5, weight="bold"
-    )
+    figure.suptitle(f"Final {key} by task (nats), worst task framed", x=0.01, ha="left", fontsize=12.5, weight="bold")
     return figure
 
 
@@ -198,16 +196,12 @@ def headline(run_a: Run | Sequence[Run], run_b: Run | Sequence[Run]) -> "Figure"
     area.set_title(f"Share of each task under {left[0].label}")
     area.set_xlabel("step")
     pairs = ((right, STATIC), (left, ADAPTIVE))
-    ends = [
-        _worst_line(lines, [series(run) for run in group], group[0].label, colour) for group, colour in pairs
-    ]
+    ends = [_worst_line(lines, [series(run) for run in group], group[0].label, colour) for group, colour in pairs]
     lines.set_title(f"{title.rstrip(',')}, worst task (nats)")
     lines.set_xlabel("step")
     lines.set_ylim(0.0, 1.08 * (lines.dataLim.y1 or 1.0))
     lines.grid(axis="y")
-    _name_ends(
-        lines, [(group[0].label, end, colour) for (group, colour), end in zip(pairs, ends, strict=True)]
-    )
+    _name_ends(lines, [(group[0].label, end, colour) for (group, colour), end in zip(pairs, ends, strict=True)])
     return figure
 
 
@@ -438,9 +432,7 @@ def _worst_line(ax: "Axes", curves: Sequence[dict[str, Series]], label: str, col
             known = [(s[np.isfinite(v)], v[np.isfinite(v)]) for s, v in run.values()]
             worst.append((steps, np.max([np.interp(steps, *series) for series in known], axis=0)))
     if not worst:
-        raise MixalignError(
-            f"`{label}` has no validation history to draw; run it with a validation interval."
-        )
+        raise MixalignError(f"`{label}` has no validation history to draw; run it with a validation interval.")
     steps, mean, error = _mean_over_seeds(worst)
     ax.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.2, lw=0)
     ax.plot(steps, mean, color=colour, lw=2.2)
@@ -469,9 +461,7 @@ def _seeds(ax: "Axes", row: int, values: Sequence[float], static: bool) -> None:
     error = score.error if score.n > 1 else None
     ax.errorbar(score.mean, row, xerr=error, fmt="|", ms=15, mew=2.2, color=colour, elinewidth=2.2)
     ax.plot(values, [row] * len(values), "o", ms=5, color=colour, mec="white", mew=0.7, zorder=3)
-    ax.annotate(
-        f"{score.mean:.3f}", (score.mean, row), (0, 9), textcoords="offset points", ha="center", fontsize=8.5
-    )
+    ax.annotate(f"{score.mean:.3f}", (score.mean, row), (0, 9), textcoords="offset points", ha="center", fontsize=8.5)
 
 
 def _final(group: Sequence[Run], task: str, key: str, shown: Sequence[str]) -> float:

@@ -128,9 +128,7 @@ def load_run(path: str | Path) -> Run:
         config=config,
         eval=scores,
         mixture=mixture,
-        mix_history=_read_history(
-            path / "mix.jsonl", mixture.get("tasks") or list(scores.get("tasks") or [])
-        ),
+        mix_history=_read_history(path / "mix.jsonl", mixture.get("tasks") or list(scores.get("tasks") or [])),
         validation=_read_validation(path / "metrics.csv"),
         skipped="" if scores.get("tasks") else "no eval.json: the run is unfinished or was not evaluated",
     )
@@ -154,9 +152,7 @@ def _run_folders(path: Path) -> list[Path]:
     """Run folders at or below `path`, sorted; a run is not searched for further runs."""
     if not path.is_dir():
         raise MixalignError(f"`{path}` is no folder. Give run folders or a folder that holds runs.")
-    if (path / "config.yaml").is_file() and any(
-        (path / name).is_file() for name in ("eval.json", "mix.jsonl")
-    ):
+    if (path / "config.yaml").is_file() and any((path / name).is_file() for name in ("eval.json", "mix.jsonl")):
         return [path]
     below = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     return [folder for entry in below for folder in _run_folders(entry)]
@@ -178,9 +174,7 @@ def _name_of(group: object) -> str:
 def _seed(path: Path, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise MixalignError(
-        f"`{path}` has seed {value!r}; a whole number is wanted in config.yaml and eval.json."
-    )
+    raise MixalignError(f"`{path}` has seed {value!r}; a whole number is wanted in config.yaml and eval.json.")
 
 
 def _read_yaml(path: Path) -> Settings:
@@ -205,13 +199,9 @@ def _parse(text: str, path: Path, first_line: int = 1) -> Settings:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        raise MixalignError(
-            f"`{path}`, line {line}, is not valid JSON: {error.msg}. Remove or rewrite it."
-        ) from error
+        raise MixalignError(f"`{path}`, line {line}, is not valid JSON: {error.msg}. Remove or rewrite it.") from error
     if not isinstance(value, dict):
-        raise MixalignError(
-            f"`{path}`, line {first_line}, holds {type(value).__name__}; an object is wanted."
-        )
+        raise MixalignError(f"`{path}`, line {first_line}, holds {type(value).__name__}; an object is wanted.")
     return value
 
 

@@ -108,9 +108,7 @@ class Comparison:
                 pairs.setdefault(verdict.label, []).append(f"{verdict.other} ({verdict.n} shared)")
         unclear = "; ".join(f"{label} against {', '.join(others)}" for label, others in pairs.items())
         told = [verdict.text for verdict in self.verdicts if verdict.kind != "too few"]
-        return told + (
-            [f"Too few seeds to tell, {MIN_SEEDS} shared are wanted: {unclear}."] if unclear else []
-        )
+        return told + ([f"Too few seeds to tell, {MIN_SEEDS} shared are wanted: {unclear}."] if unclear else [])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`; null where a number is missing."""
@@ -120,9 +118,7 @@ class Comparison:
         """Tables and sentences for a terminal of this many columns, ASCII only."""
         console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False)
         console.print(self._scores())
-        console.print(
-            "  mean +- standard error over seeds; (-) marks a single seed; nats; accuracy in [0, 1]"
-        )
+        console.print("  mean +- standard error over seeds; (-) marks a single seed; nats; accuracy in [0, 1]")
         if any(row.differences for row in self.rows):
             console.print()
             console.print(self._differences())
@@ -140,9 +136,7 @@ class Comparison:
         return table
 
     def _differences(self) -> Table:
-        table = _table(
-            f"minus {self.baseline}", "shared\nseeds", f"{TITLES[self.metric]}\ndifference", "better in"
-        )
+        table = _table(f"minus {self.baseline}", "shared\nseeds", f"{TITLES[self.metric]}\ndifference", "better in")
         for row in self.rows:
             if pair := row.differences.get(self.metric):
                 wins = f"{pair.wins}/{pair.n}" if pair.n else "-"
@@ -183,13 +177,7 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
 
 def signed(pair: Paired) -> str:
     """`-0.146+-0.016`: the difference with its sign, and its standard error when there is one."""
-    return (
-        "-"
-        if not pair.n
-        else f"{pair.mean:+.3f}+-{pair.error:.3f}"
-        if pair.n > 1
-        else f"{pair.mean:+.3f} (-)"
-    )
+    return "-" if not pair.n else f"{pair.mean:+.3f}+-{pair.error:.3f}" if pair.n > 1 else f"{pair.mean:+.3f} (-)"
 
 
 def paired(group: Sequence[Run], other: Sequence[Run], metric: str) -> Paired:
@@ -221,9 +209,7 @@ def _baseline(groups: dict[str, list[Run]], wanted: str | None) -> tuple[str, li
     return label, _baseline_note(groups, wanted, None, label)
 
 
-def _baseline_note(
-    groups: dict[str, list[Run]], wanted: str | None, name: str | None, label: str
-) -> list[str]:
+def _baseline_note(groups: dict[str, list[Run]], wanted: str | None, name: str | None, label: str) -> list[str]:
     if wanted is not None and name != wanted:
         return [f"No run has the baseline `{wanted}`; `{label}` is used. {did_you_mean(wanted, groups)}"]
     missing = f"There is no proportional or uniform run; the baseline is `{label}`, the first one found."
@@ -245,9 +231,7 @@ def _verdict(label: str, other: str, pair: Paired, title: str) -> Verdict:
     if pair.n < MIN_SEEDS:
         text = f"{label} against {other}: too few seeds to tell ({pair.n} shared, {MIN_SEEDS} wanted)."
         return Verdict(label, other, "too few", pair.n, text)
-    numbers = (
-        f"paired difference {pair.mean:+.3f} +- {pair.error:.3f} nats, better in {pair.wins}/{pair.n} seeds"
-    )
+    numbers = f"paired difference {pair.mean:+.3f} +- {pair.error:.3f} nats, better in {pair.wins}/{pair.n} seeds"
     if pair.mean + 2 * pair.error < 0:
         return Verdict(label, other, "better", pair.n, f"{label} beats {other} on {title}: {numbers}.")
     if pair.mean - 2 * pair.error > 0:
@@ -258,9 +242,7 @@ def _verdict(label: str, other: str, pair: Paired, title: str) -> Verdict:
 
 def _notes(runs: Sequence[Run], columns: Sequence[str], has_excess: bool) -> list[str]:
     """What a reader must know before trusting the numbers."""
-    notes = (
-        [] if has_excess else ["No run has specialist losses, so there is no excess: the worst loss is used."]
-    )
+    notes = [] if has_excess else ["No run has specialist losses, so there is no excess: the worst loss is used."]
     for what, values in (("objectives", {r.objective for r in runs}), ("splits", {r.split for r in runs})):
         if len(values) > 1:
             names = ", ".join(sorted(map(str, values)))
@@ -279,11 +261,7 @@ def _unequal_settings(runs: Sequence[Run]) -> list[str]:
     differ = []
     for key in differing_keys(runs):
         values = {setting(run, key) for run in runs if not isinstance(setting(run, key), list)}
-        if (
-            not key.startswith("mixer.")
-            and values
-            and all(isinstance(value, int | float) for value in values)
-        ):
+        if not key.startswith("mixer.") and values and all(isinstance(value, int | float) for value in values):
             differ.append(f"{key} ({', '.join(f'{value:g}' for value in sorted(values))})")
     return [f"The runs differ in more than the mixer: {', '.join(differ)}."] if differ else []
 

@@ -52,7 +52,9 @@ class ScoreTable:
                 found = json.loads(file.metadata()["recipe"])
                 table = cls(file.get_tensor("row_id_N"), file.get_tensor("logp_NS"), found)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise MixalignError(f"The score table {path} is damaged ({error}). Delete it to have it made again.") from error
+            raise MixalignError(
+                f"The score table {path} is damaged ({error}). Delete it to have it made again."
+            ) from error
         if wrong := differences(found, recipe):
             raise MixalignError(
                 f"The score table {path} is stale: {'; '.join(wrong)}. Delete it to have it made again, or "

@@ -144,9 +144,7 @@ class AlignModule(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         s = self.settings
-        optimizer = torch.optim.AdamW(
-            trained, s.lr, betas=tuple(s.betas), weight_decay=s.weight_decay, fused=True
-        )
+        optimizer = torch.optim.AdamW(trained, s.lr, betas=tuple(s.betas), weight_decay=s.weight_decay, fused=True)
         factor = learning_rate_factor(s.schedule, s.warmup_steps, int(self.trainer.max_steps))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -92,9 +92,7 @@ class Mixing(L.Callback):
             return MixSignal(self.updates, count_K, loss_K)
         clip = self.mixer.clip
         weighted_K = (found["weighted"] * count_K).nan_to_num(0.0) / count_K.sum()
-        return MixSignal(
-            self.updates, count_K, loss_K, clip_mean(found["excess"], clip), clip_mean(weighted_K, clip)
-        )
+        return MixSignal(self.updates, count_K, loss_K, clip_mean(found["excess"], clip), clip_mean(weighted_K, clip))
 
     def _apply(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.datamodule.sampler.set_mixture(self.mix.sample_K)

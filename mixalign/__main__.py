@@ -1,0 +1,6 @@
+"""`python -m mixalign`."""
+
+from mixalign.cli import main
+
+if __name__ == "__main__":
+    main()

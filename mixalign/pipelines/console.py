@@ -1,0 +1,34 @@
+"""Lines on the terminal that do not tear progress bars."""
+
+import logging
+import warnings
+
+from tqdm import tqdm
+
+__all__ = ["ConsoleHandler", "quiet_libraries"]
+
+
+class ConsoleHandler(logging.StreamHandler):
+    """Writes log lines above the progress bar, to stderr; warnings say so."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        tqdm.write(prefix + self.format(record), file=self.stream)
+
+
+def quiet_libraries() -> None:
+    """Turns off bars and warnings of the libraries that tell a user nothing about the run."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    for message in (
+        ".*does not have many workers.*",
+        ".*Experiment logs directory .* exists and is not empty.*",  # a run folder holds config.yaml before metrics.csv
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*is_gradient_checkpointing.*",
+        ".*in eval mode at the start of training.*",  # on_train_start puts the model in training mode
+        ".*is smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)

@@ -1,0 +1,163 @@
+"""What every verb begins with: the tokenizer, the tokenised tasks, the objective, the cache."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.data.generated import generate
+from mixalign.data.sources import TaskSpec, discover_tasks, load_task
+from mixalign.data.tokenise import TokenCounts, tokenise
+from mixalign.errors import MixalignError
+from mixalign.models.load import ModelSource
+from mixalign.objectives.base import Objective
+from mixalign.pipelines.build import build, plain
+from mixalign.types import Example
+
+__all__ = ["Job", "prepare", "rows_fingerprint"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Job:
+    """One configuration, read and tokenised; nothing of it has been trained.
+
+    Attributes:
+        source: builds the model that everything starts from.
+        tasks: names of the K tasks, in the order of every K-vector.
+        overrides: objective settings of each task.
+        data: `train`, `validation` and, where every task has one, `test`: one table a task.
+        counts: (split, what tokenisation kept and dropped), one entry a task and split.
+        objective: with the settings of every task.
+    """
+
+    cfg: DictConfig
+    source: ModelSource
+    tokenizer: Any
+    tasks: list[str]
+    overrides: list[dict[str, float]]
+    data: dict[str, list[TaskDataset]]
+    counts: list[tuple[str, TokenCounts]]
+    objective: Objective
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.cfg.cache_dir).expanduser()
+
+    @property
+    def all_datasets(self) -> list[tuple[int, str, TaskDataset]]:
+        """(task, split, table) of everything."""
+        return [(k, split, d) for split, tables in self.data.items() for k, d in enumerate(tables)]
+
+
+def prepare(cfg: DictConfig) -> Job:
+    """Reads and tokenises every task.
+
+    Raises:
+        MixalignError: for anything in the configuration or the rows that cannot be used.
+    """
+    source = build(cfg.model, "recommended")
+    specs = _specs(cfg.data)
+    objective = build(cfg.objective, "name")
+    overrides = [dict(spec.objective) for spec in specs.values()]
+    objective = objective.for_tasks(overrides)
+    tokenizer = source.tokenizer()
+    data: dict[str, list[TaskDataset]] = {}
+    counts: list[tuple[str, TokenCounts]] = []
+    for task, spec in specs.items():
+        for split, examples in _rows(task, spec, cfg.data).items():
+            table, count = tokenise(
+                examples,
+                tokenizer,
+                task=task,
+                form=objective.form,
+                max_length=spec.max_length or cfg.data.max_length,
+                chat_template_kwargs=dict(spec.chat_template_kwargs),
+                source=split,
+            )
+            data.setdefault(split, []).append(table)
+            counts.append((split, count))
+    if len(data.get("test", [])) != len(specs):
+        data.pop("test", None)
+    _report(counts)
+    return Job(cfg, source, tokenizer, list(specs), overrides, data, counts, objective)
+
+
+def rows_fingerprint(datasets: Sequence[TaskDataset]) -> str:
+    """Changes with any token of any row, and with the order of rows."""
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        digest.update(f"{dataset.task}:{len(dataset)}:".encode())
+        digest.update(np.ascontiguousarray(dataset.row_id_N))
+    return digest.hexdigest()[:16]
+
+
+def _specs(data: DictConfig) -> dict[str, TaskSpec]:
+    """The tasks of `data.root` and `data.tasks`; an entry of the latter refines or adds one, null removes it."""
+    found: dict[str, Any] = dict(discover_tasks(data.root)) if data.root else {}
+    for task, entry in plain(data.tasks).items():
+        if entry is None:
+            found.pop(task, None)
+            continue
+        given = TaskSpec.from_mapping(task, entry)
+        found[task] = _merge(found[task], given) if task in found else given
+    if not found:
+        raise MixalignError(
+            "There is no task. Set `data.root` to a folder of tasks, or name them one by one: "
+            "`data.tasks.math.path=math.jsonl`."
+        )
+    _refuse_twins(found)
+    return found
+
+
+def _merge(base: TaskSpec, over: TaskSpec) -> TaskSpec:
+    default = TaskSpec()
+    changed = {f.name: getattr(over, f.name) for f in fields(over) if getattr(over, f.name) != getattr(default, f.name)}
+    return TaskSpec(**(asdict(base) | changed))
+
+
+def _refuse_twins(specs: dict[str, TaskSpec]) -> None:
+    """Two tasks with the same rows would count those rows twice."""
+    seen: dict[tuple, str] = {}
+    for task, spec in specs.items():
+        if spec.path is None:
+            continue
+        key = (str(Path(spec.path).resolve()), spec.name, str(spec.data_files), spec.data_dir, spec.split)
+        if key in seen:
+            raise MixalignError(
+                f"Tasks `{seen[key]}` and `{task}` are duplicates: both read {spec.path}. Remove one, or give them "
+                "different files or splits."
+            )
+        seen[key] = task
+
+
+def _rows(task: str, spec: TaskSpec, data: DictConfig) -> dict[str, list[Example]]:
+    if spec.generator is None:
+        return load_task(task, spec, validation_fraction=data.validation_fraction, seed=data.seed)
+    sizes = {
+        "train": spec.rows or 1000,
+        "validation": spec.validation_rows or 250,
+        "test": spec.test_rows or 250,
+    }
+    return {split: generate(spec.generator, rows, split, data.seed) for split, rows in sizes.items()}
+
+
+def _report(counts: list[tuple[str, TokenCounts]]) -> None:
+    """Says what tokenisation dropped or cut, by task; silent when nothing was."""
+    for split, c in counts:
+        parts = [
+            (c.dropped_long_prompt, "dropped: the prompt alone fills max_length"),
+            (c.dropped_unsupervised, "dropped: no token to learn from"),
+            (c.truncated, "truncated at max_length"),
+            (c.prefix_mismatch, "with a prompt that the tokenizer merges into the answer"),
+        ]
+        said = [f"{n} {what}" for n, what in parts if n]
+        if said:
+            log.warning("Task `%s` (%s): of %d rows, %s.", c.task, split, c.rows, "; ".join(said))

@@ -1,0 +1,37 @@
+"""Errors of the configuration library in the words of this one."""
+
+import re
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mixalign.errors import MixalignError, did_you_mean
+
+__all__ = ["user_message"]
+
+
+def user_message(error: BaseException) -> str | None:
+    """What to tell the user, or None when the error is not one that a user can mend."""
+    if isinstance(error, MixalignError):
+        return str(error)
+    if isinstance(error, YAMLError):
+        return f"A configuration file is not valid: {error}"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | YAMLError) else None
+        return "\n".join(filter(None, [_first(error), cause and _first(cause), _hint(error, cause)]))
+    return None
+
+
+def _first(error: BaseException) -> str:
+    """The message without the internals that follow it."""
+    lines = str(error).strip().splitlines()
+    return "\n".join(line for line in lines if not line.strip().startswith(("full_key:", "object_type="))).strip()
+
+
+def _hint(error: BaseException, cause: BaseException | None) -> str | None:
+    key = re.search(r"Key '([^']+)' is not in struct", f"{error} {cause}")
+    parent = getattr(cause, "parent_node", None) or getattr(error, "parent_node", None)
+    if key and parent is not None:
+        return did_you_mean(key.group(1), [str(k) for k in parent])
+    return None

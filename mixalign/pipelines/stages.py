@@ -1,0 +1,255 @@
+"""The frozen models that a run leans on, and their scores: made once, kept in the cache, reused by name."""
+
+import gc
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.data.module import MixtureData
+from mixalign.data.sampler import MixtureSampler
+from mixalign.errors import MixalignError
+from mixalign.fingerprint import differences, fingerprint
+from mixalign.mixers.fixed import Temperature
+from mixalign.models.load import Pretrained, add_lora, weights_fingerprint
+from mixalign.objectives.base import Objective
+from mixalign.objectives.sft import SFT
+from mixalign.pipelines.build import build, plain
+from mixalign.pipelines.job import Job, rows_fingerprint
+from mixalign.scoring.score import score_rows, specialist_losses
+from mixalign.scoring.table import ScoreTable
+from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.callbacks.progress import MixtureProgress
+from mixalign.training.callbacks.specialist_check import SpecialistCheck
+from mixalign.training.fit import Fit, fit, make_trainer
+from mixalign.training.module import AlignModule
+
+__all__ = [
+    "Frozen",
+    "attach_reference",
+    "attach_specialists",
+    "find_specialists",
+    "load_frozen",
+    "reference_policy",
+]
+
+log = logging.getLogger(__name__)
+
+UNIFORM = Temperature(float("inf"))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A model that no longer changes.
+
+    Attributes:
+        identity: a fingerprint of all that decides its weights.
+        build: makes a fresh copy of it.
+    """
+
+    identity: str
+    build: Callable[[], nn.Module]
+
+
+def reference_policy(job: Job) -> Frozen:
+    """The model that every training of the job starts from: as loaded, or after `reference.sft_steps` of SFT."""
+    settings = job.cfg.reference
+    base = job.source.build()
+    start = weights_fingerprint(base)
+    if not (job.objective.uses_reference and settings.sft_steps):
+        return Frozen(start, job.source.build)
+    recipe = {
+        "stage": "reference",
+        "start": start,
+        "rows": rows_fingerprint(job.data["train"]),
+        "fit": {"steps": settings.sft_steps, "batch_size": settings.sft_batch_size, "lr": settings.sft_lr},
+        "optimizer": _optimizer_recipe(job),
+        "precision": str(job.cfg.trainer.precision),
+        "seed": settings.seed,
+    }
+    place = job.cache / "reference" / fingerprint(recipe)
+
+    def train() -> nn.Module:
+        log.info("reference: %d steps of SFT on the tasks' chosen answers", settings.sft_steps)
+        data = [d.first_completion() for d in job.data["train"]]
+        how = _fit_settings(job, settings.sft_steps, settings.sft_batch_size)
+        return _train(job, base, SFT(), job.tasks, data, how, settings.sft_lr, settings.seed, "reference")
+
+    _ensure(place, recipe, train, job.tokenizer)
+    return Frozen(fingerprint(recipe), Pretrained(str(place / "model"), dtype=_dtype(base)).build)
+
+
+def attach_reference(job: Job, reference: Frozen) -> None:
+    """Gives every row its log-probabilities under the reference policy, as the column `reference_logp`."""
+    if not job.objective.uses_reference:
+        return
+    with _borrowed(reference, job) as model:
+        for _, split, dataset in job.all_datasets:
+            table = _score(job, reference, model, dataset, f"reference {dataset.task} {split}")
+            dataset.attach("reference_logp", table.align(dataset))
+
+
+def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
+    """Gives every row the loss of its task's specialist, as the column `specialist_loss`.
+
+    Args:
+        train: whether to train the specialists that are missing; else nothing is attached unless all are there.
+
+    Returns:
+        Whether the losses are attached.
+    """
+    places = find_specialists(job, reference)
+    missing = [task for task, (place, _) in places.items() if not (place / "recipe.json").is_file()]
+    if missing and not train:
+        return False
+    for number, task in enumerate(job.tasks):
+        place, recipe = places[task]
+        if task in missing:
+            log.info("specialist %d/%d: %s", number + 1, len(job.tasks), task)
+        _ensure(place, recipe, lambda k=number: _train_specialist(job, reference, k), job.tokenizer)
+        specialist = Frozen(fingerprint(recipe), lambda p=place: load_frozen(p / "model", reference))
+        with _borrowed(specialist, job) as model:
+            for split, tables in job.data.items():
+                table = _score(job, specialist, model, tables[number], f"specialist {task} {split}")
+                logp_NS = table.align(tables[number])
+                losses_N = specialist_losses(job.objective, tables[number], logp_NS, number)
+                tables[number].attach("specialist_loss", losses_N)
+    return True
+
+
+def find_specialists(job: Job, reference: Frozen) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Folder and recipe of every task's specialist, trained or not."""
+    found = {}
+    settings = job.cfg.specialists
+    for number, task in enumerate(job.tasks):
+        recipe = {
+            "stage": "specialist",
+            "task": task,
+            "start": reference.identity,
+            "rows": rows_fingerprint([job.data["train"][number]]),
+            "objective": plain(job.cfg.objective) | job.overrides[number],
+            "fit": {"steps": settings.steps, "batch_size": settings.batch_size, "lr": settings.lr},
+            "optimizer": _optimizer_recipe(job),
+            "lora": plain(job.cfg.lora),
+            "precision": str(job.cfg.trainer.precision),
+            "seed": settings.seed,
+        }
+        cached = job.cache / "specialists" / f"{task}-{fingerprint(recipe)}"
+        found[task] = (Path(settings.dir) / task if settings.dir else cached, recipe)
+    return found
+
+
+def _train_specialist(job: Job, reference: Frozen, number: int) -> nn.Module:
+    settings, task = job.cfg.specialists, job.tasks[number]
+    model = add_lora(reference.build(), build(job.cfg.lora), settings.seed)
+    objective = build(job.cfg.objective, "name").for_tasks([job.overrides[number]])
+    data = [job.data["train"][number]]
+    how = _fit_settings(job, settings.steps, settings.batch_size)
+    return _train(job, model, objective, [task], data, how, settings.lr, settings.seed, f"specialist {task}")
+
+
+def load_frozen(folder: Path, base: Frozen) -> nn.Module:
+    """A model that `save_pretrained` wrote: full weights, or an adapter on the base."""
+    if not (folder / "adapter_config.json").is_file():
+        return Pretrained(str(folder)).build()
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base.build(), str(folder))
+
+
+def _train(
+    job: Job,
+    model: nn.Module,
+    objective: Objective,
+    tasks: list[str],
+    train: list[TaskDataset],
+    how: Fit,
+    lr: float,
+    seed: int,
+    title: str,
+) -> nn.Module:
+    """Trains one of the models that runs lean on: uniform mixture, no validation, no logs."""
+    optimizer = build(job.cfg.optimizer, lr=lr)
+    module = AlignModule(model, objective, tasks, optimizer)
+    sampler = MixtureSampler([len(d) for d in train], how.batch_size, "stratified", seed)
+    mixing = Mixing(UNIFORM, tasks, [len(d) for d in train])
+    callbacks = [mixing, SpecialistCheck()]
+    if job.cfg.progress:
+        callbacks.append(MixtureProgress(mixing, title))
+    trainer = make_trainer(how, job.cache, callbacks)
+    fit(trainer, module, MixtureData(train, [], sampler, how.steps))
+    return module.model
+
+
+def _fit_settings(job: Job, steps: int, batch_size: int) -> Fit:
+    options = plain(job.cfg.trainer) | {"enable_progress_bar": bool(job.cfg.progress)}
+    micro = job.cfg.micro_batch_size
+    return Fit(steps, batch_size, micro if micro and batch_size % micro == 0 else None, trainer=options)
+
+
+def _optimizer_recipe(job: Job) -> dict[str, Any]:
+    return {k: v for k, v in plain(job.cfg.optimizer).items() if k not in ("_target_", "lr")}
+
+
+def _dtype(model: nn.Module) -> str:
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def _ensure(place: Path, recipe: Mapping[str, Any], train: Callable[[], nn.Module], tokenizer: Any) -> None:
+    """Makes sure that a folder holds the model of a recipe: checks it, or trains it and renames it into place.
+
+    Raises:
+        MixalignError: when the folder was made by another recipe, naming every setting that differs.
+    """
+    if (place / "recipe.json").is_file():
+        found = json.loads((place / "recipe.json").read_text())
+        if wrong := differences(found, recipe):
+            raise MixalignError(
+                f"{place} is stale: it was made with other settings ({'; '.join(wrong)}). Point `specialists.dir` "
+                "elsewhere, delete the folder to have it made again, or restore the settings."
+            )
+        return
+    part = place.with_name(f".{place.name}.{os.getpid()}")
+    model = train()
+    model.save_pretrained(part / "model")
+    tokenizer.save_pretrained(part / "model")
+    (part / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True))
+    shutil.rmtree(place, ignore_errors=True)  # what an interrupted run may have left
+    part.replace(place)
+
+
+@contextmanager
+def _borrowed(frozen: Frozen, job: Job) -> Any:
+    """The model when first asked for, freed afterwards; cached tables never load it."""
+    held: list[nn.Module] = []
+
+    def get() -> nn.Module:
+        if not held:
+            device = "cuda" if torch.cuda.is_available() and job.cfg.trainer.accelerator != "cpu" else "cpu"
+            held.append(frozen.build().to(device))
+        return held[0]
+
+    try:
+        yield get
+    finally:
+        held.clear()
+        gc.collect()
+
+
+def _score(job: Job, frozen: Frozen, get: Callable[[], nn.Module], dataset: TaskDataset, title: str) -> ScoreTable:
+    recipe = {"model": frozen.identity, "rows": rows_fingerprint([dataset]), "task": dataset.task}
+    path = job.cache / "scores" / f"{fingerprint(recipe)}.safetensors"
+    if not path.is_file():
+        with tqdm(total=len(dataset), desc=title, unit="row", leave=False, disable=not job.cfg.progress) as bar:
+            score_rows(get(), dataset, recipe, job.cfg.eval_batch_size, bar.update).save(path)
+    return ScoreTable.load(path, recipe)
