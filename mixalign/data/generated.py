@@ -49,8 +49,8 @@ def _format(rng: random.Random) -> Triple:
 
 def _reverse(rng: random.Random) -> Triple:
     """Reverse the word; the rejected answer has one wrong letter."""
-    word = _word(rng)
-    right, place = word[::-1], rng.randrange(5)
+    word = _word(rng, 4)
+    right, place = word[::-1], rng.randrange(4)
     wrong = right[:place] + rng.choice(LETTERS.replace(right[place], "")) + right[place + 1 :]
     return f"r{word}=", right, wrong
 

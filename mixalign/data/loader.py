@@ -63,8 +63,8 @@ class EvalLoader:
     def __init__(self, datasets: Sequence[TaskDataset], batch_size: int, rank: int = 0, world: int = 1):
         self.datasets, self.batch_size = datasets, batch_size
         task_N = np.repeat(np.arange(len(datasets)), [len(d) for d in datasets])
-        row_N = np.concatenate([np.arange(len(d)) for d in datasets])
-        length_N = np.concatenate([d.length_NS.sum(1) for d in datasets])
+        row_N = np.concatenate([np.arange(0), *(np.arange(len(d)) for d in datasets)])
+        length_N = np.concatenate([np.arange(0), *(d.length_NS.sum(1) for d in datasets)])
         order = np.argsort(-length_N, kind="stable")[rank::world]
         self.task_N, self.row_N = task_N[order], row_N[order]
 

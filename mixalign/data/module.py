@@ -54,8 +54,8 @@ class MixtureData(L.LightningDataModule):
             trainer.world_size,
         )
 
-    def val_dataloader(self) -> EvalLoader | list:
-        return self.eval_loader(self.validation) if self.validation else []
+    def val_dataloader(self) -> EvalLoader:
+        return self.eval_loader(self.validation)
 
     def eval_loader(self, datasets: Sequence[TaskDataset]) -> EvalLoader:
         """Every row of the given tables once, this rank's share of them."""

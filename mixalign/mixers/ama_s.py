@@ -62,7 +62,8 @@ class AMAS:
 
     def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:
         estimate_K, seen_K = self._estimate(signal, state)
-        log_q_K = ascend(state["log_q_K"], estimate_K, self.eta)
+        gain_K = estimate_K.where(seen_K > 0, torch.nan)  # of a task that was never seen nothing is known
+        log_q_K = ascend(state["log_q_K"], gain_K, self.eta)
         return self._mix({"log_q_K": log_q_K, "estimate_K": estimate_K, "seen_K": seen_K}, signal.step + 1)
 
     def caution(self, num_tasks: int, batch_size: int) -> str | None:
@@ -79,7 +80,7 @@ class AMAS:
 
     def _estimate(self, signal: MixSignal, state: State) -> tuple[Tensor, Tensor]:
         if self.absent == "importance":
-            return read(signal, "excess_iw_K", state["log_q_K"]), state["seen_K"]
+            return read(signal, "excess_iw_K", state["log_q_K"]), torch.ones_like(state["seen_K"])
         excess_K, old_K = read(signal, "excess_K", state["log_q_K"]), state["estimate_K"]
         present_K = ~excess_K.isnan()
         if self.absent == "ema":  # the first sight of a task replaces the zero that it began with

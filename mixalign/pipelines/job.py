@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,7 +21,7 @@ from mixalign.objectives.base import Objective
 from mixalign.pipelines.build import build, plain
 from mixalign.types import Example
 
-__all__ = ["Job", "prepare", "rows_fingerprint"]
+__all__ = ["Job", "num_steps", "prepare", "rows_fingerprint"]
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Job:
 
 
 def prepare(cfg: DictConfig) -> Job:
-    """Reads and tokenises every task.
+    """Reads and tokenises every task, and sets the configuration's `steps` and `val_every` where they follow from it.
 
     Raises:
         MixalignError: for anything in the configuration or the rows that cannot be used.
@@ -87,7 +88,24 @@ def prepare(cfg: DictConfig) -> Job:
     if len(data.get("test", [])) != len(specs):
         data.pop("test", None)
     _report(counts)
+    cfg.steps = num_steps("", cfg.steps, cfg.epochs, sum(map(len, data["train"])), cfg.batch_size)
+    cfg.val_every = cfg.val_every or max(1, cfg.steps // 10)
     return Job(cfg, source, tokenizer, list(specs), overrides, data, counts, objective)
+
+
+def num_steps(group: str, steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
+    """Optimizer steps of a training: `steps`, or when that is None as many as `epochs` passes over the rows take.
+
+    Args:
+        group: where the two settings are, for messages: `` or `specialists.`.
+
+    Raises:
+        MixalignError: when neither is set, or the one that counts is not positive.
+    """
+    amount, key = (epochs, "epochs") if steps is None else (steps, "steps")
+    if amount is None or amount <= 0:
+        raise MixalignError(f"`{group}{key}` is {amount}, but must be above 0: set `{group}steps` or `{group}epochs`.")
+    return math.ceil(amount * rows / batch_size) if steps is None else steps
 
 
 def rows_fingerprint(datasets: Sequence[TaskDataset]) -> str:

@@ -11,6 +11,7 @@ from mixalign.data.tokenise import TokenCounts
 from mixalign.mixers.base import Mixer
 from mixalign.pipelines.build import build
 from mixalign.pipelines.job import Job, prepare
+from mixalign.pipelines.stages import reference_steps, specialist_steps
 from mixalign.pipelines.train import needs_specialists
 
 __all__ = ["PlanRow", "plan_rows", "run", "warnings_of"]
@@ -62,13 +63,14 @@ def plan_rows(job: Job, mixer: Mixer) -> list[PlanRow]:
 def warnings_of(rows: list[PlanRow]) -> list[str]:
     """What deserves a second look before training."""
     said = []
+    often = [f"`{row.counts.task}` ({row.epochs:.1f} times)" for row in rows if row.epochs > MANY_EPOCHS]
+    if often:
+        said.append(
+            f"Repeated more than {MANY_EPOCHS} times: {', '.join(often)}. Further repeats teach little. Lower "
+            "`steps`, or take a mixture that is closer to proportional."
+        )
     for row in rows:
         c, name = row.counts, f"Task `{row.counts.task}`"
-        if row.epochs > MANY_EPOCHS:
-            said.append(
-                f"{name} would be repeated {row.epochs:.1f} times: more than {MANY_EPOCHS} repeats teach "
-                "little. Lower `steps`, or take a mixture that is closer to proportional."
-            )
         if row.sample == 0:
             said.append(f"{name} has weight zero and would never be drawn.")
         if c.truncated > c.kept / 2:
@@ -135,9 +137,9 @@ def _table(rows: list[PlanRow], title: str) -> Table:
 def _stages(job: Job, mixer: Mixer) -> list[str]:
     """The trainings that the run would make, if the cache lacks them."""
     cfg, lines = job.cfg, []
-    if job.objective.uses_reference and cfg.reference.sft_steps:
-        lines.append(f"reference: {cfg.reference.sft_steps} steps of SFT x {cfg.reference.sft_batch_size} rows")
+    if steps := reference_steps(job):
+        lines.append(f"reference: {steps} steps of SFT x {cfg.reference.sft_batch_size} rows")
     if needs_specialists(cfg, mixer, in_sweep=False):
-        settings = cfg.specialists
-        lines.append(f"specialists: {len(job.tasks)} x {settings.steps} steps x {settings.batch_size} rows")
+        total = sum(specialist_steps(job, task) for task in range(len(job.tasks)))
+        lines.append(f"specialists: {len(job.tasks)}, {total} steps in all x {cfg.specialists.batch_size} rows")
     return [*lines, f"generalist: {cfg.steps} steps x {cfg.batch_size} rows"]

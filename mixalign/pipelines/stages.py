@@ -25,7 +25,7 @@ from mixalign.models.load import Pretrained, add_lora, weights_fingerprint
 from mixalign.objectives.base import Objective
 from mixalign.objectives.sft import SFT
 from mixalign.pipelines.build import build, plain
-from mixalign.pipelines.job import Job, rows_fingerprint
+from mixalign.pipelines.job import Job, num_steps, rows_fingerprint
 from mixalign.scoring.score import score_rows, specialist_losses
 from mixalign.scoring.table import ScoreTable
 from mixalign.training.callbacks.mixing import Mixing
@@ -41,6 +41,8 @@ __all__ = [
     "find_specialists",
     "load_frozen",
     "reference_policy",
+    "reference_steps",
+    "specialist_steps",
 ]
 
 log = logging.getLogger(__name__)
@@ -66,13 +68,14 @@ def reference_policy(job: Job) -> Frozen:
     settings = job.cfg.reference
     base = job.source.build()
     start = weights_fingerprint(base)
-    if not (job.objective.uses_reference and settings.sft_steps):
+    steps = reference_steps(job)
+    if steps == 0:
         return Frozen(start, job.source.build)
     recipe = {
         "stage": "reference",
         "start": start,
         "rows": rows_fingerprint(job.data["train"]),
-        "fit": {"steps": settings.sft_steps, "batch_size": settings.sft_batch_size, "lr": settings.sft_lr},
+        "fit": {"steps": steps, "batch_size": settings.sft_batch_size, "lr": settings.sft_lr},
         "optimizer": _optimizer_recipe(job),
         "precision": str(job.cfg.trainer.precision),
         "seed": settings.seed,
@@ -80,9 +83,9 @@ def reference_policy(job: Job) -> Frozen:
     place = job.cache / "reference" / fingerprint(recipe)
 
     def train() -> nn.Module:
-        log.info("reference: %d steps of SFT on the tasks' chosen answers", settings.sft_steps)
+        log.info("reference: %d steps of SFT on the tasks' chosen answers", steps)
         data = [d.first_completion() for d in job.data["train"]]
-        how = _fit_settings(job, settings.sft_steps, settings.sft_batch_size)
+        how = _fit_settings(job, steps, settings.sft_batch_size)
         return _train(job, base, SFT(), job.tasks, data, how, settings.sft_lr, settings.seed, "reference")
 
     _ensure(place, recipe, train, job.tokenizer)
@@ -138,7 +141,7 @@ def find_specialists(job: Job, reference: Frozen) -> dict[str, tuple[Path, dict[
             "start": reference.identity,
             "rows": rows_fingerprint([job.data["train"][number]]),
             "objective": plain(job.cfg.objective) | job.overrides[number],
-            "fit": {"steps": settings.steps, "batch_size": settings.batch_size, "lr": settings.lr},
+            "fit": {"steps": specialist_steps(job, number), "batch_size": settings.batch_size, "lr": settings.lr},
             "optimizer": _optimizer_recipe(job),
             "lora": plain(job.cfg.lora),
             "precision": str(job.cfg.trainer.precision),
@@ -154,8 +157,23 @@ def _train_specialist(job: Job, reference: Frozen, number: int) -> nn.Module:
     model = add_lora(reference.build(), build(job.cfg.lora), settings.seed)
     objective = build(job.cfg.objective, "name").for_tasks([job.overrides[number]])
     data = [job.data["train"][number]]
-    how = _fit_settings(job, settings.steps, settings.batch_size)
+    how = _fit_settings(job, specialist_steps(job, number), settings.batch_size)
     return _train(job, model, objective, [task], data, how, settings.lr, settings.seed, f"specialist {task}")
+
+
+def reference_steps(job: Job) -> int:
+    """Optimizer steps of SFT before the reference policy is frozen; 0 keeps the model as loaded."""
+    s = job.cfg.reference
+    if not job.objective.uses_reference or s.sft_steps == 0:
+        return 0
+    rows = sum(map(len, job.data["train"]))
+    return num_steps("reference.sft_", s.sft_steps, s.sft_epochs, rows, s.sft_batch_size)
+
+
+def specialist_steps(job: Job, task: int) -> int:
+    """Optimizer steps of the specialist of one task."""
+    s = job.cfg.specialists
+    return num_steps("specialists.", s.steps, s.epochs, len(job.data["train"][task]), s.batch_size)
 
 
 def load_frozen(folder: Path, base: Frozen) -> nn.Module:
@@ -192,7 +210,7 @@ def _train(
 
 
 def _fit_settings(job: Job, steps: int, batch_size: int) -> Fit:
-    options = plain(job.cfg.trainer) | {"enable_progress_bar": bool(job.cfg.progress)}
+    options = plain(job.cfg.trainer) | {"enable_progress_bar": bool(job.cfg.progress), "limit_val_batches": 0}
     micro = job.cfg.micro_batch_size
     return Fit(steps, batch_size, micro if micro and batch_size % micro == 0 else None, trainer=options)
 

@@ -51,6 +51,7 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
     _claim(cfg, run_dir)
     mixer = build(cfg.mixer, "name")
     job = prepare(cfg)
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     reference = reference_policy(job)
     attach_reference(job, reference)
     judged = attach_specialists(job, reference, needs_specialists(cfg, mixer, in_sweep))
@@ -85,7 +86,7 @@ def needs_specialists(cfg: DictConfig, mixer: Mixer, in_sweep: bool) -> bool:
 
 
 def _claim(cfg: DictConfig, run_dir: Path) -> None:
-    """Refuses a folder that holds another run, and writes the resolved configuration into it."""
+    """Makes the run's folder; refuses one that holds another run."""
     if (run_dir / "mix.jsonl").exists() and not cfg.resume:
         raise MixalignError(
             f"{run_dir} already holds a run. Choose another `run_dir`, or go on with it: "
@@ -94,7 +95,6 @@ def _claim(cfg: DictConfig, run_dir: Path) -> None:
     if cfg.resume and not Path(cfg.resume).is_file():
         raise MixalignError(f"`resume={cfg.resume}` is no file. Checkpoints lie in <run_dir>/checkpoints.")
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def _module(job: Job, mixer: Mixer, model: nn.Module) -> AlignModule:
