@@ -26,7 +26,7 @@ from mixalign.objectives.base import Objective
 from mixalign.objectives.sft import SFT
 from mixalign.pipelines.build import build, plain
 from mixalign.pipelines.job import Job, num_steps, rows_fingerprint
-from mixalign.scoring.score import score_rows, specialist_losses
+from mixalign.scoring.score import frozen_losses, score_rows
 from mixalign.scoring.table import ScoreTable
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
@@ -125,7 +125,7 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
             for split, tables in job.data.items():
                 table = _score(job, specialist, model, tables[number], f"specialist {task} {split}")
                 logp_NS = table.align(tables[number])
-                losses_N = specialist_losses(job.objective, tables[number], logp_NS, number)
+                losses_N = frozen_losses(job.objective, tables[number], logp_NS, number)
                 tables[number].attach("specialist_loss", losses_N)
     return True
 

@@ -14,7 +14,7 @@ from mixalign.objectives.base import Objective
 from mixalign.scoring.table import ScoreTable
 from mixalign.types import Batch
 
-__all__ = ["score_rows", "specialist_losses"]
+__all__ = ["score_rows", "frozen_losses"]
 
 
 @torch.inference_mode()
@@ -44,8 +44,8 @@ def score_rows(
     return ScoreTable(row_id_N, torch.cat(logps).double().numpy()[first_N], recipe)
 
 
-def specialist_losses(objective: Objective, dataset: TaskDataset, logp_NS: np.ndarray, task: int) -> np.ndarray:
-    """The specialist's loss on each row (N,), float32, from its log-probabilities and the reference's.
+def frozen_losses(objective: Objective, dataset: TaskDataset, logp_NS: np.ndarray, task: int) -> np.ndarray:
+    """A frozen model's loss on each row (N,), float32, from its log-probabilities and the reference's.
 
     Args:
         objective: with the settings of every task.

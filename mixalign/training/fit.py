@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from mixalign.data.module import MixtureData
@@ -64,7 +64,7 @@ def make_trainer(
         default_root_dir=root,
         callbacks=[*callbacks, _ValidateAtTheEnd()],
         logger=list(loggers) or False,
-        enable_checkpointing=any(type(c).__name__.endswith("Checkpoint") for c in callbacks),
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         enable_model_summary=False,
         **{k: v for k, v in options.items() if k != "use_distributed_sampler"},
     )

@@ -1,7 +1,6 @@
 """Checks that the frozen models' numbers belong to this model and this data, and are of use."""
 
 import logging
-from collections.abc import Sequence
 
 import lightning as L
 import torch
@@ -9,6 +8,8 @@ from torch import Tensor
 
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
+from mixalign.objectives.base import Objective
+from mixalign.scoring.score import frozen_losses
 from mixalign.types import Batch
 
 __all__ = ["SpecialistCheck"]
@@ -23,32 +24,37 @@ class SpecialistCheck(L.Callback):
     log-probabilities give (log 2 for DPO). Any other number means that the scores are of another model.
 
     Args:
-        start_loss_K: loss of each task on its training rows under the reference policy, nats; None when the
-            objective has no reference.
         tolerance: largest difference in loss that rounding may explain, nats.
     """
 
-    def __init__(self, start_loss_K: Sequence[float] | None = None, tolerance: float = 0.02) -> None:
-        self.start_loss_K, self.tolerance = start_loss_K, tolerance
+    def __init__(self, tolerance: float = 0.02) -> None:
+        self.tolerance = tolerance
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule
         for task, train in enumerate(data.train):
             if "specialist_loss" in train.columns:
-                self._judge(task, train, data.validation[task] if data.validation else None)
+                self._judge(task, train, pl_module.objective)
+                self._compare(train, data.validation[task])
 
-    def _judge(self, task: int, train: TaskDataset, validation: TaskDataset | None) -> None:
+    def _judge(self, task: int, train: TaskDataset, objective: Objective) -> None:
+        """Warns when a specialist is no better on its own rows than the reference policy."""
+        if "reference_logp" not in train.columns:
+            return
         specialist = float(train.columns["specialist_loss"].mean())
-        if self.start_loss_K is not None and specialist >= self.start_loss_K[task]:
+        start = float(frozen_losses(objective, train, train.columns["reference_logp"], task).mean())
+        if specialist >= start:
             log.warning(
                 "The specialist of task `%s` is no better than the model that training starts from (loss %.3f against "
                 "%.3f): its excess says nothing. Train it for more steps or with a higher learning rate.",
-                train.task, specialist, self.start_loss_K[task],
+                train.task, specialist, start,
             )  # fmt: skip
-        if validation is None or "specialist_loss" not in validation.columns:
-            return
+
+    def _compare(self, train: TaskDataset, validation: TaskDataset) -> None:
+        """Warns when a specialist knows its own rows far better than others."""
+        specialist = float(train.columns["specialist_loss"].mean())
         held_out = float(validation.columns["specialist_loss"].mean())
-        if specialist < 0.25 * held_out:
+        if specialist < 0.25 * held_out and held_out - specialist > 0.1:
             log.warning(
                 "The specialist of task `%s` has memorised its rows (loss %.3f on training rows, %.3f on held-out "
                 "ones), so that excess turns into plain loss. Train specialists for fewer steps.",

@@ -1,0 +1,50 @@
+# Each target does its own set-up, in a virtual environment of the project's own.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pins a torch that has a CPU build; `make demo CONSTRAINTS=` takes pip's own choice
+CONSTRAINTS ?= -c constraints-cpu.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast check evidence clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints-cpu.txt | $(BIN)/python
+	@echo "installing mixalign into $(VENV) ..."
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
+	@echo "installing mixalign and its test tools into $(VENV) ..."
+	$(PIP) -e '.[dev,trl]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed ## install into .venv
+
+demo: $(VENV)/.installed ## the main job: four mixers on generated tasks, a table and runs/demo/report.html
+	rm -rf runs/demo
+	$(BIN)/mixalign train -m mixer=proportional,uniform,ama_r,ama_s run_dir=runs/demo
+	$(BIN)/mixalign report runs/demo
+
+test: $(VENV)/.installed-dev ## all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev ## the tests that take seconds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.installed-dev ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy mixalign
+
+evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform, AMA-R and AMA-S; the figures of the README
+	$(BIN)/python benchmarks/evidence.py
+
+clean: ## remove the environment, caches and runs
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
