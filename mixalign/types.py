@@ -5,12 +5,12 @@ S completions of a row (2 for a preference pair: chosen, rejected; 1 for SFT), T
 H hidden size, K tasks.
 """
 
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, device
 
-__all__ = ["Batch", "Example", "Message", "TokenRow"]
+__all__ = ["Batch", "Example", "Message", "TokenRow", "on_device"]
 
 Message = dict[str, Any]
 """One turn of a conversation: at least `role` and `content`."""
@@ -55,3 +55,8 @@ class Batch(TypedDict, total=False):
     count_K: Tensor  # float64 (K,): samples of each task in the whole global batch of the optimizer step
     reference_logp_BS: Tensor  # float64 (B, S): log-probability under the reference policy, nats
     specialist_loss_B: Tensor  # float32 (B,): loss of the task's specialist on this row, nats
+
+
+def on_device(batch: Batch, where: device) -> Batch:
+    """The batch with every tensor on a device."""
+    return cast(Batch, {key: value.to(where) for key, value in cast(dict[str, Tensor], batch).items()})

@@ -52,9 +52,12 @@ def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarr
 def _scores(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray) -> Batch:
     """The score columns that the tasks carry, one entry a sample."""
     out = Batch()
-    for column, key in (("reference_logp", "reference_logp_BS"), ("specialist_loss", "specialist_loss_B")):
-        if all(column in datasets[t].columns for t in task_B):
-            out[key] = torch.from_numpy(
-                np.stack([datasets[t].columns[column][r] for t, r in zip(task_B, row_B, strict=True)])
-            )
+    if all("reference_logp" in datasets[t].columns for t in task_B):
+        out["reference_logp_BS"] = _column(datasets, task_B, row_B, "reference_logp")
+    if all("specialist_loss" in datasets[t].columns for t in task_B):
+        out["specialist_loss_B"] = _column(datasets, task_B, row_B, "specialist_loss")
     return out
+
+
+def _column(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, name: str) -> torch.Tensor:
+    return torch.from_numpy(np.stack([datasets[t].columns[name][r] for t, r in zip(task_B, row_B, strict=True)]))

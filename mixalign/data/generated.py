@@ -1,7 +1,7 @@
 """Six generated tasks that show what a mixture does, without any download.
 
 Two are easy (`helpful`, `format`), one is rare and looks like another until a trigger letter shows up (`safe`),
-two are hard (`reverse`, `compare`), and one cannot be learned beyond a weak rule because 40 % of its labels are
+two are hard (`reverse`, `compare`), and one cannot be learned beyond a weak rule because 45 % of its labels are
 flipped (`taste`). The first letter of a prompt tells the task; completions end with the tokenizer's EOS.
 """
 
@@ -15,7 +15,7 @@ __all__ = ["GENERATORS", "generate"]
 
 LETTERS = "abcdefghijklmnopqrst"
 TRIGGERS = "uvwxyz"
-NOISE = 0.4
+NOISE = 0.45
 
 Triple = tuple[str, str, str]
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from mixalign.losses.excess import CLIPS, Clip
-from mixalign.mixers.base import Composition, Mix, MixSignal, State, read
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
 from mixalign.mixers.checks import check_choice, check_range
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
 
@@ -32,7 +32,7 @@ class AMAR:
 
     needs: ClassVar[frozenset[str]] = frozenset({"excess_K"})
     composition: ClassVar[Composition] = "stratified"
-    descends_on: ClassVar[str] = "excess"
+    descends_on: ClassVar[DescendsOn] = "excess"
 
     def __post_init__(self) -> None:
         check_range("eta", self.eta, 0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixalign.losses.excess import CLIPS, Clip
-from mixalign.mixers.base import Composition, Mix, MixSignal, State, read
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
 from mixalign.mixers.checks import check_choice, check_range
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
 
@@ -46,7 +46,7 @@ class AMAS:
 
     needs: ClassVar[frozenset[str]] = frozenset({"excess_K", "excess_iw_K"})
     composition: ClassVar[Composition] = "multinomial"
-    descends_on: ClassVar[str] = "excess"
+    descends_on: ClassVar[DescendsOn] = "excess"
 
     def __post_init__(self) -> None:
         check_range("eta", self.eta, 0)

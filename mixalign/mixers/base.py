@@ -14,10 +14,11 @@ from torch import Tensor
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip
 
-__all__ = ["Composition", "Mix", "MixSignal", "Mixer", "State", "read"]
+__all__ = ["Composition", "DescendsOn", "Mix", "MixSignal", "Mixer", "State", "read"]
 
 State = dict[str, Tensor]
 Composition = Literal["stratified", "multinomial"]
+DescendsOn = Literal["loss", "excess"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,11 @@ class Mixer(Protocol):
 
     needs: ClassVar[frozenset[str]]  # fields of MixSignal that `update` reads
     composition: ClassVar[Composition]  # how a batch is made up, unless the sampler is told otherwise
-    clip: Clip  # what the model descends on and how excess is clipped; see `descends_on`
-    descends_on: ClassVar[Literal["loss", "excess"]]  # the quantity whose mean the model minimises
+    descends_on: ClassVar[DescendsOn]  # the quantity whose mean the model minimises
+
+    @property
+    def clip(self) -> Clip:
+        """How excess is clipped; see mixalign.losses.excess."""
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         """The first mixture, from the number of training rows of each task (K,)."""

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mixalign.mixers.base import Composition, Mix, MixSignal, State
+from mixalign.losses.excess import Clip
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State
 from mixalign.mixers.checks import check_range
 from mixalign.mixers.simplex import normalise
 
@@ -24,8 +25,8 @@ class Temperature:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     composition: ClassVar[Composition] = "stratified"
-    descends_on: ClassVar[str] = "loss"
-    clip: ClassVar[str] = "none"
+    descends_on: ClassVar[DescendsOn] = "loss"
+    clip: ClassVar[Clip] = "none"
 
     def __post_init__(self) -> None:
         check_range("temperature", self.temperature, 1e-3)

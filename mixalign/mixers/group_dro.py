@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mixalign.mixers.base import Composition, Mix, MixSignal, State, read
+from mixalign.losses.excess import Clip
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
 from mixalign.mixers.checks import check_range
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
 
@@ -28,8 +29,8 @@ class GroupDRO:
 
     needs: ClassVar[frozenset[str]] = frozenset({"loss_K"})
     composition: ClassVar[Composition] = "stratified"
-    descends_on: ClassVar[str] = "loss"
-    clip: ClassVar[str] = "none"
+    descends_on: ClassVar[DescendsOn] = "loss"
+    clip: ClassVar[Clip] = "none"
 
     def __post_init__(self) -> None:
         check_range("eta", self.eta, 0)

@@ -38,7 +38,7 @@ def score_completions(model: nn.Module, batch: Batch, count_correct: bool = Fals
     return Completions(logp_BS, sum_by_sequence(correct_N, batch["sequence_N"], size).view(shape))
 
 
-def _selected_logits(model: nn.Module, input_ids: Tensor, predict_N: Tensor) -> Tensor:
+def _selected_logits(model: Any, input_ids: Tensor, predict_N: Tensor) -> Tensor:
     if not _head_is_plain(model):
         return model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1).index_select(0, predict_N)
     core = _core(model)

@@ -77,7 +77,7 @@ class LoRA:
     use_rslora: bool = False
 
 
-def add_lora(model: PreTrainedModel, lora: LoRA | None, seed: int = 0) -> Any:
+def add_lora(model: Any, lora: LoRA | None, seed: int = 0) -> Any:
     """The model with a fresh adapter (whose first output is zero), or the model itself when `lora` is None."""
     if lora is None:
         return model

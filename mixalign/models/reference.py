@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ __all__ = ["LIVE", "adapter_off", "frozen_copy"]
 Live = Callable[[Batch], Tensor]
 
 
-def adapter_off(model: nn.Module) -> Live:
+def adapter_off(model: Any) -> Live:
     """The base model: the same weights with the adapters switched off.
 
     Raises:

@@ -1,15 +1,16 @@
 """The contract of an objective: a batch and a model in, one loss a sample out."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Batch
 
-__all__ = ["Objective", "Scores", "per_task"]
+__all__ = ["Form", "Objective", "Scores", "per_task"]
 
+Form = Literal["preference", "supervised"]
 Scores = dict[str, Tensor]
 """`loss` (B,), nats, and the metrics that the objective names, each (B,)."""
 
@@ -18,7 +19,7 @@ class Objective(Protocol):
     """A loss that reads completions' log-probabilities."""
 
     name: ClassVar[str]
-    form: ClassVar[Literal["preference", "supervised"]]  # rows it needs
+    form: ClassVar[Form]  # rows it needs
     uses_reference: ClassVar[bool]  # whether `reference_logp_BS` is read
     metrics: ClassVar[tuple[str, ...]]  # keys of its evaluation scores beside `loss`
 
@@ -32,7 +33,7 @@ class Objective(Protocol):
         """Loss (with a gradient) and metrics of the batch."""
 
 
-def per_task(name: str, default: float, overrides: Sequence[Mapping[str, float]]) -> tuple[float, ...]:
+def per_task(name: str, default: Any, overrides: Sequence[Mapping[str, float]]) -> tuple[float, ...]:
     """The value of one setting for every task."""
     return tuple(float(o.get(name, default)) for o in overrides)
 

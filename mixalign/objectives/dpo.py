@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mixalign.errors import MixalignError
 from mixalign.losses.preference import dpo
 from mixalign.models.forward import score_completions
-from mixalign.objectives.base import Scores, check_overrides, per_task
+from mixalign.objectives.base import Form, Scores, check_overrides, per_task
 from mixalign.types import Batch
 
 __all__ = ["DPO"]
@@ -29,7 +29,7 @@ class DPO:
     label_smoothing: float | tuple[float, ...] = 0.0
 
     name: ClassVar[str] = "dpo"
-    form: ClassVar[str] = "preference"
+    form: ClassVar[Form] = "preference"
     uses_reference: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
 

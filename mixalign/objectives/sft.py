@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixalign.losses.supervised import mean_cross_entropy
 from mixalign.models.forward import score_completions
-from mixalign.objectives.base import Scores, check_overrides
+from mixalign.objectives.base import Form, Scores, check_overrides
 from mixalign.types import Batch
 
 __all__ = ["SFT"]
@@ -20,7 +20,7 @@ class SFT:
     """Mean cross-entropy over the supervised tokens of each row, nats a token. Accuracy is that of tokens."""
 
     name: ClassVar[str] = "sft"
-    form: ClassVar[str] = "supervised"
+    form: ClassVar[Form] = "supervised"
     uses_reference: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -62,4 +62,4 @@ def _own_targets() -> list[str]:
 def plain(node: Any) -> dict[str, Any]:
     """A resolved, plain copy of a node."""
     found = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
-    return dict(found or {})
+    return dict(cast(dict[str, Any], found or {}))

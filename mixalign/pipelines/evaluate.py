@@ -1,9 +1,10 @@
 """`mixalign evaluate`: the model of a run folder, on a split of its tasks."""
 
 from pathlib import Path
+from typing import cast
 
 import lightning as L
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mixalign.data.loader import EvalLoader
 from mixalign.errors import MixalignError
@@ -22,7 +23,7 @@ def run(run: Path, split: str) -> None:
     register_resolvers()
     if not (run / "config.yaml").is_file():
         raise MixalignError(f"{run} is no run folder: it has no config.yaml.")
-    job = prepare(OmegaConf.load(run / "config.yaml"))
+    job = prepare(cast(DictConfig, OmegaConf.load(run / "config.yaml")))
     if split not in job.data:
         raise MixalignError(f"The tasks of {run} have no {split} split. They have: {', '.join(job.data)}.")
     reference = reference_policy(job)

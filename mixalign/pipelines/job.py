@@ -113,7 +113,7 @@ def rows_fingerprint(datasets: Sequence[TaskDataset]) -> str:
     digest = hashlib.sha256()
     for dataset in datasets:
         digest.update(f"{dataset.task}:{len(dataset)}:".encode())
-        digest.update(np.ascontiguousarray(dataset.row_id_N))
+        digest.update(np.ascontiguousarray(dataset.row_id_N).data)
     return digest.hexdigest()[:16]
 
 

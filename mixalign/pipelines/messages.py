@@ -19,7 +19,7 @@ def user_message(error: BaseException) -> str | None:
         return f"A configuration file is not valid: {error}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | YAMLError) else None
-        return "\n".join(filter(None, [_first(error), cause and _first(cause), _hint(error, cause)]))
+        return "\n".join(filter(None, [_first(error), _first(cause) if cause else None, _hint(error, cause)]))
     return None
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +120,19 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
         place, recipe = places[task]
         if task in missing:
             log.info("specialist %d/%d: %s", number + 1, len(job.tasks), task)
-        _ensure(place, recipe, lambda k=number: _train_specialist(job, reference, k), job.tokenizer)
-        specialist = Frozen(fingerprint(recipe), lambda p=place: load_frozen(p / "model", reference))
-        with _borrowed(specialist, job) as model:
-            for split, tables in job.data.items():
-                table = _score(job, specialist, model, tables[number], f"specialist {task} {split}")
-                logp_NS = table.align(tables[number])
-                losses_N = frozen_losses(job.objective, tables[number], logp_NS, number)
-                tables[number].attach("specialist_loss", losses_N)
+        _ensure(place, recipe, partial(_train_specialist, job, reference, number), job.tokenizer)
+        _attach_losses(job, number, Frozen(fingerprint(recipe), partial(load_frozen, place / "model", reference)))
     return True
+
+
+def _attach_losses(job: Job, number: int, specialist: Frozen) -> None:
+    """Scores the rows of one task by its specialist."""
+    with _borrowed(specialist, job) as model:
+        for split, tables in job.data.items():
+            dataset = tables[number]
+            table = _score(job, specialist, model, dataset, f"specialist {dataset.task} {split}")
+            losses_N = frozen_losses(job.objective, dataset, table.align(dataset), number)
+            dataset.attach("specialist_loss", losses_N)
 
 
 def find_specialists(job: Job, reference: Frozen) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -238,7 +243,7 @@ def _ensure(place: Path, recipe: Mapping[str, Any], train: Callable[[], nn.Modul
             )
         return
     part = place.with_name(f".{place.name}.{os.getpid()}")
-    model = train()
+    model: Any = train()
     model.save_pretrained(part / "model")
     tokenizer.save_pretrained(part / "model")
     (part / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True))

@@ -172,7 +172,7 @@ def _finish(
     return result
 
 
-def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Writes a folder that AutoModelForCausalLM (or AutoPeftModelForCausalLM) and AutoTokenizer load."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

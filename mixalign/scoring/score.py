@@ -12,7 +12,7 @@ from mixalign.data.loader import EvalLoader
 from mixalign.models.forward import score_completions
 from mixalign.objectives.base import Objective
 from mixalign.scoring.table import ScoreTable
-from mixalign.types import Batch
+from mixalign.types import Batch, on_device
 
 __all__ = ["score_rows", "frozen_losses"]
 
@@ -36,8 +36,7 @@ def score_rows(
     device = next(model.parameters()).device
     row_ids, logps = [], []
     for batch in EvalLoader([dataset], batch_size):
-        moved = {key: value.to(device) for key, value in batch.items()}
-        logps.append(score_completions(model, moved).logp_BS.cpu())
+        logps.append(score_completions(model, on_device(batch, device)).logp_BS.cpu())
         row_ids.append(batch["row_id_B"])
         on_batch(len(batch["row_id_B"]))
     row_id_N, first_N = np.unique(torch.cat(row_ids).numpy(), return_index=True)

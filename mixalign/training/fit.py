@@ -53,7 +53,7 @@ def make_trainer(
     Raises:
         MixalignError: when processes and micro-batches do not divide the batch.
     """
-    options = {"accelerator": "auto", "devices": 1} | settings.trainer
+    options: dict[str, Any] = {"accelerator": "auto", "devices": 1} | settings.trainer
     trainer = L.Trainer(
         max_steps=settings.steps,
         max_epochs=1,

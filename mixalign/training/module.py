@@ -141,10 +141,12 @@ class AlignModule(L.LightningModule):
             summary |= {"eval/worst_excess": found["excess"].max(), "eval/worst_gap": found["gap"].max()}
         self.log_dict({k: v.float() for k, v in summary.items()}, rank_zero_only=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         s = self.settings
-        optimizer = torch.optim.AdamW(trained, s.lr, betas=tuple(s.betas), weight_decay=s.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(
+            trained, s.lr, betas=(s.betas[0], s.betas[1]), weight_decay=s.weight_decay, fused=True
+        )
         factor = learning_rate_factor(s.schedule, s.warmup_steps, int(self.trainer.max_steps))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

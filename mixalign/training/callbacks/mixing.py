@@ -46,18 +46,19 @@ class Mixing(L.Callback):
         self._warned: set[str] = set()
         self._sums: TaskMean | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         # before the loader's first draw, which Lightning makes ahead of `on_train_start`
         if stage == "fit":
             self._apply(trainer, pl_module)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._sums = TaskMean(["loss", "excess", "weighted"], len(self.tasks)).to(pl_module.device)
         self._apply(trainer, pl_module)
+        self._forget_later_steps()
         caution = getattr(self.mixer, "caution", None)
         self._warn("caution", caution and caution(len(self.tasks), trainer.datamodule.sampler.batch_size))
 
-    def on_train_batch_end(self, trainer, pl_module, outputs: dict[str, Tensor], batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self._sums is not None
         excess_B = outputs.get("excess", torch.full_like(outputs["loss_B"], torch.nan))
         weighted_B = excess_B / batch["draw_prob_B"]
@@ -65,7 +66,7 @@ class Mixing(L.Callback):
         if trainer.global_step > self.updates:  # the last micro-batch of an optimizer step
             self._update(trainer, pl_module)
 
-    def _update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _update(self, trainer: Any, pl_module: Any) -> None:
         self.signal = self._measure()
         self._sample_sum_K += self.mix.sample_K
         self._loss_sum_K += self._loss_factor()
@@ -94,14 +95,14 @@ class Mixing(L.Callback):
         weighted_K = (found["weighted"] * count_K).nan_to_num(0.0) / count_K.sum()
         return MixSignal(self.updates, count_K, loss_K, clip_mean(found["excess"], clip), clip_mean(weighted_K, clip))
 
-    def _apply(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _apply(self, trainer: Any, pl_module: Any) -> None:
         trainer.datamodule.sampler.set_mixture(self.mix.sample_K)
         pl_module.mix_loss_K = self.mix.loss_K
 
     def _loss_factor(self) -> Tensor:
         return torch.ones_like(self.mix.sample_K) if self.mix.loss_K is None else self.mix.loss_K
 
-    def _remember(self, trainer: L.Trainer) -> None:
+    def _remember(self, trainer: Any) -> None:
         """Writes the mixture of this step and what was measured under it."""
         signal, mix = self.signal, self.mix
         assert signal is not None
@@ -115,6 +116,12 @@ class Mixing(L.Callback):
         line["count"] = [int(n) for n in signal.count_K]
         with self.history.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def _forget_later_steps(self) -> None:
+        """Cuts the history at the checkpoint that a resumed run goes on from."""
+        if self.history is not None and self.history.is_file():
+            lines = self.history.read_text().splitlines(keepends=True)
+            self.history.write_text("".join(lines[: self.updates]))
 
     def _look_back(self) -> None:
         if len(self._path) == self._path.maxlen and self.updates % WINDOW == 0 and self.mixer.needs:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from mixalign.training.callbacks.mixing import Mixing
@@ -29,7 +28,7 @@ class MixtureProgress(TQDMProgressBar):
         bar.leave = False
         return bar
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(self.title)
 
@@ -38,7 +37,7 @@ class MixtureProgress(TQDMProgressBar):
         bar.disable = True  # validation is short, and its bar breaks the training bar in two
         return bar
 
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
         alpha_K = self.mixing.mix.alpha_K
         line: dict[str, Any] = {}
         if len(alpha_K) > 1:

@@ -4,7 +4,6 @@ from math import log
 from typing import Any
 
 import lightning as L
-from torch import Tensor
 
 from mixalign.training.callbacks.mixing import Mixing
 
@@ -25,22 +24,22 @@ class TaskLog(L.Callback):
         self.mixing, self.every = mixing, every
         self._logged = -1
 
-    def on_train_batch_end(self, trainer, pl_module, outputs: dict[str, Tensor], batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if step % self.every == 0 and step != self._logged and self.mixing.signal is not None:
             self._logged = step
             _send(trainer, self._training(trainer, pl_module), step)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.state.fn != "fit":
             return
-        line = {}
+        line: dict[str, float] = {}
         for quantity, value_K in pl_module.evaluation.items():
             if quantity != "count":
                 line |= self._by_task(f"eval_{quantity}", value_K)
         _send(trainer, line, trainer.global_step)
 
-    def _training(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
+    def _training(self, trainer: Any, pl_module: Any) -> dict[str, float]:
         mixing, sampler = self.mixing, trainer.datamodule.sampler
         signal, alpha_K = mixing.signal, mixing.mix.alpha_K
         assert signal is not None
@@ -66,6 +65,6 @@ class TaskLog(L.Callback):
         return {f"{quantity}/{task}": x for task, x in pairs if x == x}
 
 
-def _send(trainer: L.Trainer, line: dict[str, float], step: int) -> None:
+def _send(trainer: Any, line: dict[str, float], step: int) -> None:
     for logger in trainer.loggers:
         logger.log_metrics(line, step=step)

@@ -1,5 +1,7 @@
 """Axes and summaries of the metrics on a Weights & Biases dashboard."""
 
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
@@ -30,7 +32,7 @@ class WandbBoard(L.Callback):
     def __init__(self, mixing: Mixing) -> None:
         self.mixing = mixing
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 run = logger.experiment
@@ -40,7 +42,7 @@ class WandbBoard(L.Callback):
                 for worst in ("eval/worst_excess", "eval/worst_loss"):
                     run.define_metric(worst, step_metric="trainer/global_step", summary="min")
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 rows = [list(x) for x in zip(self.mixing.tasks, self.mixing.mix.alpha_K.tolist(), strict=True)]
