@@ -5,12 +5,12 @@ S completions of a row (2 for a preference pair: chosen, rejected; 1 for SFT), T
 H hidden size, K tasks.
 """
 
-from typing import Any, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 from torch import Tensor, device
 
-__all__ = ["Batch", "Example", "Message", "TokenRow", "on_device"]
+__all__ = ["Batch", "Example", "Message", "Segment", "TokenRow", "on_device"]
 
 Message = dict[str, Any]
 """One turn of a conversation: at least `role` and `content`."""
@@ -41,10 +41,21 @@ class TokenRow(TypedDict):
     supervised: list[np.ndarray]  # S arrays, bool (C_s,): which completion tokens the loss reads
 
 
+class Segment(NamedTuple):
+    """A run of positions in a packed batch that attend causally to each other, and to a whole prefix before them."""
+
+    start: int
+    length: int
+    prefix_start: int
+    prefix_length: int  # 0: none
+
+
 class Batch(TypedDict, total=False):
     """One micro-batch on one rank, ready for a model."""
 
-    input_ids: Tensor  # int64 (B * S, T), right-padded; completion s of sample b is row b * S + s
+    input_ids: Tensor  # int64: (B * S, T), right-padded, completion s of sample b in row b * S + s; or packed (1, T)
+    position_ids: Tensor  # int64 (1, T): packed only
+    segments: list[Segment]  # packed only; a segment's prefix comes before it
     predict_N: Tensor  # int64 (N,): flat position (row * T + t) whose hidden state predicts the target
     target_N: Tensor  # int64 (N,): the supervised token ids
     sequence_N: Tensor  # int64 (N,): b * S + s of each target
@@ -59,4 +70,5 @@ class Batch(TypedDict, total=False):
 
 def on_device(batch: Batch, where: device) -> Batch:
     """The batch with every tensor on a device."""
-    return cast(Batch, {key: value.to(where) for key, value in cast(dict[str, Tensor], batch).items()})
+    moved = {key: value.to(where) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return cast(Batch, moved)

@@ -1,6 +1,6 @@
 """Tokenised rows to a padded batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +8,10 @@ import torch
 from mixalign.data.dataset import TaskDataset
 from mixalign.types import Batch
 
-__all__ = ["collate"]
+__all__ = ["Layout", "collate", "score_columns"]
+
+Layout = Callable[[Sequence[TaskDataset], np.ndarray, np.ndarray], Batch]
+"""Makes a batch of the chosen rows of some tasks: `collate` here, or `pack`."""
 
 
 def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, pad_id: int = 0) -> Batch:
@@ -46,10 +49,10 @@ def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarr
         task_B=torch.from_numpy(np.asarray(task_B, np.int64)),
         row_id_B=torch.tensor([row["row_id"] for row in rows]),
     )
-    return batch | _scores(datasets, task_B, row_B)
+    return batch | score_columns(datasets, task_B, row_B)
 
 
-def _scores(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray) -> Batch:
+def score_columns(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray) -> Batch:
     """The score columns that the tasks carry, one entry a sample."""
     out = Batch()
     if all("reference_logp" in datasets[t].columns for t in task_B):

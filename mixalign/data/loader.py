@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixalign.data.collate import collate
+from mixalign.data.collate import Layout, collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.sampler import MixtureSampler
+from mixalign.errors import MixalignError
 from mixalign.types import Batch
 
 __all__ = ["EvalLoader", "MixtureLoader"]
@@ -24,18 +25,20 @@ class MixtureLoader:
     Args:
         rank: this process; it takes every `world`-th sample of a global draw.
         world: number of processes.
+        layout: makes a batch of rows.
     """
 
     def __init__(
         self,
-        datasets,
+        datasets: Sequence[TaskDataset],
         sampler: MixtureSampler,
         steps: int,
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
+        layout: Layout = collate,
     ):
-        self.datasets, self.sampler = datasets, sampler
+        self.datasets, self.sampler, self.layout = datasets, sampler, layout
         self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
 
     def __len__(self) -> int:
@@ -47,7 +50,7 @@ class MixtureLoader:
             count_K = torch.from_numpy(draw.count_K.astype(np.float64))
             for part in range(self.accumulate):
                 mine = slice(self.rank + part * self.world, None, self.world * self.accumulate)
-                batch = collate(self.datasets, draw.task_B[mine], draw.row_B[mine])
+                batch = self.layout(self.datasets, draw.task_B[mine], draw.row_B[mine])
                 yield batch | Batch(count_K=count_K, draw_prob_B=torch.from_numpy(draw.prob_B[mine]))
 
     def state_dict(self) -> dict[str, Any]:
@@ -60,8 +63,17 @@ class MixtureLoader:
 class EvalLoader:
     """Every row of every task once, the longest first, shared out over ranks."""
 
-    def __init__(self, datasets: Sequence[TaskDataset], batch_size: int, rank: int = 0, world: int = 1):
-        self.datasets, self.batch_size = datasets, batch_size
+    def __init__(
+        self,
+        datasets: Sequence[TaskDataset],
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        layout: Layout = collate,
+    ):
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise MixalignError(f"`eval_batch_size` is {batch_size}, but must be a whole number above 0.")
+        self.datasets, self.batch_size, self.layout = datasets, batch_size, layout
         task_N = np.repeat(np.arange(len(datasets)), [len(d) for d in datasets])
         row_N = np.concatenate([np.arange(0), *(np.arange(len(d)) for d in datasets)])
         length_N = np.concatenate([np.arange(0), *(d.length_NS.sum(1) for d in datasets)])
@@ -74,4 +86,4 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self.task_N), self.batch_size):
             part = slice(start, start + self.batch_size)
-            yield collate(self.datasets, self.task_N[part], self.row_N[part])
+            yield self.layout(self.datasets, self.task_N[part], self.row_N[part])

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import torch
 
+from mixalign.data.collate import Layout, collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.loader import EvalLoader, MixtureLoader
 from mixalign.data.sampler import MixtureSampler
 from mixalign.errors import MixalignError
+from mixalign.types import Batch, on_device
 
 __all__ = ["MixtureData"]
 
@@ -21,6 +24,7 @@ class MixtureData(L.LightningDataModule):
         sampler: draws the global batches of the run; its place is part of the checkpoint.
         steps: optimizer steps of the run.
         eval_batch_size: rows of one validation batch on one rank.
+        layout: makes a batch of rows.
     """
 
     def __init__(
@@ -30,10 +34,11 @@ class MixtureData(L.LightningDataModule):
         sampler: MixtureSampler,
         steps: int,
         eval_batch_size: int = 64,
+        layout: Layout = collate,
     ) -> None:
         super().__init__()
         self.train, self.validation, self.sampler = train, validation, sampler
-        self.steps, self.eval_batch_size = steps, eval_batch_size
+        self.steps, self.eval_batch_size, self.layout = steps, eval_batch_size, layout
 
     def train_dataloader(self) -> MixtureLoader:
         trainer = self.trainer
@@ -52,6 +57,7 @@ class MixtureData(L.LightningDataModule):
             trainer.accumulate_grad_batches,
             trainer.global_rank,
             trainer.world_size,
+            self.layout,
         )
 
     def val_dataloader(self) -> EvalLoader:
@@ -60,7 +66,11 @@ class MixtureData(L.LightningDataModule):
     def eval_loader(self, datasets: Sequence[TaskDataset]) -> EvalLoader:
         """Every row of the given tables once, this rank's share of them."""
         assert self.trainer is not None
-        return EvalLoader(datasets, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return EvalLoader(datasets, self.eval_batch_size, rank, world, self.layout)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return on_device(batch, device)  # Lightning's own walks through every segment of a packed batch
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict()

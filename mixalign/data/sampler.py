@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from mixalign.data.shuffle import mix_bits, permute
-from mixalign.errors import MixalignError
+from mixalign.errors import MixalignError, did_you_mean
 
 __all__ = ["Draw", "MixtureSampler"]
+
+Composition = Literal["stratified", "multinomial"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,16 @@ class MixtureSampler:
         seed: of the draws and of the order of the rows.
 
     Raises:
-        MixalignError: when the batch is empty.
+        MixalignError: when the batch is empty, the composition unknown, or the seed negative.
     """
 
     def __init__(self, rows_K: Sequence[int], batch_size: int, composition: str = "multinomial", seed: int = 0):
         if batch_size < 1:
             raise MixalignError(f"`batch_size` is {batch_size}, but a batch needs at least one row.")
+        if composition not in get_args(Composition):
+            raise MixalignError(f"`composition` is {composition!r}. {did_you_mean(composition, get_args(Composition))}")
+        if seed < 0:
+            raise MixalignError(f"`seed` is {seed}, but must be at least 0.")
         self.rows_K = np.asarray(rows_K, np.int64)
         self.batch_size, self.composition, self.seed = batch_size, composition, seed
         self.step = 0

@@ -45,4 +45,4 @@ class TaskMean(Metric):
 
         torchmetrics turns results of one element into scalars, so that K = 1 would lose its axis in `compute`.
         """
-        return dict(zip(("count", *self.names), self.compute().double().cpu(), strict=True))
+        return dict(zip(("count", *self.names), self.compute().cpu().double(), strict=True))

@@ -68,8 +68,12 @@ class AMAS:
 
     def caution(self, num_tasks: int, batch_size: int) -> str | None:
         """A warning when one sample of the rarest task could multiply its weight by more than e."""
-        jump = self.eta * log(2) * num_tasks / max(self.c * batch_size, 1e-12)
-        if self.absent != "importance" or jump <= 1:
+        if self.absent != "importance" or self.eta == 0:
+            return None
+        if self.c == 0:
+            return "mixer.c=0 leaves no exploration: a task that loses its share once is never drawn again. Take c=0.1."
+        jump = self.eta * log(2) * num_tasks / (self.c * batch_size)
+        if jump <= 1:
             return None
         factor = f"{exp(jump):.3g}" if jump < 50 else f"e^{jump:.3g}"
         return (

@@ -8,13 +8,13 @@ from mixalign.errors import MixalignError, did_you_mean
 __all__ = ["check_choice", "check_range"]
 
 
-def check_range(key: str, value: float, low: float, high: float = inf) -> None:
-    """Refuses a setting outside [low, high].
+def check_range(key: str, value: float, low: float, high: float = inf, *, finite: bool = True) -> None:
+    """Refuses a setting outside [low, high], and infinity unless `finite` is False.
 
     Raises:
         MixalignError: when the value is outside, or is not a number.
     """
-    if not isinstance(value, int | float) or not low <= value <= high:
+    if not isinstance(value, int | float) or not low <= value <= high or (finite and value == inf):
         wanted = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
         raise MixalignError(f"`mixer.{key}` is {value!r}, but must be a number {wanted}.")
 

@@ -29,7 +29,7 @@ class Temperature:
     clip: ClassVar[Clip] = "none"
 
     def __post_init__(self) -> None:
-        check_range("temperature", self.temperature, 1e-3)
+        check_range("temperature", self.temperature, 1e-3, finite=False)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         sample_K = normalise(normalise(rows_K) ** (1 / self.temperature))

@@ -7,7 +7,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from mixalign.losses.linear_logprobs import linear_logprobs
 from mixalign.losses.logprobs import gather_logprobs, sum_by_sequence
+from mixalign.models.attention import use_packed_attention
 from mixalign.types import Batch
 
 __all__ = ["Completions", "score_completions"]
@@ -27,26 +29,36 @@ class Completions(NamedTuple):
 
 def score_completions(model: nn.Module, batch: Batch, count_correct: bool = False) -> Completions:
     """Runs the model over the batch. `model` is a causal LM of transformers, with or without PEFT adapters."""
-    logits_NV = _selected_logits(model, batch["input_ids"], batch["predict_N"])
+    logp_N, correct_N = _by_token(model, batch, count_correct)
     shape = batch["num_tokens_BS"].shape
-    size = shape[0] * shape[1]
-    logp_N = gather_logprobs(logits_NV, batch["target_N"])
-    logp_BS = sum_by_sequence(logp_N, batch["sequence_N"], size).view(shape)
-    if not count_correct:
-        return Completions(logp_BS, None)
-    correct_N = (logits_NV.argmax(1) == batch["target_N"]).float()
-    return Completions(logp_BS, sum_by_sequence(correct_N, batch["sequence_N"], size).view(shape))
+    logp_BS, correct_BS = (
+        None if x_N is None else sum_by_sequence(x_N, batch["sequence_N"], shape.numel()).view(shape)
+        for x_N in (logp_N, correct_N)
+    )
+    assert logp_BS is not None
+    return Completions(logp_BS, correct_BS)
 
 
-def _selected_logits(model: Any, input_ids: Tensor, predict_N: Tensor) -> Tensor:
+def _by_token(model: Any, batch: Batch, count_correct: bool) -> tuple[Tensor, Tensor | None]:
+    """Log-probability of each target (N,), and whether it was the first choice."""
+    inputs = {"input_ids": batch["input_ids"], "use_cache": False}
+    if "segments" in batch:
+        use_packed_attention(_core(model))
+        inputs |= {"position_ids": batch["position_ids"], "segments": batch["segments"]}
     if not _head_is_plain(model):
-        return model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1).index_select(0, predict_N)
-    core = _core(model)
-    hidden = core.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    return core.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, predict_N))
+        logits_NV = model(**inputs).logits.flatten(0, 1).index_select(0, batch["predict_N"])
+    else:
+        core = _core(model)
+        hidden_NH = core.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, batch["predict_N"])
+        head = core.get_output_embeddings()
+        if type(head) is nn.Linear and head.bias is None and not count_correct:
+            return linear_logprobs(hidden_NH, head.weight, batch["target_N"]), None
+        logits_NV = head(hidden_NH)
+    logp_N = gather_logprobs(logits_NV, batch["target_N"])
+    return logp_N, (logits_NV.argmax(1) == batch["target_N"]).float() if count_correct else None
 
 
-def _core(model: nn.Module) -> Any:
+def _core(model: Any) -> Any:
     """The transformers model: PEFT puts its layers inside it, so calling it keeps the adapters."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

@@ -24,6 +24,7 @@ def quiet_libraries() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*Experiment logs directory .* exists and is not empty.*",  # a run folder holds config.yaml before metrics.csv
+        ".*Checkpoint directory .* exists and is not empty.*",  # likewise when a run goes on
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*is_gradient_checkpointing.*",
         ".*in eval mode at the start of training.*",  # on_train_start puts the model in training mode

@@ -23,6 +23,8 @@ def run(run: Path, split: str) -> None:
     register_resolvers()
     if not (run / "config.yaml").is_file():
         raise MixalignError(f"{run} is no run folder: it has no config.yaml.")
+    if not (run / "model").is_dir():
+        raise MixalignError(f"{run} has no model to evaluate: the run did not finish. Go on with it: `resume=...`.")
     job = prepare(cast(DictConfig, OmegaConf.load(run / "config.yaml")))
     if split not in job.data:
         raise MixalignError(f"The tasks of {run} have no {split} split. They have: {', '.join(job.data)}.")
@@ -38,7 +40,7 @@ def run(run: Path, split: str) -> None:
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    trainer.validate(module, EvalLoader(job.data[split], job.cfg.eval_batch_size), verbose=False)
+    trainer.validate(module, EvalLoader(job.data[split], job.cfg.eval_batch_size, layout=job.layout), verbose=False)
     result = eval_json(job.cfg.mixer.name, job.objective.name, job.cfg.seed, split, job.tasks, module.evaluation)
     write_json(run / f"eval_{split}.json", result)
     print(eval_table(result))

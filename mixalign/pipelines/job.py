@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
+from torch import nn
 
+from mixalign.data.collate import Layout, collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.generated import generate
+from mixalign.data.pack import pack
 from mixalign.data.sources import TaskSpec, discover_tasks, load_task
 from mixalign.data.tokenise import TokenCounts, tokenise
 from mixalign.errors import MixalignError
 from mixalign.models.load import ModelSource
 from mixalign.objectives.base import Objective
 from mixalign.pipelines.build import build, plain
+from mixalign.training.engine import Engine, choose_layout, choose_precision, prepare_process
 from mixalign.types import Example
 
 __all__ = ["Job", "num_steps", "prepare", "rows_fingerprint"]
@@ -37,6 +41,8 @@ class Job:
         data: `train`, `validation` and, where every task has one, `test`: one table a task.
         counts: (split, what tokenisation kept and dropped), one entry a task and split.
         objective: with the settings of every task.
+        engine: how trainings are made fast.
+        layout: makes a batch of rows; chosen by `fit_to_model`.
     """
 
     cfg: DictConfig
@@ -47,10 +53,19 @@ class Job:
     data: dict[str, list[TaskDataset]]
     counts: list[tuple[str, TokenCounts]]
     objective: Objective
+    engine: Engine
+    layout: Layout = collate
+
+    def fit_to_model(self, model: nn.Module) -> None:
+        """Takes the choices that depend on the model: layout of batches, and precision when it is `auto`."""
+        self.layout = choose_layout(self.engine, model, [d for _, _, d in self.all_datasets])
+        self.cfg.trainer.precision = choose_precision(self.cfg.trainer.precision, model)
+        kind = "packed" if self.layout is pack else "padded"
+        log.info("engine: %s batches, precision %s", kind, self.cfg.trainer.precision)
 
     @property
     def cache(self) -> Path:
-        return Path(self.cfg.cache_dir).expanduser()
+        return Path(self.cfg.cache_dir).expanduser().resolve()  # adapters name their base by it
 
     @property
     def all_datasets(self) -> list[tuple[int, str, TaskDataset]]:
@@ -64,6 +79,8 @@ def prepare(cfg: DictConfig) -> Job:
     Raises:
         MixalignError: for anything in the configuration or the rows that cannot be used.
     """
+    engine = build(cfg.engine)
+    prepare_process(engine)
     source = build(cfg.model, "recommended")
     specs = _specs(cfg.data)
     objective = build(cfg.objective, "name")
@@ -90,7 +107,7 @@ def prepare(cfg: DictConfig) -> Job:
     _report(counts)
     cfg.steps = num_steps("", cfg.steps, cfg.epochs, sum(map(len, data["train"])), cfg.batch_size)
     cfg.val_every = cfg.val_every or max(1, cfg.steps // 10)
-    return Job(cfg, source, tokenizer, list(specs), overrides, data, counts, objective)
+    return Job(cfg, source, tokenizer, list(specs), overrides, data, counts, objective, engine)
 
 
 def num_steps(group: str, steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
@@ -103,8 +120,11 @@ def num_steps(group: str, steps: int | None, epochs: float | None, rows: int, ba
         MixalignError: when neither is set, or the one that counts is not positive.
     """
     amount, key = (epochs, "epochs") if steps is None else (steps, "steps")
-    if amount is None or amount <= 0:
-        raise MixalignError(f"`{group}{key}` is {amount}, but must be above 0: set `{group}steps` or `{group}epochs`.")
+    kind, wanted = (int | float, "a number") if steps is None else (int, "a whole number")
+    if not isinstance(amount, kind) or amount <= 0:
+        raise MixalignError(
+            f"`{group}{key}` is {amount}, but must be {wanted} above 0: set `{group}steps` or `{group}epochs`."
+        )
     return math.ceil(amount * rows / batch_size) if steps is None else steps
 
 

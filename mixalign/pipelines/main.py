@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from mixalign.pipelines.build import CONF, register_resolvers
 from mixalign.pipelines.console import quiet_libraries
+from mixalign.pipelines.messages import user_message
 from mixalign.pipelines.overrides import with_new_tasks
 
 __all__ = ["evaluate", "plan", "report", "score", "specialists", "train"]
@@ -73,4 +74,16 @@ def _with_config(job: Callable[[DictConfig], Any], *fixed: str) -> None:
     register_resolvers()
     quiet_libraries()
     sys.argv[1:] = with_new_tasks(sys.argv[1:]) + list(fixed)
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
+    refused: list[Exception] = []
+
+    def quietly(cfg: DictConfig) -> Any:
+        try:
+            return job(cfg)
+        except Exception as error:
+            if user_message(error) is None or HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # in a sweep the other runs go on
+            refused.append(error)  # Hydra would print all overrides before the message
+
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(quietly)()
+    if refused:
+        raise refused[0]

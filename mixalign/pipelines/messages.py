@@ -11,6 +11,9 @@ from mixalign.errors import MixalignError, did_you_mean
 __all__ = ["user_message"]
 
 
+INTERNAL = ("full_key:", "object_type=", "To append to your config use")
+
+
 def user_message(error: BaseException) -> str | None:
     """What to tell the user, or None when the error is not one that a user can mend."""
     if isinstance(error, MixalignError):
@@ -24,9 +27,10 @@ def user_message(error: BaseException) -> str | None:
 
 
 def _first(error: BaseException) -> str:
-    """The message without the internals that follow it."""
-    lines = str(error).strip().splitlines()
-    return "\n".join(line for line in lines if not line.strip().startswith(("full_key:", "object_type="))).strip()
+    """The message without the internals that follow it, and without the advice to add a misspelt key by `+`."""
+    text = str(error).partition("Config search path:")[0]
+    lines = [line for line in text.splitlines() if not line.strip().startswith(INTERNAL)]
+    return "\n".join(lines).strip()
 
 
 def _hint(error: BaseException, cause: BaseException | None) -> str | None:

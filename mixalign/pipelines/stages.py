@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ from mixalign.scoring.table import ScoreTable
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
+from mixalign.training.engine import compile_layers
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
 
@@ -68,6 +69,7 @@ def reference_policy(job: Job) -> Frozen:
     """The model that every training of the job starts from: as loaded, or after `reference.sft_steps` of SFT."""
     settings = job.cfg.reference
     base = job.source.build()
+    job.fit_to_model(base)
     start = weights_fingerprint(base)
     steps = reference_steps(job)
     if steps == 0:
@@ -210,8 +212,14 @@ def _train(
     if job.cfg.progress:
         callbacks.append(MixtureProgress(mixing, title))
     trainer = make_trainer(how, job.cache, callbacks)
-    fit(trainer, module, MixtureData(train, [], sampler, how.steps))
+    compile_layers(model, job.engine, how.steps * how.batch_size * mean_length(train))
+    fit(trainer, module, MixtureData(train, [], sampler, how.steps, layout=job.layout))
     return module.model
+
+
+def mean_length(datasets: Sequence[TaskDataset]) -> float:
+    """Tokens of a row, on average over tasks."""
+    return sum(float(d.length_NS.sum(1).mean()) for d in datasets) / len(datasets)
 
 
 def _fit_settings(job: Job, steps: int, batch_size: int) -> Fit:
@@ -271,8 +279,10 @@ def _borrowed(frozen: Frozen, job: Job) -> Any:
 
 def _score(job: Job, frozen: Frozen, get: Callable[[], nn.Module], dataset: TaskDataset, title: str) -> ScoreTable:
     recipe = {"model": frozen.identity, "rows": rows_fingerprint([dataset]), "task": dataset.task}
+    recipe |= {"precision": str(job.cfg.trainer.precision)}
     path = job.cache / "scores" / f"{fingerprint(recipe)}.safetensors"
     if not path.is_file():
         with tqdm(total=len(dataset), desc=title, unit="row", leave=False, disable=not job.cfg.progress) as bar:
-            score_rows(get(), dataset, recipe, job.cfg.eval_batch_size, bar.update).save(path)
+            how = (job.cfg.eval_batch_size, job.layout, str(job.cfg.trainer.precision))
+            score_rows(get(), dataset, recipe, *how, bar.update).save(path)
     return ScoreTable.load(path, recipe)

@@ -1,6 +1,7 @@
 """`mixalign train`: from a configuration to a generalist, its mixture and its report."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from mixalign.models.reference import LIVE
 from mixalign.pipelines.build import build, plain
 from mixalign.pipelines.files import write_json
 from mixalign.pipelines.job import Job, prepare
-from mixalign.pipelines.stages import attach_reference, attach_specialists, reference_policy
+from mixalign.pipelines.stages import attach_reference, attach_specialists, mean_length, reference_policy
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.callbacks.wandb_board import WandbBoard
+from mixalign.training.engine import compile_layers
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
 
@@ -48,20 +50,26 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
     Raises:
         MixalignError: for anything in the configuration, the rows or the folder that cannot be used.
     """
+    _check(cfg)
     _claim(cfg, run_dir)
     mixer = build(cfg.mixer, "name")
+    train_specialists = needs_specialists(cfg, mixer, in_sweep)
     job = prepare(cfg)
+    data = _data(job, mixer)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    rows = sum(map(len, job.data["train"]))
+    log.info("%s: %d tasks, %d rows, %d steps of %d rows", cfg.name, len(job.tasks), rows, cfg.steps, cfg.batch_size)
     reference = reference_policy(job)
     attach_reference(job, reference)
-    judged = attach_specialists(job, reference, needs_specialists(cfg, mixer, in_sweep))
+    judged = attach_specialists(job, reference, train_specialists)
     model = add_lora(reference.build(), build(cfg.lora), cfg.seed)
     L.seed_everything(cfg.seed, verbose=False)
     module = _module(job, mixer, model)
-    data = _data(job, mixer)
     mixing = Mixing(mixer, job.tasks, [len(d) for d in data.train], run_dir / "mix.jsonl")
     loggers = _loggers(cfg, run_dir)
     try:
+        if compile_layers(model, job.engine, cfg.steps * cfg.batch_size * mean_length(data.train)):
+            log.info("engine: layers compiled")
         trainer = _trainer(job, mixing, judged, run_dir, loggers)
         fit(trainer, module, data, Path(cfg.resume) if cfg.resume else None)
         return _finish(job, trainer, module, data, mixing, run_dir)
@@ -85,6 +93,16 @@ def needs_specialists(cfg: DictConfig, mixer: Mixer, in_sweep: bool) -> bool:
     return policy == "always" or (policy == "auto" and (needed or in_sweep))
 
 
+def _check(cfg: DictConfig) -> None:
+    """Refuses words that nobody knows before anything is trained."""
+    if cfg.export not in ("best", "last"):
+        raise MixalignError(f"`export` is {cfg.export!r}. Known: best, last.")
+    if cfg.reference.mode not in ("cached", *LIVE):
+        raise MixalignError(f"`reference.mode` is {cfg.reference.mode!r}. Known: cached, {', '.join(LIVE)}.")
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise MixalignError(f"`seed` is {cfg.seed!r}, but must be a whole number from 0 to 2**32 - 1.")
+
+
 def _claim(cfg: DictConfig, run_dir: Path) -> None:
     """Makes the run's folder; refuses one that holds another run."""
     if (run_dir / "mix.jsonl").exists() and not cfg.resume:
@@ -101,8 +119,6 @@ def _module(job: Job, mixer: Mixer, model: nn.Module) -> AlignModule:
     mode = job.cfg.reference.mode
     live = None
     if job.objective.uses_reference and mode != "cached":
-        if mode not in LIVE:
-            raise MixalignError(f"`reference.mode` is {mode!r}. Known: cached, {', '.join(LIVE)}.")
         live = LIVE[mode](model)
         for _, _, dataset in job.all_datasets:
             dataset.columns.pop("reference_logp", None)
@@ -120,15 +136,13 @@ def _module(job: Job, mixer: Mixer, model: nn.Module) -> AlignModule:
 def _data(job: Job, mixer: Mixer) -> MixtureData:
     cfg, train = job.cfg, job.data["train"]
     composition = cfg.composition or mixer.composition
-    if composition not in ("stratified", "multinomial"):
-        raise MixalignError(f"`composition` is {composition!r}. Known: stratified, multinomial.")
     if mixer.needs and composition == "stratified" and cfg.batch_size < len(train):
         raise MixalignError(
             f"`mixer={cfg.mixer.name}` wants every task in every batch, but `batch_size` is {cfg.batch_size} and "
             f"there are {len(train)} tasks. Raise batch_size (micro_batch_size saves memory), or take mixer=ama_s."
         )
     sampler = MixtureSampler([len(d) for d in train], cfg.batch_size, composition, cfg.seed)
-    return MixtureData(train, job.data["validation"], sampler, cfg.steps, cfg.eval_batch_size)
+    return MixtureData(train, job.data["validation"], sampler, cfg.steps, cfg.eval_batch_size, job.layout)
 
 
 def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
@@ -137,13 +151,12 @@ def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
 
 def _trainer(job: Job, mixing: Mixing, judged: bool, run_dir: Path, loggers: list[Logger]) -> L.Trainer:
     cfg = job.cfg
-    if cfg.export not in ("best", "last"):
-        raise MixalignError(f"`export` is {cfg.export!r}. Known: best, last.")
     watched = "eval/worst_excess" if judged else "eval/worst_loss"
-    keeper = ModelCheckpoint(
-        run_dir / "checkpoints", "step{step}", monitor=watched, save_last=True, auto_insert_metric_name=False
-    )
-    callbacks = [mixing, SpecialistCheck(), TaskLog(mixing, cfg.log_every), WandbBoard(mixing), keeper]
+    # after each validation; by default Lightning saves only once, at the end, when every batch is validated
+    kept = partial(ModelCheckpoint, run_dir / "checkpoints", save_on_train_epoch_end=False)
+    keeper = kept("step{step}", monitor=watched, auto_insert_metric_name=False)
+    newest = kept("last", enable_version_counter=False)  # `save_last` would save the best one under that name
+    callbacks = [mixing, SpecialistCheck(), TaskLog(mixing, cfg.log_every), WandbBoard(mixing), keeper, newest]
     if cfg.progress:
         callbacks.append(MixtureProgress(mixing, cfg.name))
     options = plain(cfg.trainer) | {"enable_progress_bar": bool(cfg.progress)}

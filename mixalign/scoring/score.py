@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mixalign.data.collate import Layout, collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.loader import EvalLoader
 from mixalign.models.forward import score_completions
@@ -16,6 +17,8 @@ from mixalign.types import Batch, on_device
 
 __all__ = ["score_rows", "frozen_losses"]
 
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # precisions that autocast
+
 
 @torch.inference_mode()
 def score_rows(
@@ -23,6 +26,8 @@ def score_rows(
     dataset: TaskDataset,
     recipe: Mapping[str, Any],
     batch_size: int = 64,
+    layout: Layout = collate,
+    precision: str = "32-true",
     on_batch: Callable[[int], None] = lambda rows: None,
 ) -> ScoreTable:
     """Scores every row, longest first, in evaluation mode; rows with the same content are one entry.
@@ -30,13 +35,16 @@ def score_rows(
     Args:
         recipe: stored in the table; see ScoreTable.
         batch_size: rows of one forward pass.
+        layout: makes a batch of rows.
+        precision: Lightning's, as in training: the difference of two models is then not one of rounding.
         on_batch: called with the number of rows done, for a progress bar.
     """
     model.eval()
     device = next(model.parameters()).device
     row_ids, logps = [], []
-    for batch in EvalLoader([dataset], batch_size):
-        logps.append(score_completions(model, on_device(batch, device)).logp_BS.cpu())
+    for batch in EvalLoader([dataset], batch_size, layout=layout):
+        with torch.autocast(device.type, MIXED.get(precision, torch.bfloat16), enabled=precision in MIXED):
+            logps.append(score_completions(model, on_device(batch, device)).logp_BS.cpu())
         row_ids.append(batch["row_id_B"])
         on_batch(len(batch["row_id_B"]))
     row_id_N, first_N = np.unique(torch.cat(row_ids).numpy(), return_index=True)

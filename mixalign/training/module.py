@@ -37,6 +37,10 @@ class Optimizer:
     warmup_steps: float = 10
     max_grad_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.lr, int | float) or not self.lr >= 0:
+            raise MixalignError(f"`optimizer.lr` is {self.lr!r}, but must be a number at least 0.")
+
 
 class AlignModule(L.LightningModule):
     """Descends on the weighted loss, or clipped excess loss, of every task.
@@ -139,7 +143,8 @@ class AlignModule(L.LightningModule):
         summary["eval/worst_accuracy"] = found["accuracy"].min()
         if "excess" in found:
             summary |= {"eval/worst_excess": found["excess"].max(), "eval/worst_gap": found["gap"].max()}
-        self.log_dict({k: v.float() for k, v in summary.items()}, rank_zero_only=True)
+        if self.trainer.state.fn == "fit":  # else the final test rows would end the validation's curve
+            self.log_dict({k: v.float() for k, v in summary.items()}, rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.model.parameters() if p.requires_grad]

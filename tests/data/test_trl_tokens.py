@@ -5,11 +5,12 @@ import warnings
 from pathlib import Path
 
 import pytest
-from test_tokenise import CHAT, byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mixalign.data.formats import to_example
 from mixalign.data.tokenise import tokenise
+
+from .test_tokenise import CHAT, byte_tokenizer
 
 pytest.importorskip("trl", reason="needs the extra `trl`")
 

@@ -53,6 +53,9 @@ class Mixing(L.Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._sums = TaskMean(["loss", "excess", "weighted"], len(self.tasks)).to(pl_module.device)
+        if self.history and self.history.is_file() and trainer.is_global_zero:  # a run that was interrupted
+            lines = self.history.read_text().splitlines(keepends=True)
+            self.history.write_text("".join(lines[: self.updates]))  # what came after the checkpoint is done again
         self._apply(trainer, pl_module)
         self._forget_later_steps()
         caution = getattr(self.mixer, "caution", None)

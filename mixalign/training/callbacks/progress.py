@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from mixalign.training.callbacks.mixing import Mixing
 
@@ -33,9 +34,7 @@ class MixtureProgress(TQDMProgressBar):
         self.train_progress_bar.set_description(self.title)
 
     def init_validation_tqdm(self) -> Any:
-        bar = super().init_validation_tqdm()
-        bar.disable = True  # validation is short, and its bar breaks the training bar in two
-        return bar
+        return Tqdm(disable=True)  # validation is short, and its bar would break the training bar in two
 
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
         alpha_K = self.mixing.mix.alpha_K

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 
+from mixalign.errors import MixalignError
 from mixalign.training.callbacks.mixing import Mixing
 
 __all__ = ["TaskLog"]
@@ -21,6 +22,8 @@ class TaskLog(L.Callback):
     """
 
     def __init__(self, mixing: Mixing, every: int = 10) -> None:
+        if not isinstance(every, int) or every < 1:
+            raise MixalignError(f"`log_every` is {every}, but must be a whole number above 0.")
         self.mixing, self.every = mixing, every
         self._logged = -1
 

@@ -1,0 +1,98 @@
+"""Log-probabilities straight from hidden states: the logits never exist as a whole.
+
+N predicted tokens, H hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["linear_logprobs"]
+
+CHUNK = 256  # rows of logits that exist at a time
+WIDE = 16384  # from this vocabulary on, backward goes by blocks of words: the weight's gradient is written once
+BLOCK = 2048  # words of such a block
+ROUND = 64  # rows are padded to a multiple, so that matrix kernels meet few shapes
+
+
+def linear_logprobs(hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor) -> Tensor:
+    """`log_softmax(hidden @ weight.T)` at the targets, nats, float32 (N,).
+
+    Logits are made in chunks, in the autocast dtype, reduced in float32, and made again in backward. Peak memory is
+    one chunk instead of N * V numbers.
+    """
+    num_rows = len(target_N)
+    extra = -num_rows % ROUND
+    hidden_NH = torch.nn.functional.pad(hidden_NH, (0, 0, 0, extra))
+    target_N = torch.nn.functional.pad(target_N, (0, extra))
+    return _LinearLogprobs.apply(hidden_NH, weight_VH, target_N)[:num_rows]
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor) -> Tensor:
+        dtype = _compute_dtype(hidden_NH)
+        h_NH, w_VH = hidden_NH.to(dtype), weight_VH.to(dtype)
+        logp_N = torch.empty(len(h_NH), device=h_NH.device)
+        norm_N = torch.empty_like(logp_N)
+        buffer = torch.empty(min(CHUNK, len(h_NH)), len(w_VH), dtype=dtype, device=h_NH.device)
+        for i in range(0, len(h_NH), CHUNK):
+            part = slice(i, min(i + CHUNK, len(h_NH)))
+            logits = torch.mm(h_NH[part], w_VH.t(), out=buffer[: part.stop - i])
+            norm_N[part] = logits.float().logsumexp(1)
+            logp_N[part] = logits.gather(1, target_N[part, None])[:, 0].float() - norm_N[part]
+        ctx.save_for_backward(h_NH, w_VH, target_N, norm_N)
+        ctx.dtypes = hidden_NH.dtype, weight_VH.dtype
+        return logp_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        h_NH, w_VH, target_N, norm_N = ctx.saved_tensors
+        by_words = len(w_VH) >= WIDE and ctx.needs_input_grad[1]
+        backward = _backward_by_words if by_words else _backward_by_rows
+        d_hidden, d_weight = backward(h_NH, w_VH, target_N, norm_N, grad_N, ctx.needs_input_grad[1])
+        return d_hidden.to(ctx.dtypes[0]), None if d_weight is None else d_weight.to(ctx.dtypes[1]), None
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _logit_grads(logits: Tensor, norm_N: Tensor, grad_N: Tensor) -> Tensor:
+    """-grad * softmax, the part of d logp / d logits that every word has; in place in float32."""
+    p = logits.float() if logits.dtype != torch.float32 else logits
+    return p.sub_(norm_N[:, None]).exp_().mul_(-grad_N[:, None]).to(logits.dtype)
+
+
+def _backward_by_rows(
+    h_NH: Tensor, w_VH: Tensor, target_N: Tensor, norm_N: Tensor, grad_N: Tensor, weight_too: bool
+) -> tuple[Tensor, Tensor | None]:
+    d_hidden = torch.empty_like(h_NH)
+    d_weight = torch.zeros(w_VH.shape, device=w_VH.device) if weight_too else None
+    for i in range(0, len(h_NH), CHUNK):
+        part = slice(i, i + CHUNK)
+        d_logits = _logit_grads(h_NH[part] @ w_VH.t(), norm_N[part], grad_N[part])
+        d_logits.scatter_add_(1, target_N[part, None], grad_N[part, None].to(d_logits.dtype))
+        torch.mm(d_logits, w_VH, out=d_hidden[part])
+        if d_weight is not None and d_logits.dtype == torch.float32:
+            d_weight.addmm_(d_logits.t(), h_NH[part])
+        elif d_weight is not None:
+            d_weight += d_logits.t() @ h_NH[part]  # one chunk in 16 bits, summed over chunks in float32
+    return d_hidden, d_weight
+
+
+def _backward_by_words(
+    h_NH: Tensor, w_VH: Tensor, target_N: Tensor, norm_N: Tensor, grad_N: Tensor, weight_too: bool
+) -> tuple[Tensor, Tensor | None]:
+    d_hidden = torch.zeros(h_NH.shape, device=h_NH.device)
+    d_weight = torch.empty(w_VH.shape, device=w_VH.device)
+    for v in range(0, len(w_VH), BLOCK):
+        words = slice(v, min(v + BLOCK, len(w_VH)))
+        d_logits = _logit_grads(h_NH @ w_VH[words].t(), norm_N, grad_N)
+        inside = ((target_N >= v) & (target_N < words.stop)).nonzero()[:, 0]
+        d_logits[inside, target_N[inside] - v] += grad_N[inside].to(d_logits.dtype)
+        d_weight[words] = d_logits.t() @ h_NH
+        d_hidden += d_logits @ w_VH[words]
+    return d_hidden, d_weight

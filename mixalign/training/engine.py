@@ -1,0 +1,146 @@
+"""How a training is made fast on this machine: layout of batches, precision, compilation, allocator."""
+
+import ctypes
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mixalign.data.collate import Layout, collate
+from mixalign.data.dataset import TaskDataset
+from mixalign.data.pack import pack
+from mixalign.errors import MixalignError
+from mixalign.training.packing import why_not_packed
+
+__all__ = ["Engine", "choose_layout", "choose_precision", "compile_layers", "prepare_process"]
+
+log = logging.getLogger(__name__)
+
+LAYOUTS: dict[str, Layout] = {"packed": pack, "padded": collate}
+
+SHORT = 48  # tokens a completion (with its share of the prompt) below which a CPU is faster on padded batches
+LONG_WORK = 3e15  # floating-point operations of a training from which compilation pays on a CPU
+WIDE = 256  # hidden size from which bfloat16 pays on a CPU that multiplies it in hardware
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Choices that change speed and memory, and nothing else beyond rounding.
+
+    Attributes:
+        layout: `packed` (no padding, prompts of pairs once), `padded`, or `auto`.
+        compile: torch.compile of the layers' feed-forward parts and norms: `auto`, True or False.
+        allocator: asks glibc to keep freed memory, which a training takes again at the next step.
+        threads: of torch on a CPU; None leaves torch's own number.
+    """
+
+    layout: str = "auto"
+    compile: str | bool = "auto"
+    allocator: bool = True
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("auto", *LAYOUTS):
+            raise MixalignError(f"`engine.layout` is {self.layout!r}. Known: auto, {', '.join(LAYOUTS)}.")
+        if self.compile not in ("auto", True, False):
+            raise MixalignError(f"`engine.compile` is {self.compile!r}. Known: auto, true, false.")
+
+
+def choose_layout(engine: Engine, model: nn.Module, datasets: Sequence[TaskDataset]) -> Layout:
+    """The function that makes a batch of rows; says so once when a model cannot be packed.
+
+    Raises:
+        MixalignError: when `layout=packed` was asked for and this model cannot be packed.
+    """
+    if engine.layout == "padded" or (engine.layout == "auto" and _are_short(datasets)):
+        return collate
+    reason = why_not_packed(model, max(int(d.length_NS.sum(1).max()) for d in datasets))
+    if reason is None:
+        return pack
+    if engine.layout == "packed":
+        raise MixalignError(f"`engine.layout=packed`, but this model cannot be packed: {reason}. Use layout auto.")
+    log.warning("Batches are padded, not packed: of this model, %s.", reason)
+    return collate
+
+
+def _are_short(datasets: Sequence[TaskDataset]) -> bool:
+    """Whether per-segment calls would cost a CPU more than padding does."""
+    if torch.cuda.is_available():
+        return False
+    length_N = np.concatenate([d.length_NS.sum(1) / d.num_completions for d in datasets])
+    return bool(length_N.mean() < SHORT)
+
+
+def choose_precision(precision: str, model: Any) -> str:
+    """Lightning's precision: `auto` is bf16-mixed where the hardware multiplies it and the model is wide enough."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    wide = model.config.get_text_config().hidden_size >= WIDE
+    return "bf16-mixed" if wide and _cpu_multiplies_bf16() else "32-true"
+
+
+@cache
+def _cpu_multiplies_bf16() -> bool:
+    info = Path("/proc/cpuinfo")
+    return info.is_file() and "amx_bf16" in info.read_text()
+
+
+def compile_layers(model: Any, engine: Engine, tokens: float) -> bool:
+    """Compiles what lies between the matrix products and attention of every layer, and says whether it did.
+
+    Whole layers would be compiled anew for every packed length; these parts take any length.
+
+    Args:
+        tokens: positions that the training will see, to judge whether compilation pays.
+    """
+    work = 6.0 * tokens * sum(p.numel() for p in model.parameters())
+    if engine.compile is False or (engine.compile == "auto" and work < LONG_WORK):
+        return False
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = next((m for m in core.modules() if isinstance(m, nn.ModuleList)), nn.ModuleList())
+    torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+    for layer in layers:
+        for name, part in layer.named_children():
+            if "attn" not in name and "attention" not in name:
+                part.forward = torch.compile(part.forward, dynamic=True)
+    if layers:
+        _compile_rotary(layers[0])
+    return True
+
+
+def _compile_rotary(layer: nn.Module) -> None:
+    """Compiles the rotary embedding, which each family's module keeps as a function."""
+    family = sys.modules[type(layer).__module__]
+    rotary = getattr(family, "apply_rotary_pos_emb", None)
+    if rotary is not None and not hasattr(rotary, "_torchdynamo_orig_callable"):
+        family.apply_rotary_pos_emb = torch.compile(rotary, dynamic=True)  # type: ignore[attr-defined]
+
+
+def _hint_allocator(engine: Engine) -> None:
+    """Keeps freed memory in the process and takes large blocks from it (glibc; nothing elsewhere).
+
+    A training frees and takes the same blocks at every step; giving them back to the system costs a third of the
+    time of a step on a CPU.
+    """
+    if not engine.allocator or not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((-1, 2**31 - 1), (-2, 2**26), (-4, 0)):  # trim threshold, top padding, number of mmaps
+            mallopt(option, value)
+
+
+def prepare_process(engine: Engine) -> None:
+    """Applies the choices that hold for the whole process: allocator and threads."""
+    _hint_allocator(engine)
+    if engine.threads:
+        torch.set_num_threads(engine.threads)

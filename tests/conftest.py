@@ -1,0 +1,210 @@
+"""A small job that the trainings of the tests share: three generated tasks, scored, with made-up specialists."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.data.generated import generate
+from mixalign.data.module import MixtureData
+from mixalign.data.sampler import MixtureSampler
+from mixalign.data.tokenise import tokenise
+from mixalign.mixers.fixed import Temperature
+from mixalign.models.load import LoRA, add_lora
+from mixalign.models.tiny import TinyLlama
+from mixalign.objectives.base import Objective
+from mixalign.objectives.dpo import DPO
+from mixalign.objectives.sft import SFT
+from mixalign.scoring.score import score_rows
+from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.fit import Fit, fit, make_trainer
+from mixalign.training.module import AlignModule, Optimizer
+
+ROWS = {"helpful": 60, "reverse": 40, "compare": 50}
+TINY = TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_positions=64)
+
+
+class Recorder(L.Callback):
+    """Keeps what a training did: one entry a micro-batch, and one an optimizer step."""
+
+    def __init__(self, mixing: Mixing) -> None:
+        self.mixing = mixing
+        self.batches: list[SimpleNamespace] = []  # task_B, row_id_B, loss_B, ... of each micro-batch
+        self.grads: list[dict[str, Tensor]] = []  # before clipping
+        self.alphas: list[Tensor] = []  # the mixture after each update
+        self.samples: list[Tensor] = []
+        self._updates = 0
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._updates = self.mixing.updates  # those of a training that is resumed
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.grads.append({n: p.grad.clone() for n, p in pl_module.model.named_parameters() if p.requires_grad})
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        kept = {k: v.detach().clone() for k, v in {**batch, **outputs}.items() if isinstance(v, Tensor)}
+        self.batches.append(SimpleNamespace(step=trainer.global_step, **kept))
+        if self._updates < self.mixing.updates:
+            self._updates = self.mixing.updates
+            self.alphas.append(self.mixing.mix.alpha_K.clone())
+            self.samples.append(self.mixing.mix.sample_K.clone())
+
+    def losses(self) -> dict[tuple[int, int], float]:
+        """The loss of each drawn sample, by (optimizer step, row); a row is drawn at most once a step here."""
+        out, step = {}, 0
+        for batch in self.batches:
+            for row, loss in zip(batch.row_id_B.tolist(), batch.loss_B.tolist(), strict=True):
+                out[step, row] = loss
+            step = batch.step
+        return out
+
+
+@dataclass
+class Run:
+    """A finished training."""
+
+    trainer: L.Trainer
+    module: AlignModule
+    data: MixtureData
+    mixing: Mixing
+    seen: Recorder
+
+    def weights(self) -> dict[str, Tensor]:
+        return {n: p.detach().clone() for n, p in self.module.model.named_parameters()}
+
+
+@dataclass
+class SmallJob:
+    """Tokenised, scored tasks, and the model that every training of them starts from."""
+
+    tasks: list[str]
+    train: list[TaskDataset]
+    validation: list[TaskDataset]
+    objective: Objective
+    model: Any
+    lora: LoRA | None = None
+
+    def start(self) -> Any:
+        """A fresh copy of the starting model, with a fresh adapter where the job has one."""
+        return add_lora(deepcopy(self.model), self.lora).train()
+
+    def run(
+        self,
+        folder: Path,
+        mixer: Any = None,
+        *,
+        steps: int = 6,
+        batch_size: int = 12,
+        micro: int | None = None,
+        composition: str | None = None,
+        seed: int = 0,
+        val_every: int = 1000,
+        eval_batch_size: int = 8,
+        lr: float = 1e-2,
+        optimizer: Optimizer | None = None,
+        resume: Path | None = None,
+        callbacks: Sequence[L.Callback] | Callable[[Mapping[str, Any]], Sequence[L.Callback]] = (),
+        loggers: Sequence[Any] = (),
+        history: Path | None = None,
+        module_class: type[AlignModule] = AlignModule,
+        live: Callable[..., Any] | None = None,
+        model: Any = None,
+        trainer_options: Mapping[str, Any] | None = None,
+        **module_options: Any,
+    ) -> Run:
+        """Trains for some steps. `callbacks` may be a function of {mixing, seen}, for those that need them."""
+        mixer = mixer or Temperature(float("inf"))
+        model = self.start() if model is None else model
+        module = module_class(
+            model,
+            self.objective,
+            self.tasks,
+            optimizer or Optimizer(lr, warmup_steps=0),
+            **{"descends_on": mixer.descends_on, "clip": mixer.clip} | module_options,
+            live_reference=live and live(model),
+        )
+        rows_K = [len(d) for d in self.train]
+        sampler = MixtureSampler(rows_K, batch_size, composition or mixer.composition, seed)
+        data = MixtureData(self.train, self.validation, sampler, steps, eval_batch_size)
+        mixing = Mixing(mixer, self.tasks, rows_K, history)
+        seen = Recorder(mixing)
+        more = callbacks({"mixing": mixing, "seen": seen}) if callable(callbacks) else callbacks
+        options = {"accelerator": "cpu", "enable_progress_bar": False, **(trainer_options or {})}
+        how = Fit(steps, batch_size, micro, val_every, options)
+        trainer = make_trainer(how, folder, [mixing, seen, *more], loggers)
+        fit(trainer, module, data, resume)
+        return Run(trainer, module, data, mixing, seen)
+
+
+def make_job(
+    rows: Mapping[str, int] = ROWS,
+    *,
+    objective: Objective | None = None,
+    validation_rows: int = 7,
+    tiny: TinyLlama = TINY,
+    dtype: torch.dtype = torch.float32,
+    lora: LoRA | None = None,
+    sharpen: float = 4.0,
+) -> SmallJob:
+    """Builds a job; `sharpen` scales the random weights up, so that losses and gradients are not all alike."""
+    objective = objective or DPO(beta=0.5)
+    tokenizer, model = tiny.tokenizer(), tiny.build().to(dtype)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight *= sharpen
+    tables = {}
+    for split in ("train", "validation"):
+        tables[split] = []
+        for task, number in rows.items():
+            examples = generate(task, number if split == "train" else validation_rows, split, seed=0)
+            table, _ = tokenise(examples, tokenizer, task=task, form=objective.form, max_length=32, source=split)
+            if objective.uses_reference:
+                table.attach("reference_logp", score_rows(model, table, {}).align(table))
+            table.attach("specialist_loss", made_up_specialist(table, objective.form))
+            tables[split].append(table)
+    return SmallJob(list(rows), tables["train"], tables["validation"], objective, model, lora)
+
+
+def made_up_specialist(table: TaskDataset, form: str) -> np.ndarray:
+    """A loss for each row that depends on its content only; about one in three is above where training starts."""
+    low, high = (0.2, 0.95) if form == "preference" else (2.0, 7.0)
+    unit_N = (table.row_id_N % 1009) / 1009
+    return (low + (high - low) * unit_N).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def small_job() -> Callable[..., SmallJob]:
+    """The function that builds a job."""
+    return make_job
+
+
+@pytest.fixture(scope="session")
+def _dpo_job() -> SmallJob:
+    return make_job()
+
+
+@pytest.fixture
+def dpo_job(_dpo_job: SmallJob) -> SmallJob:
+    """Three preference tasks with reference scores and specialist losses; columns may be changed."""
+    return deepcopy(_dpo_job)
+
+
+@pytest.fixture(scope="session")
+def _sft_job() -> SmallJob:
+    return make_job(objective=SFT())
+
+
+@pytest.fixture
+def sft_job(_sft_job: SmallJob) -> SmallJob:
+    """The chosen answers of the same tasks, for supervised training."""
+    return deepcopy(_sft_job)

@@ -1,0 +1,81 @@
+"""Generated tasks: reproducible, and right by rules that are written here a second time."""
+
+import pytest
+
+from mixalign.data.generated import GENERATORS, NOISE, generate
+from mixalign.errors import MixalignError
+
+every_task = pytest.mark.parametrize("task", GENERATORS)
+
+
+def is_right(task, prompt, answer):
+    """Whether an answer follows the task's rule; `taste` is judged without its noise."""
+    letter, word = prompt[0], prompt[1:].removesuffix("=")
+    if letter == "c":
+        a, b = int(word[:2]), int(word[2:])
+        return answer == (">" if a > b else "<")
+    if letter == "h":
+        return answer == ("!!" if set(word) & set("uvwxyz") else word)
+    if letter == "t":
+        return answer == ("A" if word < "k" else "B")
+    return answer == {"f": word + "#", "r": word[::-1]}[letter]
+
+
+@every_task
+def test_is_reproducible(task):
+    assert generate(task, 50, "train", 0) == generate(task, 50, "train", 0)
+
+
+@every_task
+def test_more_rows_begin_with_the_same_rows(task):
+    assert generate(task, 80, "train", 0)[:50] == generate(task, 50, "train", 0)
+
+
+@every_task
+def test_splits_and_seeds_differ(task):
+    streams = [("train", 0), ("validation", 0), ("test", 0), ("train", 1)]
+    assert len({str(generate(task, 50, split, seed)) for split, seed in streams}) == len(streams)
+
+
+@every_task
+def test_chosen_is_never_rejected(task):
+    for row in generate(task, 500, "train", 0):
+        assert {*row} == {"prompt", "chosen", "rejected"}
+        assert row["chosen"] != row["rejected"]
+
+
+@pytest.mark.parametrize("task", [t for t in GENERATORS if t != "taste"])
+def test_the_chosen_answer_is_right_and_the_rejected_one_is_wrong(task):
+    for row in generate(task, 500, "train", 0):
+        assert is_right(task, row["prompt"], row["chosen"]), row
+        assert not is_right(task, row["prompt"], row["rejected"]), row
+
+
+def test_taste_is_wrong_in_about_two_of_five_rows():
+    """2000 rows: the standard error of the share is 1.1 points."""
+    rows = generate("taste", 2000, "train", 0)
+    wrong = sum(not is_right("taste", row["prompt"], row["chosen"]) for row in rows) / 2000
+    assert wrong == pytest.approx(NOISE, abs=0.035)
+    assert NOISE == 0.45
+    assert all({row["chosen"], row["rejected"]} == {"A", "B"} for row in rows)
+
+
+def test_safe_looks_like_helpful_but_for_one_letter():
+    safe, helpful = ([row["prompt"] for row in generate(task, 300, "train", 0)] for task in ("safe", "helpful"))
+    assert {sum(letter in "uvwxyz" for letter in prompt) for prompt in safe} == {1}
+    assert {sum(letter in "uvwxyz" for letter in prompt) for prompt in helpful} == {0}
+    assert len({len(prompt) for prompt in safe + helpful}) == 1
+
+
+def test_the_wrong_answer_of_reverse_differs_in_one_letter():
+    for row in generate("reverse", 300, "train", 0):
+        assert sum(a != b for a, b in zip(row["chosen"], row["rejected"], strict=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("generator", "rows", "message"),
+    [("helpfull", 5, "Did you mean `helpful`"), ("safe", 0, "asked for 0 rows")],
+)
+def test_refuses(generator, rows, message):
+    with pytest.raises(MixalignError, match=message):
+        generate(generator, rows, "train", 0)
