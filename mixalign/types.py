@@ -8,7 +8,7 @@ H hidden size, K tasks.
 from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
-from torch import Tensor, device
+from torch import Tensor, device, float32, float64
 
 __all__ = ["Batch", "Example", "Message", "Segment", "TokenRow", "on_device"]
 
@@ -70,5 +70,9 @@ class Batch(TypedDict, total=False):
 
 def on_device(batch: Batch, where: device) -> Batch:
     """The batch with every tensor on a device."""
-    moved = {key: value.to(where) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    moved = {key: _moved(value, where) if isinstance(value, Tensor) else value for key, value in batch.items()}
     return cast(Batch, moved)
+
+
+def _moved(value: Tensor, where: device) -> Tensor:
+    return value.to(where, float32 if value.dtype == float64 and where.type == "mps" else value.dtype)

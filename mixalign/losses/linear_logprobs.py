@@ -17,7 +17,7 @@ ROUND = 64  # rows are padded to a multiple, so that matrix kernels meet few sha
 
 
 def linear_logprobs(hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor) -> Tensor:
-    """`log_softmax(hidden @ weight.T)` at the targets, nats, float32 (N,).
+    """`log_softmax(hidden @ weight.T)` at the targets, nats, (N,), float32 (float64 for float64 input).
 
     Logits are made in chunks, in the autocast dtype, reduced in float32, and made again in backward. Peak memory is
     one chunk instead of N * V numbers.
@@ -34,14 +34,15 @@ class _LinearLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor) -> Tensor:
         dtype = _compute_dtype(hidden_NH)
         h_NH, w_VH = hidden_NH.to(dtype), weight_VH.to(dtype)
-        logp_N = torch.empty(len(h_NH), device=h_NH.device)
+        wide = torch.promote_types(dtype, torch.float32)
+        logp_N = torch.empty(len(h_NH), dtype=wide, device=h_NH.device)
         norm_N = torch.empty_like(logp_N)
         buffer = torch.empty(min(CHUNK, len(h_NH)), len(w_VH), dtype=dtype, device=h_NH.device)
         for i in range(0, len(h_NH), CHUNK):
             part = slice(i, min(i + CHUNK, len(h_NH)))
             logits = torch.mm(h_NH[part], w_VH.t(), out=buffer[: part.stop - i])
-            norm_N[part] = logits.float().logsumexp(1)
-            logp_N[part] = logits.gather(1, target_N[part, None])[:, 0].float() - norm_N[part]
+            norm_N[part] = logits.to(wide).logsumexp(1)
+            logp_N[part] = logits.gather(1, target_N[part, None])[:, 0].to(wide) - norm_N[part]
         ctx.save_for_backward(h_NH, w_VH, target_N, norm_N)
         ctx.dtypes = hidden_NH.dtype, weight_VH.dtype
         return logp_N
@@ -62,7 +63,7 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 def _logit_grads(logits: Tensor, norm_N: Tensor, grad_N: Tensor) -> Tensor:
     """-grad * softmax, the part of d logp / d logits that every word has; in place in float32."""
-    p = logits.float() if logits.dtype != torch.float32 else logits
+    p = logits.to(norm_N.dtype)
     return p.sub_(norm_N[:, None]).exp_().mul_(-grad_N[:, None]).to(logits.dtype)
 
 
@@ -70,13 +71,13 @@ def _backward_by_rows(
     h_NH: Tensor, w_VH: Tensor, target_N: Tensor, norm_N: Tensor, grad_N: Tensor, weight_too: bool
 ) -> tuple[Tensor, Tensor | None]:
     d_hidden = torch.empty_like(h_NH)
-    d_weight = torch.zeros(w_VH.shape, device=w_VH.device) if weight_too else None
+    d_weight = torch.zeros(w_VH.shape, dtype=norm_N.dtype, device=w_VH.device) if weight_too else None
     for i in range(0, len(h_NH), CHUNK):
         part = slice(i, i + CHUNK)
         d_logits = _logit_grads(h_NH[part] @ w_VH.t(), norm_N[part], grad_N[part])
         d_logits.scatter_add_(1, target_N[part, None], grad_N[part, None].to(d_logits.dtype))
         torch.mm(d_logits, w_VH, out=d_hidden[part])
-        if d_weight is not None and d_logits.dtype == torch.float32:
+        if d_weight is not None and d_logits.dtype == d_weight.dtype:
             d_weight.addmm_(d_logits.t(), h_NH[part])
         elif d_weight is not None:
             d_weight += d_logits.t() @ h_NH[part]  # one chunk in 16 bits, summed over chunks in float32
@@ -86,8 +87,8 @@ def _backward_by_rows(
 def _backward_by_words(
     h_NH: Tensor, w_VH: Tensor, target_N: Tensor, norm_N: Tensor, grad_N: Tensor, weight_too: bool
 ) -> tuple[Tensor, Tensor | None]:
-    d_hidden = torch.zeros(h_NH.shape, device=h_NH.device)
-    d_weight = torch.empty(w_VH.shape, device=w_VH.device)
+    d_hidden = torch.zeros(h_NH.shape, dtype=norm_N.dtype, device=h_NH.device)
+    d_weight = torch.empty(w_VH.shape, dtype=norm_N.dtype, device=w_VH.device)
     for v in range(0, len(w_VH), BLOCK):
         words = slice(v, min(v + BLOCK, len(w_VH)))
         d_logits = _logit_grads(h_NH @ w_VH[words].t(), norm_N, grad_N)

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["TaskMean"]
+__all__ = ["TaskMean", "sum_dtype"]
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """The widest float of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class TaskMean(Metric):
@@ -18,17 +23,18 @@ class TaskMean(Metric):
     Args:
         names: the quantities, Q of them.
         num_tasks: K.
+        dtype: of the sums; float64 makes them equal on one rank and on many. Apple's GPUs have none.
     """
 
     full_state_update = False
 
-    def __init__(self, names: Sequence[str], num_tasks: int) -> None:
+    def __init__(self, names: Sequence[str], num_tasks: int, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         self.names = tuple(names)
         self.sum_QK: Tensor
         self.count_K: Tensor
-        self.add_state("sum_QK", torch.zeros(len(names), num_tasks), dist_reduce_fx="sum")
-        self.add_state("count_K", torch.zeros(num_tasks), dist_reduce_fx="sum")
+        self.add_state("sum_QK", torch.zeros(len(names), num_tasks, dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("count_K", torch.zeros(num_tasks, dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, task_B: Tensor, **value_B: Tensor) -> None:
         """Adds one value of every quantity for each sample."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip, clip_sample
-from mixalign.metrics.task_mean import TaskMean
+from mixalign.metrics.task_mean import TaskMean, sum_dtype
 from mixalign.objectives.base import Objective
 from mixalign.training.schedule import learning_rate_factor
 from mixalign.types import Batch
@@ -71,6 +71,7 @@ class AlignModule(L.LightningModule):
         self.descends_on, self.clip, self.live_reference = descends_on, clip, live_reference
         self.mix_loss_K: Tensor | None = None  # set by the Mixing callback; None is neutral
         self.evaluation: dict[str, Tensor] = {}  # per-task means (K,) of the last validation
+        self.summary: dict[str, float] = {}  # its mean and worst task, as `eval/...`
         self.grad_norm: Tensor | None = None  # before clipping, of the last step
         self.strict_loading = False  # checkpoints hold trained weights only
         if disable_dropout:
@@ -121,7 +122,7 @@ class AlignModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         names = ["loss", *self.objective.metrics, "specialist_loss", "gap", "excess"]
-        self._validation = TaskMean(names, len(self.tasks)).to(self.device)
+        self._validation = TaskMean(names, len(self.tasks), sum_dtype(self.device)).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         scores = self._scores(batch)
@@ -144,7 +145,9 @@ class AlignModule(L.LightningModule):
         if "excess" in found:
             summary |= {"eval/worst_excess": found["excess"].max(), "eval/worst_gap": found["gap"].max()}
         if self.trainer.state.fn == "fit":  # else the final test rows would end the validation's curve
-            self.log_dict({k: v.float() for k, v in summary.items()}, rank_zero_only=True)
+            self.summary = {k: float(v) for k, v in summary.items()}
+        # for callbacks that watch them; TaskLog sends them to the loggers, at the step of the per-task numbers
+        self.log_dict(self.summary, logger=False, rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -162,7 +165,7 @@ class AlignModule(L.LightningModule):
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
             self.grad_norm = norm.detach()
 
-    def on_train_start(self) -> None:
+    def on_fit_start(self) -> None:
         self.model.train()  # from_pretrained gives evaluation mode, and Lightning keeps what it finds
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import clip_mean
-from mixalign.metrics.task_mean import TaskMean
+from mixalign.metrics.task_mean import TaskMean, sum_dtype
 from mixalign.mixers.base import Mix, Mixer, MixSignal, State
 from mixalign.mixers.diagnostics import Moment, alternating, diverging
 
@@ -52,7 +52,8 @@ class Mixing(L.Callback):
             self._apply(trainer, pl_module)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        self._sums = TaskMean(["loss", "excess", "weighted"], len(self.tasks)).to(pl_module.device)
+        self._sums = TaskMean(["loss", "excess", "weighted"], len(self.tasks), sum_dtype(pl_module.device))
+        self._sums.to(pl_module.device)
         if self.history and self.history.is_file() and trainer.is_global_zero:  # a run that was interrupted
             lines = self.history.read_text().splitlines(keepends=True)
             self.history.write_text("".join(lines[: self.updates]))  # what came after the checkpoint is done again

@@ -34,7 +34,8 @@ class SpecialistCheck(L.Callback):
         for task, train in enumerate(data.train):
             if "specialist_loss" in train.columns:
                 self._judge(task, train, pl_module.objective)
-                self._compare(train, data.validation[task])
+                if data.validation and "specialist_loss" in data.validation[task].columns:
+                    self._compare(train, data.validation[task])
 
     def _judge(self, task: int, train: TaskDataset, objective: Objective) -> None:
         """Warns when a specialist is no better on its own rows than the reference policy."""

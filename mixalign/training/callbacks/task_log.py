@@ -36,7 +36,7 @@ class TaskLog(L.Callback):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.state.fn != "fit":
             return
-        line: dict[str, float] = {}
+        line: dict[str, float] = dict(pl_module.summary)
         for quantity, value_K in pl_module.evaluation.items():
             if quantity != "count":
                 line |= self._by_task(f"eval_{quantity}", value_K)

@@ -1,0 +1,118 @@
+"""Models from folders, fresh adapters, and fingerprints."""
+
+import json
+
+import pytest
+import torch
+
+from mixalign.errors import MixalignError
+from mixalign.models.load import LoRA, Pretrained, add_lora, weights_fingerprint
+from mixalign.models.tiny import TinyLlama, byte_tokenizer
+
+SMALL = TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)
+IDS = torch.arange(3, 13)[None]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model and a tokenizer as `save_pretrained` writes them."""
+    SMALL.build().save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_saved_folder_loads(folder):
+    source = Pretrained(str(folder))
+    model, wanted = source.build(), SMALL.build().eval()
+    assert model(IDS).logits.equal(wanted(IDS).logits)
+    assert source.tokenizer()("hi")["input_ids"] == byte_tokenizer()("hi")["input_ids"]
+    assert source.tokenizer().chat_template == byte_tokenizer().chat_template
+
+
+def test_weights_have_the_wanted_dtype_whatever_was_saved(tmp_path):
+    SMALL.build().to(torch.bfloat16).save_pretrained(tmp_path)
+    assert {p.dtype for p in Pretrained(str(tmp_path)).build().parameters()} == {torch.float32}
+    assert {p.dtype for p in Pretrained(str(tmp_path), dtype="bfloat16").build().parameters()} == {torch.bfloat16}
+
+
+def test_a_tokenizer_without_padding_pads_with_eos(folder):
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (path := folder / name).is_file():
+            settings = json.loads(path.read_text())
+            settings.pop("pad_token", None)
+            path.write_text(json.dumps(settings))
+    tokenizer = Pretrained(str(folder)).tokenizer()
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+
+
+@pytest.mark.parametrize("what", ["build", "tokenizer"])
+def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path, what, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MixalignError) as caught:
+        getattr(Pretrained(str(tmp_path / "absent")), what)()
+    assert str(caught.value).startswith(f"`model.path={tmp_path / 'absent'}` cannot be loaded")
+    assert "save_pretrained" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_folder_is_one_clear_error(tmp_path):
+    with pytest.raises(MixalignError, match="cannot be loaded as AutoModelForCausalLM"):
+        Pretrained(str(tmp_path)).build()
+
+
+def test_the_fingerprint_changes_with_any_weight(folder):
+    model = SMALL.build()
+    before = weights_fingerprint(model)
+    assert len(before) == 16
+    assert before == weights_fingerprint(SMALL.build())
+    for weight in model.parameters():
+        with torch.no_grad():
+            old = weight.view(-1)[-1].item()
+            weight.view(-1)[-1] = old + 1e-3
+            assert weights_fingerprint(model) != before
+            weight.view(-1)[-1] = old
+    assert weights_fingerprint(model) == before
+
+
+def test_the_fingerprint_survives_a_reload(folder):
+    first = weights_fingerprint(Pretrained(str(folder)).build())
+    assert weights_fingerprint(Pretrained(str(folder)).build()) == first
+    # and a copy elsewhere: the name of the folder is not in it
+    elsewhere = folder.parent / "other"
+    Pretrained(str(folder)).build().save_pretrained(elsewhere)
+    assert weights_fingerprint(Pretrained(str(elsewhere)).build()) == first
+
+
+def test_the_fingerprint_knows_settings_and_dtype():
+    model = SMALL.build()
+    before = weights_fingerprint(model)
+    model.config.rms_norm_eps = 1e-3  # changes what the same weights compute
+    assert weights_fingerprint(model) != before
+    assert weights_fingerprint(SMALL.build().to(torch.bfloat16)) != before
+
+
+def test_a_fresh_adapter_leaves_the_model_bit_for_bit():
+    base = SMALL.build().eval()
+    wanted = base(IDS).logits
+    tuned = add_lora(SMALL.build(), LoRA(r=4)).eval()
+    assert tuned(IDS).logits.equal(wanted)
+    trained = {name for name, p in tuned.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert not any("lm_head" in name or "embed" in name for name in trained)
+
+
+def test_adapters_depend_on_their_seed_only():
+    def first(seed: int):
+        torch.manual_seed(torch.seed() % 1000)
+        tuned = add_lora(SMALL.build(), LoRA(r=4), seed)
+        return next(p for name, p in tuned.named_parameters() if "lora_A" in name)
+
+    assert first(1).equal(first(1))
+    assert not first(1).equal(first(2))
+
+
+def test_without_an_adapter_the_model_is_the_model():
+    model = SMALL.build()
+    assert add_lora(model, None) is model
+    assert all(p.requires_grad for p in model.parameters())

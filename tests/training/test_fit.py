@@ -1,0 +1,88 @@
+"""Steps, batches and validations of one training, and what is refused before it starts."""
+
+import lightning as L
+import pytest
+
+from mixalign.errors import MixalignError
+from mixalign.mixers.ama_s import AMAS
+from mixalign.training.fit import Fit
+
+
+class Validations(L.Callback):
+    """The optimizer steps at which validation ran."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "wanted"),
+    [(6, 2, [2, 4, 6]), (7, 3, [3, 6, 7]), (5, 100, [5]), (1, 1, [1]), (4, 4, [4])],
+)
+@pytest.mark.parametrize("micro", [None, 4], ids=["whole", "accumulated"])
+def test_the_last_step_is_always_validated(dpo_job, tmp_path, steps, every, wanted, micro):
+    seen = Validations()
+    run = dpo_job.run(tmp_path, steps=steps, micro=micro, val_every=every, callbacks=[seen])
+    assert seen.steps == wanted
+    assert run.trainer.global_step == steps
+    assert run.trainer.accumulate_grad_batches == (3 if micro else 1)
+    assert len(run.seen.batches) == steps * (3 if micro else 1)
+    assert not run.module.evaluation["loss"].isnan().any()
+
+
+@pytest.mark.filterwarnings("ignore:.*across ranks is zero.*")
+def test_without_validation_rows_there_is_no_validation(dpo_job, tmp_path):
+    dpo_job.validation = []
+    seen = Validations()
+    run = dpo_job.run(tmp_path, steps=3, val_every=1, callbacks=[seen])
+    assert (seen.steps, run.module.evaluation, run.trainer.global_step) == ([], {}, 3)
+
+
+def test_every_row_of_a_batch_is_a_draw_of_its_own(dpo_job, tmp_path):
+    """Micro-batches share out the global batch: nothing is drawn twice and nothing is lost."""
+    whole = dpo_job.run(tmp_path, AMAS(), steps=5, lr=0.0)
+    parts = dpo_job.run(tmp_path, AMAS(), steps=5, lr=0.0, micro=2)
+    assert len(parts.seen.batches) == 30
+    assert {b.task_B.numel() for b in parts.seen.batches} == {2}
+    assert sorted(whole.seen.losses()) == sorted(parts.seen.losses())
+    assert whole.data.sampler.cursor_K.sum() == parts.data.sampler.cursor_K.sum() == 60
+
+
+def test_tasks_outlast_their_rows(small_job, tmp_path):
+    job = small_job({"helpful": 60, "compare": 3})
+    run = job.run(tmp_path, steps=4, batch_size=12)
+    assert run.data.sampler.epochs_K.tolist() == pytest.approx([24 / 60, 24 / 3])
+
+
+@pytest.mark.parametrize("key", ["steps", "batch_size", "val_every"])
+def test_numbers_below_one_are_refused(key):
+    with pytest.raises(MixalignError, match=f"`{key}` is 0, but must be at least 1"):
+        Fit(**{"steps": 1, "batch_size": 1} | {key: 0})
+
+
+def test_lightnings_own_sampler_is_refused():
+    with pytest.raises(MixalignError, match=r"`trainer.use_distributed_sampler` must be false.*mixture sampler"):
+        Fit(1, 1, trainer={"use_distributed_sampler": True})
+    Fit(1, 1, trainer={"use_distributed_sampler": False})
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro", "multiple"),
+    [(12, 5, 5), (8, 16, 16), (7, 2, 2)],
+)
+def test_a_batch_that_cannot_be_divided_is_refused_with_numbers(dpo_job, tmp_path, batch_size, micro, multiple):
+    wanted = (
+        f"`batch_size` is {batch_size}, which 1 processes with `micro_batch_size` {micro} .* multiple of {multiple}"
+    )
+    with pytest.raises(MixalignError, match=wanted):
+        dpo_job.run(tmp_path, batch_size=batch_size, micro=micro)
+
+
+def test_trainer_options_reach_lightning(dpo_job, tmp_path):
+    options = {"deterministic": True, "use_distributed_sampler": False}
+    run = dpo_job.run(tmp_path, steps=1, trainer_options=options)
+    assert run.trainer.default_root_dir == str(tmp_path)
+    assert not run.trainer._accelerator_connector.use_distributed_sampler
