@@ -85,7 +85,10 @@ def add_lora(model: Any, lora: LoRA | None, seed: int = 0) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **asdict(lora)))
+        try:
+            return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **asdict(lora)))
+        except (TypeError, ValueError) as error:
+            raise MixalignError(f"The adapter that `lora` describes does not fit the model: {error}") from error
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:

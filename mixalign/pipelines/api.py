@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mixalign.errors import MixalignError
 from mixalign.pipelines.build import CONF, register_resolvers
@@ -22,13 +23,13 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The configuration of a run.
 
     Raises:
-        MixalignError: for an unknown key or group.
+        MixalignError: for an unknown key or group, or a file that is not valid.
     """
     register_resolvers()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("train", overrides=with_new_tasks(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise MixalignError(user_message(error)) from error
 
 

@@ -23,7 +23,6 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     for message in (
         ".*does not have many workers.*",
-        ".*Experiment logs directory .* exists and is not empty.*",  # a run folder holds config.yaml before metrics.csv
         ".*Checkpoint directory .* exists and is not empty.*",  # likewise when a run goes on
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*is_gradient_checkpointing.*",

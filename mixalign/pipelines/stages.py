@@ -73,7 +73,7 @@ def reference_policy(job: Job) -> Frozen:
     start = weights_fingerprint(base)
     steps = reference_steps(job)
     if steps == 0:
-        return Frozen(start, job.source.build)
+        return _as_loaded(job, base, start)
     recipe = {
         "stage": "reference",
         "start": start,
@@ -93,6 +93,15 @@ def reference_policy(job: Job) -> Frozen:
 
     _ensure(place, recipe, train, job.tokenizer)
     return Frozen(fingerprint(recipe), Pretrained(str(place / "model"), dtype=_dtype(base)).build)
+
+
+def _as_loaded(job: Job, base: Any, start: str) -> Frozen:
+    """The model as the source builds it; written to the cache when adapters need a base that lies on disk."""
+    if not plain(job.cfg.lora) or base.config._name_or_path:
+        return Frozen(start, job.source.build)
+    place = job.cache / "reference" / start
+    _ensure(place, {"stage": "base", "start": start}, lambda: base, job.tokenizer)
+    return Frozen(start, Pretrained(str(place / "model"), dtype=_dtype(base)).build)
 
 
 def attach_reference(job: Job, reference: Frozen) -> None:
@@ -246,8 +255,8 @@ def _ensure(place: Path, recipe: Mapping[str, Any], train: Callable[[], nn.Modul
         found = json.loads((place / "recipe.json").read_text())
         if wrong := differences(found, recipe):
             raise MixalignError(
-                f"{place} is stale: it was made with other settings ({'; '.join(wrong)}). Point `specialists.dir` "
-                "elsewhere, delete the folder to have it made again, or restore the settings."
+                f"{place} is stale: it was made with other settings ({'; '.join(wrong)}). Restore the settings, delete "
+                "the folder to have it made again, or point `specialists.dir` or `cache_dir` elsewhere."
             )
         return
     part = place.with_name(f".{place.name}.{os.getpid()}")

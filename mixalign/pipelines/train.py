@@ -55,16 +55,17 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
     mixer = build(cfg.mixer, "name")
     train_specialists = needs_specialists(cfg, mixer, in_sweep)
     job = prepare(cfg)
-    data = _data(job, mixer)
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    sampler = _sampler(job, mixer)
     rows = sum(map(len, job.data["train"]))
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", cfg.name, len(job.tasks), rows, cfg.steps, cfg.batch_size)
     reference = reference_policy(job)
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     attach_reference(job, reference)
     judged = attach_specialists(job, reference, train_specialists)
     model = add_lora(reference.build(), build(cfg.lora), cfg.seed)
     L.seed_everything(cfg.seed, verbose=False)
     module = _module(job, mixer, model)
+    data = MixtureData(job.data["train"], job.data["validation"], sampler, cfg.steps, cfg.eval_batch_size, job.layout)
     mixing = Mixing(mixer, job.tasks, [len(d) for d in data.train], run_dir / "mix.jsonl")
     loggers = _loggers(cfg, run_dir)
     try:
@@ -133,7 +134,7 @@ def _module(job: Job, mixer: Mixer, model: nn.Module) -> AlignModule:
     )
 
 
-def _data(job: Job, mixer: Mixer) -> MixtureData:
+def _sampler(job: Job, mixer: Mixer) -> MixtureSampler:
     cfg, train = job.cfg, job.data["train"]
     composition = cfg.composition or mixer.composition
     if mixer.needs and composition == "stratified" and cfg.batch_size < len(train):
@@ -141,8 +142,7 @@ def _data(job: Job, mixer: Mixer) -> MixtureData:
             f"`mixer={cfg.mixer.name}` wants every task in every batch, but `batch_size` is {cfg.batch_size} and "
             f"there are {len(train)} tasks. Raise batch_size (micro_batch_size saves memory), or take mixer=ama_s."
         )
-    sampler = MixtureSampler([len(d) for d in train], cfg.batch_size, composition, cfg.seed)
-    return MixtureData(train, job.data["validation"], sampler, cfg.steps, cfg.eval_batch_size, job.layout)
+    return MixtureSampler([len(d) for d in train], cfg.batch_size, composition, cfg.seed)
 
 
 def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:

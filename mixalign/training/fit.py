@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mixalign.data.module import MixtureData
 from mixalign.errors import MixalignError
@@ -51,23 +52,26 @@ def make_trainer(
     """Lightning's Trainer for these settings.
 
     Raises:
-        MixalignError: when processes and micro-batches do not divide the batch.
+        MixalignError: when Lightning refuses a setting, or processes and micro-batches do not divide the batch.
     """
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1} | settings.trainer
-    trainer = L.Trainer(
-        max_steps=settings.steps,
-        max_epochs=1,
-        num_sanity_val_steps=0,
-        val_check_interval=None,
-        log_every_n_steps=1,
-        use_distributed_sampler=False,
-        default_root_dir=root,
-        callbacks=[*callbacks, _ValidateAtTheEnd()],
-        logger=list(loggers) or False,
-        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
-        enable_model_summary=False,
-        **{k: v for k, v in options.items() if k != "use_distributed_sampler"},
-    )
+    options |= {"use_distributed_sampler": False}
+    try:
+        trainer = L.Trainer(
+            max_steps=settings.steps,
+            max_epochs=1,
+            num_sanity_val_steps=0,
+            val_check_interval=None,
+            log_every_n_steps=1,
+            default_root_dir=root,
+            callbacks=[*callbacks, _ValidateAtTheEnd()],
+            logger=list(loggers) or False,
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+            enable_model_summary=False,
+            **options,
+        )
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise MixalignError(f"Lightning refuses the settings of `trainer`: {error}") from error
     trainer.accumulate_grad_batches = _accumulate(settings, trainer.world_size)
     every = settings.val_every * trainer.accumulate_grad_batches
     trainer.val_check_interval = min(every, settings.steps * trainer.accumulate_grad_batches)
@@ -83,8 +87,8 @@ def _accumulate(settings: Fit, world: int) -> int:
     micro = settings.micro_batch_size or settings.batch_size // world
     if micro < 1 or settings.batch_size % (micro * world):
         raise MixalignError(
-            f"`batch_size` is {settings.batch_size}, which {world} processes with `micro_batch_size` {micro} do not "
-            f"divide. Take a multiple of {max(1, micro) * world}."
+            f"`batch_size` is {settings.batch_size}, which `micro_batch_size` {micro} on {world} "
+            f"process(es) does not divide. Take a multiple of {max(1, micro) * world}."
         )
     return settings.batch_size // (micro * world)
 

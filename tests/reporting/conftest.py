@@ -14,9 +14,7 @@ TASKS = ("helpful", "format", "safe", "reverse", "compare", "taste")
 Writer = Callable[..., Path]
 
 
-def eval_of(
-    excess: Mapping[str, float | None], *, mixer: str, seed: int, objective: str = "dpo"
-) -> dict[str, Any]:
+def eval_of(excess: Mapping[str, float | None], *, mixer: str, seed: int, objective: str = "dpo") -> dict[str, Any]:
     """An eval.json whose losses are excess + 0.3, gaps excess - 0.05 and accuracies 0.9 - excess."""
     tasks = {
         name: {"rows": 250, "loss": 0.5, "accuracy": 0.9, "margin": 1.5}
@@ -42,9 +40,7 @@ def eval_of(
     return {**head, "tasks": tasks, "mean": mean, "worst": worst}
 
 
-def _mix_lines(
-    target_K: np.ndarray, steps: int, rng: np.random.Generator, weighs: bool
-) -> list[dict[str, Any]]:
+def _mix_lines(target_K: np.ndarray, steps: int, rng: np.random.Generator, weighs: bool) -> list[dict[str, Any]]:
     """Shares that move from uniform to the target, and excess that falls where the share is large."""
     num_tasks = len(target_K)
     uniform_K = np.full(num_tasks, 1 / num_tasks)
@@ -74,10 +70,7 @@ def _write_metrics(path: Path, tasks: Sequence[str], lines: Sequence[dict[str, A
         writer = csv.DictWriter(file, ["step", "train/loss", "eval/worst_excess", *names])
         writer.writeheader()
         for line in lines[9 :: max(1, len(lines) // 10)]:
-            excess = [
-                0.5 * np.exp(-line["step"] / len(lines) * 9 * share)
-                for share in line["loss"] or line["sample"]
-            ]
+            excess = [0.5 * np.exp(-line["step"] / len(lines) * 9 * share) for share in line["loss"] or line["sample"]]
             row = dict(zip(names, [*excess, *(value + 0.3 for value in excess)], strict=True))
             writer.writerow({"step": line["step"], "train/loss": 0.6})
             writer.writerow({"step": line["step"], "eval/worst_excess": max(excess), **row})

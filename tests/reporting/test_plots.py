@@ -67,15 +67,11 @@ def test_shares_are_means_over_seeds_up_to_the_shortest_run(write_run, tmp_path)
 
 def test_excess_falls_back_to_training_and_to_loss(write_run, tmp_path):
     write_run("ama_s", 0, metrics=False)
-    assert "Training excess, smoothed, of every task (nats)" in _texts(
-        plots.excess_paths(find_runs([tmp_path]))
-    )
+    assert "Training excess, smoothed, of every task (nats)" in _texts(plots.excess_paths(find_runs([tmp_path])))
     path = write_run("ama_s", 1, {"a": None, "b": None}, folder="bare/1", history=False)
     rows = (path / "metrics.csv").read_text().replace("eval_excess", "other")
     (path / "metrics.csv").write_text(rows)
-    assert "Validation loss of every task (nats)" in _texts(
-        plots.excess_paths(find_runs([tmp_path / "bare"]))
-    )
+    assert "Validation loss of every task (nats)" in _texts(plots.excess_paths(find_runs([tmp_path / "bare"])))
 
 
 def test_smoothing_ignores_gaps():

@@ -24,9 +24,7 @@ def test_a_finished_run_is_read_whole(write_run):
     assert run.mix_history.alpha_NK.shape == (40, 2)
     np.testing.assert_allclose(run.mix_history.alpha_NK.sum(1), 1.0)
     steps, values = run.validation["eval_excess/a"]
-    assert (
-        len(steps) == len(values) == 8
-    )  # of 40 lines every fourth from the tenth; training rows are empty here
+    assert len(steps) == len(values) == 8  # of 40 lines every fourth from the tenth; training rows are empty here
 
 
 def test_alpha_is_the_loss_weight_where_there_is_one(write_run):

@@ -130,9 +130,7 @@ def test_a_seed_without_excess_is_left_out_aloud(write_scores, write_run, tmp_pa
 
 def test_unlike_runs_are_noted(write_run, tmp_path):
     write_run("uniform", 0, settings={"steps": 100})
-    write_run(
-        "ama_s", 0, {"other": 0.2}, settings={"steps": 300, "objective": {"name": "sft"}}, objective="sft"
-    )
+    write_run("ama_s", 0, {"other": 0.2}, settings={"steps": 300, "objective": {"name": "sft"}}, objective="sft")
     notes = " ".join(compare(find_runs([tmp_path])).notes)
     assert "different objectives (dpo, sft)" in notes
     assert "not evaluated on the same tasks" in notes

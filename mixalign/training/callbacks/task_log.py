@@ -7,6 +7,7 @@ import lightning as L
 
 from mixalign.errors import MixalignError
 from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.metrics_file import MetricsFile
 
 __all__ = ["TaskLog"]
 
@@ -26,6 +27,11 @@ class TaskLog(L.Callback):
             raise MixalignError(f"`log_every` is {every}, but must be a whole number above 0.")
         self.mixing, self.every = mixing, every
         self._logged = -1
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile) and trainer.is_global_zero:
+                logger.forget_after(self.mixing.updates)  # the trainer learns its step later
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step

@@ -1,0 +1,78 @@
+"""From configuration to objects: what may be built, and what is said when it cannot."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from mixalign.errors import MixalignError
+from mixalign.mixers.ama_s import AMAS
+from mixalign.pipelines.api import compose_config
+from mixalign.pipelines.build import CONF, build, plain, register_resolvers
+
+AMA_S = {"_target_": "mixalign.mixers.ama_s.AMAS", "eta": 0.2}
+
+
+def test_a_node_becomes_an_object():
+    assert build(OmegaConf.create(AMA_S)) == AMAS(eta=0.2)
+    assert build(AMA_S, c=0.5) == AMAS(eta=0.2, c=0.5)
+
+
+def test_keys_for_the_configuration_only_are_dropped():
+    assert build({**AMA_S, "name": "ama_s"}, "name") == AMAS(eta=0.2)
+
+
+@pytest.mark.parametrize("node", [None, {}, OmegaConf.create({})])
+def test_an_empty_node_is_nothing(node):
+    assert build(node) is None
+
+
+@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "mixalignment.Evil", "builtins.eval"])
+def test_what_is_not_ours_may_not_be_built(target):
+    with pytest.raises(MixalignError, match=r"may not be built.*MIXALIGN_TARGETS"):
+        build({"_target_": target})
+
+
+def test_the_user_may_allow_a_class(monkeypatch):
+    monkeypatch.setenv("MIXALIGN_TARGETS", "some.Other, fractions.Fraction")
+    assert str(build({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2})) == "1/2"
+    with pytest.raises(MixalignError, match="may not be built"):
+        build({"_target_": "fractions.Decimal"})
+
+
+def test_an_unknown_argument_names_the_class():
+    with pytest.raises(MixalignError, match=r"mixalign\.mixers\.ama_s\.AMAS.*unexpected keyword argument 'etta'"):
+        build({**AMA_S, "etta": 1})
+
+
+def test_an_error_of_ours_comes_through_unchanged():
+    with pytest.raises(MixalignError, match=r"^`mixer.eta` is -1, but must be a number at least 0\.$"):
+        build({**AMA_S, "eta": -1})
+
+
+def test_plain_is_a_resolved_copy():
+    cfg = OmegaConf.create({"a": 1, "b": {"c": "${a}"}})
+    found = plain(cfg.b)
+    assert found == {"c": 1}
+    assert type(found) is dict
+    assert plain(None) == {}
+
+
+def test_the_resolver_or_takes_the_second_when_the_first_is_null():
+    register_resolvers()
+    cfg = OmegaConf.create({"a": None, "b": "x", "first": "${or:${a},y}", "second": "${or:${b},y}"})
+    assert (cfg.first, cfg.second) == ("y", "x")
+
+
+def test_the_configuration_lies_beside_the_package_or_in_it():
+    assert (CONF / "train.yaml").is_file()
+    assert CONF.name == "conf"
+
+
+def test_a_task_is_added_without_a_plus():
+    cfg = compose_config(["data=local", "data.tasks.math.path=math.jsonl", "data.tasks.math.max_rows=10"])
+    assert cfg.data.tasks == {"math": {"path": "math.jsonl", "max_rows": 10}}
+
+
+def test_defaults_follow_model_and_objective():
+    assert compose_config(["objective=sft"]).optimizer.lr == 3e-3
+    own = compose_config(["model=pretrained", "model.path=x", "data=local"])
+    assert (own.optimizer.lr, own.objective.beta, own.steps, own.epochs) == (1e-6, 0.1, None, 3)
