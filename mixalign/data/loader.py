@@ -12,7 +12,7 @@ import torch
 
 from mixalign.data.collate import Layout, collate
 from mixalign.data.dataset import TaskDataset
-from mixalign.data.sampler import MixtureSampler
+from mixalign.data.sampler import Draw, MixtureSampler
 from mixalign.errors import MixalignError
 from mixalign.types import Batch
 
@@ -23,7 +23,7 @@ class MixtureLoader:
     """The micro-batches of one rank, `accumulate` of them for each of `steps` global draws.
 
     Args:
-        rank: this process; it takes every `world`-th sample of a global draw.
+        rank: this process; it takes every `world`-th micro-batch of a global draw.
         world: number of processes.
         layout: makes a batch of rows.
     """
@@ -40,6 +40,7 @@ class MixtureLoader:
     ):
         self.datasets, self.sampler, self.layout = datasets, sampler, layout
         self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
+        self._length = [d.length_NS.sum(1) for d in datasets]
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -48,10 +49,17 @@ class MixtureLoader:
         while self.sampler.step < self.steps:
             draw = self.sampler.draw()
             count_K = torch.from_numpy(draw.count_K.astype(np.float64))
-            for part in range(self.accumulate):
-                mine = slice(self.rank + part * self.world, None, self.world * self.accumulate)
+            for mine in self._deal(draw)[self.rank :: self.world]:
                 batch = self.layout(self.datasets, draw.task_B[mine], draw.row_B[mine])
                 yield batch | Batch(count_K=count_K, draw_prob_B=torch.from_numpy(draw.prob_B[mine]))
+
+    def _deal(self, draw: Draw) -> np.ndarray:
+        """Places in the draw of each micro-batch (parts, rows), dealt out so that all have about as many tokens."""
+        parts = self.world * self.accumulate
+        length_B = np.array([self._length[t][r] for t, r in zip(draw.task_B, draw.row_B, strict=True)])
+        rounds = np.argsort(-length_B, kind="stable").reshape(-1, parts)
+        rounds[1::2] = rounds[1::2, ::-1]  # back and forth, so that nobody always gets the longest of a round
+        return rounds.T
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict()

@@ -32,7 +32,7 @@ from mixalign.scoring.table import ScoreTable
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
-from mixalign.training.engine import compile_layers
+from mixalign.training.engine import compile_layers, rows_within
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
 
@@ -42,6 +42,8 @@ __all__ = [
     "attach_specialists",
     "find_specialists",
     "load_frozen",
+    "mean_length",
+    "micro_batch_size",
     "reference_policy",
     "reference_steps",
     "specialist_steps",
@@ -233,8 +235,18 @@ def mean_length(datasets: Sequence[TaskDataset]) -> float:
 
 def _fit_settings(job: Job, steps: int, batch_size: int) -> Fit:
     options = plain(job.cfg.trainer) | {"enable_progress_bar": bool(job.cfg.progress), "limit_val_batches": 0}
-    micro = job.cfg.micro_batch_size
+    micro = micro_batch_size(job, batch_size)
     return Fit(steps, batch_size, micro if micro and batch_size % micro == 0 else None, trainer=options)
+
+
+def micro_batch_size(job: Job, batch_size: int) -> int | None:
+    """Rows of one forward pass: as configured, or as many as `engine.max_tokens` allows; None takes all at once."""
+    if job.engine.max_tokens:
+        devices, nodes = job.cfg.trainer.get("devices", 1), job.cfg.trainer.get("num_nodes", 1)
+        if not isinstance(devices, int) or devices < 1:
+            raise MixalignError(f"`engine.max_tokens` needs a number in `trainer.devices`, but it is {devices!r}.")
+        return rows_within(job.engine.max_tokens, job.data["train"], batch_size, devices * nodes)
+    return job.cfg.micro_batch_size
 
 
 def _optimizer_recipe(job: Job) -> dict[str, Any]:

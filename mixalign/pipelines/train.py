@@ -22,7 +22,13 @@ from mixalign.models.reference import LIVE
 from mixalign.pipelines.build import build, plain
 from mixalign.pipelines.files import write_json
 from mixalign.pipelines.job import Job, prepare
-from mixalign.pipelines.stages import attach_reference, attach_specialists, mean_length, reference_policy
+from mixalign.pipelines.stages import (
+    attach_reference,
+    attach_specialists,
+    mean_length,
+    micro_batch_size,
+    reference_policy,
+)
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
@@ -160,7 +166,7 @@ def _trainer(job: Job, mixing: Mixing, judged: bool, run_dir: Path, loggers: lis
     if cfg.progress:
         callbacks.append(MixtureProgress(mixing, cfg.name))
     options = plain(cfg.trainer) | {"enable_progress_bar": bool(cfg.progress)}
-    how = Fit(cfg.steps, cfg.batch_size, cfg.micro_batch_size, cfg.val_every, options)
+    how = Fit(cfg.steps, cfg.batch_size, micro_batch_size(job, cfg.batch_size), cfg.val_every, options)
     return make_trainer(how, run_dir, callbacks, loggers)
 
 

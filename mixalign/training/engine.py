@@ -19,7 +19,7 @@ from mixalign.data.pack import pack
 from mixalign.errors import MixalignError
 from mixalign.training.packing import why_not_packed
 
-__all__ = ["Engine", "choose_layout", "choose_precision", "compile_layers", "prepare_process"]
+__all__ = ["Engine", "choose_layout", "choose_precision", "compile_layers", "prepare_process", "rows_within"]
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +39,14 @@ class Engine:
         compile: torch.compile of the layers' feed-forward parts and norms: `auto`, True or False.
         allocator: asks glibc to keep freed memory, which a training takes again at the next step.
         threads: of torch on a CPU; None leaves torch's own number.
+        max_tokens: positions of one forward pass; a batch is split into as many micro-batches as that takes.
     """
 
     layout: str = "auto"
     compile: str | bool = "auto"
     allocator: bool = True
     threads: int | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.layout not in ("auto", *LAYOUTS):
@@ -68,6 +70,30 @@ def choose_layout(engine: Engine, model: nn.Module, datasets: Sequence[TaskDatas
         raise MixalignError(f"`engine.layout=packed`, but this model cannot be packed: {reason}. Use layout auto.")
     log.warning("Batches are padded, not packed: of this model, %s.", reason)
     return collate
+
+
+def rows_within(max_tokens: int, datasets: Sequence[TaskDataset], batch_size: int, world: int = 1) -> int:
+    """The most rows of a micro-batch that keep it within `max_tokens` positions.
+
+    Rows are dealt out by length, so that a micro-batch has its share of the global batch's tokens and at most one
+    row more. The batch is taken to come from the task with the longest rows, three standard deviations long.
+
+    Raises:
+        MixalignError: when not even single rows fit.
+    """
+    lengths = [d.length_NS.sum(1) for d in datasets]
+    total = max(batch_size * x.mean() + 3 * batch_size**0.5 * x.std() for x in lengths)
+    longest = max(int(x.max()) for x in lengths)
+    share = batch_size // world
+    for rows in (n for n in range(share, 0, -1) if share % n == 0):
+        if total * rows / batch_size + (longest if rows > 1 else 0) <= max_tokens:
+            return rows
+    if longest <= max_tokens:
+        return 1
+    raise MixalignError(
+        f"`engine.max_tokens` is {max_tokens}, but the longest row has {longest} tokens. Raise it, or lower "
+        "`data.max_length`."
+    )
 
 
 def _are_short(datasets: Sequence[TaskDataset]) -> bool:

@@ -74,9 +74,7 @@ def test_lightnings_own_sampler_is_refused():
     [(12, 5, 5), (8, 16, 16), (7, 2, 2)],
 )
 def test_a_batch_that_cannot_be_divided_is_refused_with_numbers(dpo_job, tmp_path, batch_size, micro, multiple):
-    wanted = (
-        f"`batch_size` is {batch_size}, which 1 processes with `micro_batch_size` {micro} .* multiple of {multiple}"
-    )
+    wanted = f"`batch_size` is {batch_size}, which `micro_batch_size` {micro} on 1 .* multiple of {multiple}"
     with pytest.raises(MixalignError, match=wanted):
         dpo_job.run(tmp_path, batch_size=batch_size, micro=micro)
 
