@@ -52,7 +52,7 @@ def test_a_family_that_cannot_be_packed_is_padded_and_named(caplog):
     model = MistralForCausalLM(MistralConfig(**SIZE, num_key_value_heads=4, sliding_window=64))
     assert choose_layout(Engine(), model, [table(100, 200)]) is collate
     assert "window of 64 tokens" in caplog.text
-    with pytest.raises(MixalignError, match="layout=packed.*window of 64"):
+    with pytest.raises(MixalignError, match=r"layout=packed.*window of 64"):
         choose_layout(Engine(layout="packed"), model, [table(100, 200)])
 
 
@@ -92,7 +92,7 @@ def test_compilation_is_for_long_trainings():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch.compile's own
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
 def test_compiled_layers_give_the_same_numbers(monkeypatch):
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", modeling_llama.apply_rotary_pos_emb)  # put back later
     dataset = table(40, 70)
