@@ -9,9 +9,9 @@ from torchmetrics import Metric
 __all__ = ["TaskMean", "sum_dtype"]
 
 
-def sum_dtype(device: torch.device) -> torch.dtype:
+def sum_dtype(device: torch.device | str) -> torch.dtype:
     """The widest float of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
 
 
 class TaskMean(Metric):
