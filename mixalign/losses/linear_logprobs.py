@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["linear_logprobs"]
+__all__ = ["compile_kernels", "linear_logprobs"]
 
 CHUNK = 256  # rows of logits that exist at a time
-WIDE = 16384  # from this vocabulary on, backward goes by blocks of words: the weight's gradient is written once
+WIDE = 4096  # from this vocabulary on, backward goes by blocks of words: the weight's gradient is written once
 BLOCK = 2048  # words of such a block
 ROUND = 64  # rows are padded to a multiple, so that matrix kernels meet few shapes
 
@@ -41,7 +41,7 @@ class _LinearLogprobs(torch.autograd.Function):
         for i in range(0, len(h_NH), CHUNK):
             part = slice(i, min(i + CHUNK, len(h_NH)))
             logits = torch.mm(h_NH[part], w_VH.t(), out=buffer[: part.stop - i])
-            norm_N[part] = logits.to(wide).logsumexp(1)
+            norm_N[part] = _KERNELS["log_norm"](logits, wide)
             logp_N[part] = logits.gather(1, target_N[part, None])[:, 0].to(wide) - norm_N[part]
         ctx.save_for_backward(h_NH, w_VH, target_N, norm_N)
         ctx.dtypes = hidden_NH.dtype, weight_VH.dtype
@@ -61,10 +61,25 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def _log_norm(logits: Tensor, wide: torch.dtype) -> Tensor:
+    """log sum exp of every row, reduced in the wide dtype."""
+    x = logits.to(wide)
+    top = x.amax(1)
+    return top + (x - top[:, None]).exp().sum(1).log()
+
+
 def _logit_grads(logits: Tensor, norm_N: Tensor, grad_N: Tensor) -> Tensor:
-    """-grad * softmax, the part of d logp / d logits that every word has; in place in float32."""
-    p = logits.to(norm_N.dtype)
-    return p.sub_(norm_N[:, None]).exp_().mul_(-grad_N[:, None]).to(logits.dtype)
+    """-grad * softmax, the part of d logp / d logits that every word has."""
+    return ((logits.to(norm_N.dtype) - norm_N[:, None]).exp() * -grad_N[:, None]).to(logits.dtype)
+
+
+_KERNELS = {"log_norm": _log_norm, "logit_grads": _logit_grads}
+
+
+def compile_kernels() -> None:
+    """Makes one pass over the logits of each of the two element-wise steps, in place of three or four."""
+    _KERNELS["log_norm"] = torch.compile(_log_norm, dynamic=True)
+    _KERNELS["logit_grads"] = torch.compile(_logit_grads, dynamic=True)
 
 
 def _backward_by_rows(
@@ -74,7 +89,7 @@ def _backward_by_rows(
     d_weight = torch.zeros(w_VH.shape, dtype=norm_N.dtype, device=w_VH.device) if weight_too else None
     for i in range(0, len(h_NH), CHUNK):
         part = slice(i, i + CHUNK)
-        d_logits = _logit_grads(h_NH[part] @ w_VH.t(), norm_N[part], grad_N[part])
+        d_logits = _KERNELS["logit_grads"](h_NH[part] @ w_VH.t(), norm_N[part], grad_N[part])
         d_logits.scatter_add_(1, target_N[part, None], grad_N[part, None].to(d_logits.dtype))
         torch.mm(d_logits, w_VH, out=d_hidden[part])
         if d_weight is not None and d_logits.dtype == d_weight.dtype:
@@ -91,7 +106,7 @@ def _backward_by_words(
     d_weight = torch.empty(w_VH.shape, dtype=norm_N.dtype, device=w_VH.device)
     for v in range(0, len(w_VH), BLOCK):
         words = slice(v, min(v + BLOCK, len(w_VH)))
-        d_logits = _logit_grads(h_NH @ w_VH[words].t(), norm_N, grad_N)
+        d_logits = _KERNELS["logit_grads"](h_NH @ w_VH[words].t(), norm_N, grad_N)
         inside = ((target_N >= v) & (target_N < words.stop)).nonzero()[:, 0]
         d_logits[inside, target_N[inside] - v] += grad_N[inside].to(d_logits.dtype)
         d_weight[words] = d_logits.t() @ h_NH

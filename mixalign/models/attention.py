@@ -60,7 +60,7 @@ class _SegmentAttention(torch.autograd.Function):
         for s in segments:
             own, before = slice(s.start, s.start + s.length), s.prefix_length
             k, v = _with_prefix(k_ATD, s, s.length), _with_prefix(v_ATD, s, s.length)
-            mask = _causal(before, s.length, before + s.length, q_ATD.dtype)[None] if before else None
+            mask = _causal(before, s.length, before + s.length, q_ATD.dtype) if before else None
             out_ATD[:, own] = F.scaled_dot_product_attention(
                 q_ATD[None, :, own], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale
             )[0]

@@ -17,6 +17,7 @@ from mixalign.data.collate import Layout, collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.pack import pack
 from mixalign.errors import MixalignError
+from mixalign.losses.linear_logprobs import compile_kernels
 from mixalign.training.packing import why_not_packed
 
 __all__ = ["Engine", "choose_layout", "choose_precision", "compile_layers", "prepare_process", "rows_within"]
@@ -121,7 +122,7 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def compile_layers(model: Any, engine: Engine, tokens: float) -> bool:
-    """Compiles what lies between the matrix products and attention of every layer, and says whether it did.
+    """Compiles what lies between the matrix products and attention of every layer and of the head; says whether it did.
 
     Whole layers would be compiled anew for every packed length; these parts take any length.
 
@@ -140,6 +141,7 @@ def compile_layers(model: Any, engine: Engine, tokens: float) -> bool:
                 part.forward = torch.compile(part.forward, dynamic=True)
     if layers:
         _compile_rotary(layers[0])
+    compile_kernels()
     return True
 
 

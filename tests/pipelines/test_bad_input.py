@@ -168,7 +168,10 @@ NOT_WITH_CLI = {
     "too much smoothing": (["objective.label_smoothing=0.5"], "`objective.label_smoothing` is 0.5"),
     "small batch": (["mixer=ama_r", "batch_size=2"], "`batch_size` is 2 and there are 3 tasks"),
     "empty batch": (["batch_size=0"], "`batch_size` is 0"),
-    "uneven micro-batches": ([*QUICK, "micro_batch_size=4"], "`batch_size` is 6, which `micro_batch_size` 4 on 1 process"),
+    "uneven micro-batches": (
+        [*QUICK, "micro_batch_size=4"],
+        "`batch_size` is 6, which `micro_batch_size` 4 on 1 process",
+    ),
     "empty evaluation batch": ([*QUICK, "eval_batch_size=0"], "`eval_batch_size` is 0"),
     "no steps": (["steps=0"], "`steps` is 0, but must be a whole number above 0"),
     "half a step": (["steps=2.5"], "`steps` is 2.5, but must be a whole number above 0"),

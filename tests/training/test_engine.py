@@ -12,6 +12,7 @@ from mixalign.data.loader import MixtureLoader
 from mixalign.data.pack import pack
 from mixalign.data.sampler import MixtureSampler
 from mixalign.errors import MixalignError
+from mixalign.losses import linear_logprobs
 from mixalign.models.forward import score_completions
 from mixalign.training.engine import Engine, choose_layout, choose_precision, compile_layers, rows_within
 from mixalign.types import TokenRow
@@ -95,6 +96,7 @@ def test_compilation_is_for_long_trainings():
 @pytest.mark.filterwarnings("ignore")  # torch.compile's own
 def test_compiled_layers_give_the_same_numbers(monkeypatch):
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", modeling_llama.apply_rotary_pos_emb)  # put back later
+    monkeypatch.setattr(linear_logprobs, "_KERNELS", dict(linear_logprobs._KERNELS))
     dataset = table(40, 70)
     batch = pack([dataset], np.zeros(2, int), np.arange(2))
     model = llama()

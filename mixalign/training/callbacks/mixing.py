@@ -54,11 +54,9 @@ class Mixing(L.Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._sums = TaskMean(["loss", "excess", "weighted"], len(self.tasks), sum_dtype(pl_module.device))
         self._sums.to(pl_module.device)
-        if self.history and self.history.is_file() and trainer.is_global_zero:  # a run that was interrupted
-            lines = self.history.read_text().splitlines(keepends=True)
-            self.history.write_text("".join(lines[: self.updates]))  # what came after the checkpoint is done again
         self._apply(trainer, pl_module)
-        self._forget_later_steps()
+        if trainer.is_global_zero:
+            self._forget_later_steps()
         caution = getattr(self.mixer, "caution", None)
         self._warn("caution", caution and caution(len(self.tasks), trainer.datamodule.sampler.batch_size))
 
