@@ -3,6 +3,7 @@
 N predicted tokens, H hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def _logit_grads(logits: Tensor, norm_N: Tensor, grad_N: Tensor) -> Tensor:
     return ((logits.to(norm_N.dtype) - norm_N[:, None]).exp() * -grad_N[:, None]).to(logits.dtype)
 
 
-_KERNELS = {"log_norm": _log_norm, "logit_grads": _logit_grads}
+_KERNELS: dict[str, Callable[..., Tensor]] = {"log_norm": _log_norm, "logit_grads": _logit_grads}
 
 
 def compile_kernels() -> None:
