@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check evidence clean
+.PHONY: help install demo test test-fast check evidence bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,11 @@ check: $(VENV)/.installed-dev ## format, lint and types
 
 evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform, AMA-R and AMA-S; the figures of the README
 	$(BIN)/python benchmarks/evidence.py
+
+BENCHMARKS := dpo_step sft_step scoring mixing_overhead sampler_scale
+
+bench: $(VENV)/.installed-dev ## speed and memory against TRL, in their short forms
+	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --short --json benchmarks/results/$$name.json; done
 
 clean: ## remove the environment, caches and runs
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

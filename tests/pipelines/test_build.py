@@ -75,4 +75,4 @@ def test_a_task_is_added_without_a_plus():
 def test_defaults_follow_model_and_objective():
     assert compose_config(["objective=sft"]).optimizer.lr == 3e-3
     own = compose_config(["model=pretrained", "model.path=x", "data=local"])
-    assert (own.optimizer.lr, own.objective.beta, own.steps, own.epochs) == (1e-6, 0.1, None, 3)
+    assert (own.optimizer.lr, own.objective.beta, own.steps, own.epochs) == (1e-6, 0.1, None, 1)
