@@ -13,7 +13,6 @@ from mixalign.types import Batch, Segment
 __all__ = ["pack"]
 
 ROUND = 128  # the packed length is a multiple of this, so that matrix kernels meet few shapes
-SLACK = 32  # positions behind the last segment that attention may read and mask (see models/attention.py)
 
 
 class _Row(NamedTuple):
@@ -44,7 +43,7 @@ def pack(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray,
     for task, row in zip(task_B, row_B, strict=True):
         placed.append(_place(datasets[task], int(row), offset))
         offset += len(placed[-1].ids)
-    extra = -(offset + SLACK) % ROUND + SLACK
+    extra = -offset % ROUND
     filler = np.full(extra, pad_id, np.int32)
     counts = [count for row in placed for count in row.counts]
     ids = np.concatenate([*(row.ids for row in placed), filler]).astype(np.int64)
