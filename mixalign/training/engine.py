@@ -133,12 +133,13 @@ def compile_layers(model: Any, engine: Engine, tokens: float) -> bool:
     if engine.compile is False or (engine.compile == "auto" and work < LONG_WORK):
         return False
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    layers = next((m for m in core.modules() if isinstance(m, nn.ModuleList)), nn.ModuleList())
+    decoder = core.base_model
+    layers = next((m for m in decoder.children() if isinstance(m, nn.ModuleList)), nn.ModuleList())
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
-    for layer in layers:
-        for name, part in layer.named_children():
-            if "attn" not in name and "attention" not in name:
-                part.forward = torch.compile(part.forward, dynamic=True)
+    parts = [part for layer in layers for part in layer.children() if "Attention" not in type(part).__name__]
+    parts += [part for part in decoder.children() if "Norm" in type(part).__name__]
+    for part in parts:
+        part.forward = torch.compile(part.forward, dynamic=True)
     if layers:
         _compile_rotary(layers[0])
     compile_kernels()
