@@ -7,9 +7,9 @@ each other, and to all of the segment's prefix.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from mixalign.types import Segment
 
@@ -27,18 +27,19 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: list[Segment] | None = None,
-    **_: Any,
+    **further: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (1, A, T, D), key and value (1, A or fewer, T, D) -> (1, T, A, D).
 
-    Without segments it is plain causal attention.
+    Without segments, as when the model generates, it is transformers' own `sdpa`.
     """
+    if segments is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **further
+        )
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if segments is None:
-        seen = F.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=True, scale=scale)
-        return seen.transpose(1, 2), None
     dtype = value.dtype  # rotary embeddings leave query and key in float32 under autocast
     if query.device.type == "cpu":
         wide = torch.promote_types(dtype, torch.float32)

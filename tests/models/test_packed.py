@@ -132,6 +132,15 @@ def test_gradient_checkpointing_runs_the_same_attention_again():
         torch.testing.assert_close(got[1][name], grad)
 
 
+def test_a_model_that_was_packed_still_generates_as_before():
+    dataset, model = make_dataset(2), build("llama").eval()
+    prompt = torch.tensor([[5, 9, 14, 33, 8]])
+    wanted = model.generate(prompt, max_new_tokens=12, do_sample=False)
+    score_completions(model, pack([dataset], np.zeros(1, int), np.array([0])))
+    assert model.config._attn_implementation == attention.PACKED
+    assert torch.equal(model.generate(prompt, max_new_tokens=12, do_sample=False), wanted)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rotary_families_can_be_packed_and_are_left_alone(family):
     model = build(family)
