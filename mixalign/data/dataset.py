@@ -30,7 +30,7 @@ class TaskDataset:
         self.task = task
         self.ids_T, self.supervised_T = ids_T, supervised_T
         self.length_NS, self.row_id_N = length_NS, row_id_N
-        self.start_N = np.concatenate([[0], np.cumsum(length_NS.sum(1, dtype=np.int64))])
+        self.start_N = np.concatenate([[0], np.cumsum(self.length_N)])
         self.columns: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -51,6 +51,11 @@ class TaskDataset:
     @property
     def num_completions(self) -> int:
         return self.length_NS.shape[1] - 1
+
+    @cached_property
+    def length_N(self) -> np.ndarray:
+        """int64 (N,): tokens of each row, its prompt counted once."""
+        return self.length_NS.sum(1, dtype=np.int64)
 
     @cached_property
     def num_tokens_NS(self) -> np.ndarray:

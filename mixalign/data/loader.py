@@ -40,7 +40,6 @@ class MixtureLoader:
     ):
         self.datasets, self.sampler, self.layout = datasets, sampler, layout
         self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
-        self._length = [d.length_NS.sum(1) for d in datasets]
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -56,7 +55,7 @@ class MixtureLoader:
     def _deal(self, draw: Draw) -> np.ndarray:
         """Places in the draw of each micro-batch (parts, rows), dealt out so that all have about as many tokens."""
         parts = self.world * self.accumulate
-        length_B = np.array([self._length[t][r] for t, r in zip(draw.task_B, draw.row_B, strict=True)])
+        length_B = np.array([self.datasets[t].length_N[r] for t, r in zip(draw.task_B, draw.row_B, strict=True)])
         rounds = np.argsort(-length_B, kind="stable").reshape(-1, parts)
         rounds[1::2] = rounds[1::2, ::-1]  # back and forth, so that nobody always gets the longest of a round
         return rounds.T
@@ -84,7 +83,7 @@ class EvalLoader:
         self.datasets, self.batch_size, self.layout = datasets, batch_size, layout
         task_N = np.repeat(np.arange(len(datasets)), [len(d) for d in datasets])
         row_N = np.concatenate([np.arange(0), *(np.arange(len(d)) for d in datasets)])
-        length_N = np.concatenate([np.arange(0), *(d.length_NS.sum(1) for d in datasets)])
+        length_N = np.concatenate([np.arange(0), *(d.length_N for d in datasets)])
         order = np.argsort(-length_N, kind="stable")[rank::world]
         self.task_N, self.row_N = task_N[order], row_N[order]
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from mixalign.data.shuffle import mix_bits, permute
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.mixers.base import Composition
 
 __all__ = ["Draw", "MixtureSampler"]
-
-Composition = Literal["stratified", "multinomial"]
 
 
 @dataclass(frozen=True)

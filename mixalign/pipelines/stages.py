@@ -230,7 +230,7 @@ def _train(
 
 def mean_length(datasets: Sequence[TaskDataset]) -> float:
     """Tokens of a row, on average over tasks."""
-    return sum(float(d.length_NS.sum(1).mean()) for d in datasets) / len(datasets)
+    return sum(float(d.length_N.mean()) for d in datasets) / len(datasets)
 
 
 def _fit_settings(job: Job, steps: int, batch_size: int) -> Fit:

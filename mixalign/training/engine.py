@@ -64,7 +64,7 @@ def choose_layout(engine: Engine, model: nn.Module, datasets: Sequence[TaskDatas
     """
     if engine.layout == "padded" or (engine.layout == "auto" and _are_short(datasets)):
         return collate
-    reason = why_not_packed(model, max(int(d.length_NS.sum(1).max()) for d in datasets))
+    reason = why_not_packed(model, max(int(d.length_N.max()) for d in datasets))
     if reason is None:
         return pack
     if engine.layout == "packed":
@@ -82,7 +82,7 @@ def rows_within(max_tokens: int, datasets: Sequence[TaskDataset], batch_size: in
     Raises:
         MixalignError: when not even single rows fit.
     """
-    lengths = [d.length_NS.sum(1) for d in datasets]
+    lengths = [d.length_N for d in datasets]
     total = max(batch_size * x.mean() + 3 * batch_size**0.5 * x.std() for x in lengths)
     longest = max(int(x.max()) for x in lengths)
     share = batch_size // world
@@ -101,7 +101,7 @@ def _are_short(datasets: Sequence[TaskDataset]) -> bool:
     """Whether per-segment calls would cost a CPU more than padding does."""
     if torch.cuda.is_available():
         return False
-    length_N = np.concatenate([d.length_NS.sum(1) / d.num_completions for d in datasets])
+    length_N = np.concatenate([d.length_N / d.num_completions for d in datasets])
     return bool(length_N.mean() < SHORT)
 
 
