@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["permute"]
+__all__ = ["mix_bits", "permute"]
 
 NUM_ROUNDS = 6
 
@@ -10,30 +10,37 @@ NUM_ROUNDS = 6
 def permute(index_B: np.ndarray, size_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
     """The entries `index` of the permutations of range(size) that the keys name, (B,), int64.
 
-    A Feistel network over the next power of four is a bijection; walking along it until the value is below
-    `size` keeps it one (Black and Rogaway 2002). Entries may differ in size and key. A table of 100 million
-    rows therefore costs the same as one of a hundred, and a sampler's place in it is one number.
+    A Feistel network over a rectangle of at least `size` cells, about square, is a bijection; walking along it until
+    the value is below `size` keeps it one (the generalised Feistel cipher of Black and Rogaway 2002). Hardly any
+    entry walks, because the rectangle has less than one row of cells too many. Entries may differ in size and key.
+    A table of 100 million rows therefore costs the same as one of a hundred, and a sampler's place in it is one
+    number.
 
     Args:
         index_B: positions, each in [0, size).
-        size_B: rows of each entry's table, at least 1.
+        size_B: rows of each entry's table, at least 1 and below 2**62.
         key_B: uint64, one permutation each.
     """
-    half_B = (np.maximum(np.ceil(np.log2(size_B)).astype(np.int64), 1) + 1) // 2
-    value_B = index_B.astype(np.uint64)
-    outside = np.ones(len(value_B), bool)
-    while outside.any():
-        value_B[outside] = _feistel(value_B[outside], half_B[outside].astype(np.uint64), key_B[outside])
-        outside = value_B >= size_B.astype(np.uint64)
+    size_B = size_B.astype(np.uint64)
+    height_B = np.ceil(np.sqrt(size_B)).astype(np.uint64)
+    width_B = (size_B + height_B - np.uint64(1)) // height_B
+    value_B = _feistel(index_B.astype(np.uint64), height_B, width_B, key_B)
+    while len(out := np.flatnonzero(value_B >= size_B)):
+        value_B[out] = _feistel(value_B[out], height_B[out], width_B[out], key_B[out])
     return value_B.astype(np.int64)
 
 
-def _feistel(value_B: np.ndarray, half_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
-    mask_B = (np.uint64(1) << half_B) - np.uint64(1)
-    left_B, right_B = value_B >> half_B, value_B & mask_B
-    for turn in range(1, NUM_ROUNDS + 1):
-        left_B, right_B = right_B, left_B ^ (mix_bits(right_B + key_B * np.uint64(turn)) & mask_B)
-    return (left_B << half_B) | right_B
+def _feistel(value_B: np.ndarray, height_B: np.ndarray, width_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
+    """Moves each cell along its column and its row in turn, by a distance that depends on where it stays."""
+    row_B, column_B = np.divmod(value_B, width_B)
+    for turn in range(1, NUM_ROUNDS + 1, 2):
+        row_B = (row_B + _distance(column_B, key_B, turn)) % height_B
+        column_B = (column_B + _distance(row_B, key_B, turn + 1)) % width_B
+    return row_B * width_B + column_B
+
+
+def _distance(place_B: np.ndarray, key_B: np.ndarray, turn: int) -> np.ndarray:
+    return mix_bits(place_B + key_B * np.uint64(turn)) >> np.uint64(32)
 
 
 def mix_bits(value_B: np.ndarray) -> np.ndarray:
