@@ -108,8 +108,10 @@ def _backward_by_words(
     for v in range(0, len(w_VH), BLOCK):
         words = slice(v, min(v + BLOCK, len(w_VH)))
         d_logits = _KERNELS["logit_grads"](h_NH @ w_VH[words].t(), norm_N, grad_N)
-        inside = ((target_N >= v) & (target_N < words.stop)).nonzero()[:, 0]
-        d_logits[inside, target_N[inside] - v] += grad_N[inside].to(d_logits.dtype)
+        place_N = target_N - v
+        inside_N = (place_N >= 0) & (place_N < d_logits.shape[1])  # a mask: their number would wait for a GPU
+        grad_here_N = (grad_N * inside_N).to(d_logits.dtype)
+        d_logits.scatter_add_(1, place_N.clamp(0, d_logits.shape[1] - 1)[:, None], grad_here_N[:, None])
         d_weight[words] = d_logits.t() @ h_NH
         d_hidden += d_logits @ w_VH[words]
     return d_hidden, d_weight

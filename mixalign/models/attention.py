@@ -1,21 +1,29 @@
 """Attention over packed batches, registered with transformers as the implementation `mixalign_packed`.
 
-T packed positions, A heads, D head size. A plan is a list of segments: the positions of a segment attend causally to
-each other, and to all of the segment's prefix.
+T packed positions, A heads, D head size. The positions of a segment attend causally to each other, and to all of the
+segment's prefix. A plan says so to the layers: the segments themselves on a CPU, a block mask of them elsewhere.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from mixalign.types import Segment
 
-__all__ = ["PACKED", "use_packed_attention"]
+__all__ = ["PACKED", "Plan", "attention_plan", "use_packed_attention"]
 
 PACKED = "mixalign_packed"
+Plan = list[Segment] | BlockMask
+
+
+def attention_plan(segments: list[Segment], num_positions: int, device: torch.device) -> Plan:
+    """What every layer of one forward pass is told about a packed batch; made once for all of them."""
+    return segments if device.type == "cpu" else _block_mask(segments, num_positions, device)
 
 
 def packed_attention(
@@ -26,7 +34,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: list[Segment] | None = None,
+    segments: Plan | None = None,
     **further: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (1, A, T, D), key and value (1, A or fewer, T, D) -> (1, T, A, D).
@@ -37,15 +45,14 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **further
         )
-    groups = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    dtype = value.dtype  # rotary embeddings leave query and key in float32 under autocast
-    if query.device.type == "cpu":
-        wide = torch.promote_types(dtype, torch.float32)
-        out = _SegmentAttention.apply(query[0].to(wide), key[0].to(wide), value[0].to(wide), segments, scale).to(dtype)
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings leave float32 under autocast
+    if isinstance(segments, BlockMask):
+        out = _flex(query.device.type)(query, key, value, block_mask=segments, scale=scale, enable_gqa=True)[0]
     else:
-        out = _flex_attention(query.to(dtype), key.to(dtype), value, segments, scale)[0]
+        groups = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
+        out = _SegmentAttention.apply(query[0], key[0], value[0], segments, scale)
     return out.transpose(0, 1)[None], None
 
 
@@ -56,9 +63,9 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 class _SegmentAttention(torch.autograd.Function):
     """Flash attention, one segment at a time; positions behind the last segment give and get zeros.
 
-    In float32 also where the rest is bfloat16: a CPU's flash backward in bfloat16 takes 1.5 to 4 times as long
-    (measured on 64 to 550 positions, heads of 16 and 32). Autograd through slices would write a gradient of the whole
-    pack for each segment, so the backward is written out.
+    The backward is in float32 also where the rest is bfloat16: a CPU's flash backward in bfloat16 takes 1.5 to 4 times
+    as long, while its forward takes half to two thirds (measured on 64 to 550 positions, heads of 16 to 64). Autograd
+    through slices would write a gradient of the whole pack for each segment, so the backward is written out.
     """
 
     @staticmethod
@@ -78,7 +85,9 @@ class _SegmentAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_ATD: Tensor) -> tuple:  # type: ignore[override]
-        q_ATD, k_ATD, v_ATD, out_ATD, *norms = ctx.saved_tensors
+        *arrays, norms = *(tensors := ctx.saved_tensors)[:4], tensors[4:]
+        dtype, wide = grad_ATD.dtype, torch.promote_types(grad_ATD.dtype, torch.float32)
+        grad_ATD, q_ATD, k_ATD, v_ATD, out_ATD = (x.to(wide) for x in (grad_ATD, *arrays))
         dq, dk, dv = torch.zeros_like(q_ATD), torch.zeros_like(k_ATD), torch.zeros_like(v_ATD)
         for s, norm in zip(ctx.segments, norms, strict=True):
             own, before = slice(s.start, s.start + s.length), s.prefix_length
@@ -99,7 +108,7 @@ class _SegmentAttention(torch.autograd.Function):
                 prefix = slice(s.prefix_start, s.prefix_start + before)
                 dk[:, prefix] += d_k[0, :, :before]
                 dv[:, prefix] += d_v[0, :, :before]
-        return dq, dk, dv, None, None
+        return dq.to(dtype), dk.to(dtype), dv.to(dtype), None, None
 
 
 def _looked_at(k_ATD: Tensor, v_ATD: Tensor, s: Segment) -> list[Tensor]:
@@ -129,37 +138,28 @@ def _causal(before: int, rows: int, dtype: torch.dtype) -> Tensor:
     return table[before:size, :size]
 
 
-def _flex_attention(q: Tensor, k: Tensor, v: Tensor, segments: list[Segment], scale: float) -> Tensor:
-    """The same by FlexAttention, which skips blocks that no segment needs (1, A, T, D)."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    own_T, prefix_T = _labels(segments, q.shape[2], q.device)
-    place_T = torch.arange(q.shape[2], device=q.device)
+def _block_mask(segments: list[Segment], num_positions: int, device: torch.device) -> BlockMask:
+    """The same for FlexAttention, which skips blocks that no segment needs."""
+    own_T, first_T, end_T = (torch.from_numpy(x).to(device) for x in _labels(segments, num_positions))
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        together = (own_T[i] == own_T[j]) & (place_T[i] >= place_T[j])
-        return together | ((prefix_T[i, 0] <= j) & (j < prefix_T[i, 1]))
+        return ((own_T[i] == own_T[j]) & (i >= j)) | ((first_T[i] <= j) & (j < end_T[i]))
 
-    mask = create_block_mask(allowed, None, None, q.shape[2], q.shape[2], device=str(q.device))
-    return _compiled_flex(q.device.type)(q, k, v, block_mask=mask, scale=scale)
+    return create_block_mask(allowed, None, None, num_positions, num_positions, device=str(device))
 
 
-def _labels(segments: list[Segment], num_positions: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Segment of each position (T,), the filler being one of its own; and bounds of its prefix (T, 2)."""
-    own_T = torch.full((num_positions,), len(segments))
-    prefix_T = torch.zeros(num_positions, 2, dtype=torch.long)
-    for number, s in enumerate(segments):
-        own_T[s.start : s.start + s.length] = number
-        prefix_T[s.start : s.start + s.length] = torch.tensor([s.prefix_start, s.prefix_start + s.prefix_length])
-    return own_T.to(device), prefix_T.to(device)
+def _labels(segments: list[Segment], num_positions: int) -> np.ndarray:
+    """Of each position: number of its segment, the filler being one of its own; bounds of its prefix. (3, T)."""
+    segments = [*segments, Segment(sum(s.length for s in segments), 0, 0, 0)]
+    length = [s.length for s in segments[:-1]] + [num_positions - segments[-1].start]
+    rows = [(n, s.prefix_start, s.prefix_start + s.prefix_length) for n, s in enumerate(segments)]
+    return np.repeat(np.array(rows).T, length, axis=1)
 
 
 _FLEX: dict[str, Any] = {}
 
 
-def _compiled_flex(kind: str) -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
+def _flex(kind: str) -> Any:
     if kind not in _FLEX:
         _FLEX[kind] = torch.compile(flex_attention, dynamic=True) if kind == "cuda" else flex_attention
     return _FLEX[kind]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixalign.losses.linear_logprobs import linear_logprobs
 from mixalign.losses.logprobs import gather_logprobs, sum_by_sequence
-from mixalign.models.attention import use_packed_attention
+from mixalign.models.attention import attention_plan, use_packed_attention
 from mixalign.types import Batch
 
 __all__ = ["Completions", "score_completions"]
@@ -44,7 +44,9 @@ def _by_token(model: Any, batch: Batch, count_correct: bool) -> tuple[Tensor, Te
     inputs = {"input_ids": batch["input_ids"], "use_cache": False}
     if "segments" in batch:
         use_packed_attention(_core(model))
-        inputs |= {"position_ids": batch["position_ids"], "segments": batch["segments"]}
+        ids = batch["input_ids"]
+        plan = attention_plan(batch["segments"], ids.shape[1], ids.device)
+        inputs |= {"position_ids": batch["position_ids"], "segments": plan}
     if not _head_is_plain(model):
         logits_NV = model(**inputs).logits.flatten(0, 1).index_select(0, batch["predict_N"])
     else:
