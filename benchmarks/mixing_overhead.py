@@ -117,6 +117,7 @@ def _work(variant: str, options: argparse.Namespace) -> dict[str, Any]:
         timed, clock = _Timed(device), StepClock(1, device)
         kept: list[Any] = []
         timed.wrap(setup.data.sampler, "draw", "draw")
+        timed.wrap(setup.mixing, "on_before_backward", "measure")
         timed.wrap(setup.mixing, "on_train_batch_end", "measure")
         timed.wrap(log, "on_train_batch_end", "log")
         trainer = trainer_for(setup, root, [_recorder(clock, timed, kept, warmup)], log)

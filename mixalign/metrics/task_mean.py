@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["TaskMean", "sum_dtype"]
+__all__ = ["OnItsWay", "TaskMean", "sum_dtype"]
 
 
 def sum_dtype(device: torch.device | str) -> torch.dtype:
@@ -29,26 +30,55 @@ class TaskMean(Metric):
     full_state_update = False
 
     def __init__(self, names: Sequence[str], num_tasks: int, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        self.names = tuple(names)
-        self.sum_QK: Tensor
-        self.count_K: Tensor
-        self.add_state("sum_QK", torch.zeros(len(names), num_tasks, dtype=dtype), dist_reduce_fx="sum")
-        self.add_state("count_K", torch.zeros(num_tasks, dtype=dtype), dist_reduce_fx="sum")
+        super().__init__(dist_sync_fn=_summed_over_ranks)
+        self.names = ("count", *names)
+        self.sum_QK: Tensor  # the first row counts
+        self.add_state("sum_QK", torch.zeros(len(self.names), num_tasks, dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, task_B: Tensor, **value_B: Tensor) -> None:
         """Adds one value of every quantity for each sample."""
-        rows = torch.stack([value_B[name].detach().to(self.sum_QK.dtype) for name in self.names])
-        self.sum_QK.index_add_(1, task_B, rows)
-        self.count_K.index_add_(0, task_B, torch.ones_like(rows[0]))
+        rows = [value_B[name].detach().to(self.sum_QK.dtype) for name in self.names[1:]]
+        one_B = torch.ones(task_B.shape, dtype=self.sum_QK.dtype, device=task_B.device)
+        self.sum_QK.index_add_(1, task_B, torch.stack([one_B, *rows]))
 
     def compute(self) -> Tensor:
         """Counts and means in one tensor (1 + Q, K); nan for a task without a sample."""
-        return torch.cat([self.count_K[None], self.sum_QK / self.count_K])
+        return torch.cat([self.sum_QK[:1], self.sum_QK[1:] / self.sum_QK[0]])
+
+    def send(self) -> "OnItsWay":
+        """Starts to bring the numbers of all ranks to the host, without waiting for them."""
+        return OnItsWay(self.names, self.compute())
 
     def by_name(self) -> dict[str, Tensor]:
-        """`compute` over all ranks, as float64 on the CPU: `count` and every quantity, each (K,).
+        """The numbers of all ranks; see `OnItsWay.by_name`."""
+        return self.send().by_name()
 
-        torchmetrics turns results of one element into scalars, so that K = 1 would lose its axis in `compute`.
-        """
-        return dict(zip(("count", *self.names), self.compute().cpu().double(), strict=True))
+
+class OnItsWay:
+    """Numbers of a GPU that are copied to the host while it goes on with other work.
+
+    Whoever asks for them waits for what was queued before the copy, and for nothing after it: measured after a
+    forward pass, they arrive while the backward pass runs.
+    """
+
+    def __init__(self, names: Sequence[str], value_QK: Tensor) -> None:
+        self.names, self._host, self._done = names, value_QK, None
+        if value_QK.is_cuda:
+            self._host = torch.empty(value_QK.shape, dtype=value_QK.dtype, pin_memory=True)
+            self._host.copy_(value_QK, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+
+    def by_name(self) -> dict[str, Tensor]:
+        """`count` and every quantity, each (K,), float64 on the CPU."""
+        if self._done is not None:
+            self._done.synchronize()
+        # torchmetrics turns results of one element into scalars, so K = 1 must not lose its axis
+        return dict(zip(self.names, self._host.cpu().double().view(len(self.names), -1), strict=True))
+
+
+def _summed_over_ranks(sums: Tensor, group: object = None) -> list[Tensor]:
+    """One sum over ranks in place of torchmetrics' gathering, which waits for a barrier and compares shapes."""
+    sums = sums.clone()
+    dist.all_reduce(sums, group=group)
+    return [sums]

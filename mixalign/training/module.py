@@ -73,6 +73,7 @@ class AlignModule(L.LightningModule):
         self.evaluation: dict[str, Tensor] = {}  # per-task means (K,) of the last validation
         self.summary: dict[str, float] = {}  # its mean and worst task, as `eval/...`
         self.grad_norm: Tensor | None = None  # before clipping, of the last step
+        self.measured: dict[str, Tensor] = {}  # what the last micro-batch showed of each sample, (B,)
         self.strict_loading = False  # checkpoints hold trained weights only
         if disable_dropout:
             for part in model.modules():
@@ -83,16 +84,17 @@ class AlignModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         scores = self._scores(batch)
         value_B = scores["loss"]
-        measured = {"loss_B": value_B.detach()}
+        measured = {"task_B": batch["task_B"], "draw_prob_B": batch["draw_prob_B"], "loss_B": value_B.detach()}
         if "specialist_loss_B" in batch:
             gap_B = scores["loss"] - batch["specialist_loss_B"]
             excess_B = clip_sample(gap_B, self.clip)
-            measured["excess"] = excess_B.detach()
+            measured["excess_B"] = excess_B.detach()
             if self.descends_on == "excess":
                 value_B = excess_B * self._gate(gap_B, batch["task_B"])
         elif self.descends_on == "excess":
             raise MixalignError("This mixer descends on excess loss, but the batches carry no specialist losses.")
-        return {"loss": (self._weight(batch) * value_B).sum(), "task_B": batch["task_B"], **measured}
+        self.measured = measured
+        return {"loss": (self._weight(batch) * value_B).sum(), **measured}
 
     def _weight(self, batch: Batch) -> Tensor:
         """Weight of each sample of this micro-batch, (B,).

@@ -134,7 +134,7 @@ def test_scores_are_the_losses_of_the_first_step(dpo_job, sft_job, tmp_path):
     seen = run.seen.batches[0]
     torch.testing.assert_close(seen.loss_B, torch.full((12,), log(2)), rtol=1e-5, atol=1e-6)
     wanted_B = (log(2) - seen.specialist_loss_B).clamp_min(0)
-    torch.testing.assert_close(seen.excess, wanted_B, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(seen.excess_B, wanted_B, rtol=1e-5, atol=1e-6)
     assert (wanted_B == 0).any()
     assert (wanted_B > 0).any()
     for k in range(3):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import clip_mean
-from mixalign.metrics.task_mean import TaskMean, sum_dtype
+from mixalign.metrics.task_mean import OnItsWay, TaskMean, sum_dtype
 from mixalign.mixers.base import Mix, Mixer, MixSignal, State
 from mixalign.mixers.diagnostics import Moment, alternating, diverging
 
@@ -45,6 +45,8 @@ class Mixing(L.Callback):
         self._path: deque[Moment] = deque(maxlen=2 * WINDOW)
         self._warned: set[str] = set()
         self._sums: TaskMean | None = None
+        self._micro_batches = 0
+        self._arriving: OnItsWay | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         # before the loader's first draw, which Lightning makes ahead of `on_train_start`
@@ -60,11 +62,19 @@ class Mixing(L.Callback):
         caution = getattr(self.mixer, "caution", None)
         self._warn("caution", caution and caution(len(self.tasks), trainer.datamodule.sampler.batch_size))
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        # here, so that a GPU runs the backward pass while its numbers travel and the mixer thinks
         assert self._sums is not None
-        excess_B = outputs.get("excess", torch.full_like(outputs["loss_B"], torch.nan))
-        weighted_B = excess_B / batch["draw_prob_B"]
-        self._sums.update(outputs["task_B"], loss=outputs["loss_B"], excess=excess_B, weighted=weighted_B)
+        seen = pl_module.measured
+        excess_B = seen.get("excess_B", torch.full_like(seen["loss_B"], torch.nan))
+        weighted_B = excess_B / seen["draw_prob_B"]
+        self._sums.update(seen["task_B"], loss=seen["loss_B"], excess=excess_B, weighted=weighted_B)
+        self._micro_batches += 1
+        if self._micro_batches % trainer.accumulate_grad_batches == 0:
+            self._arriving = self._sums.send()
+            self._sums.reset()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step > self.updates:  # the last micro-batch of an optimizer step
             self._update(trainer, pl_module)
 
@@ -79,10 +89,9 @@ class Mixing(L.Callback):
         self._look_back()
 
     def _measure(self) -> MixSignal:
-        """Means over all ranks and micro-batches of the step; on a GPU the step's one wait for the device."""
-        assert self._sums is not None
-        found = self._sums.by_name()
-        self._sums.reset()
+        """Means over all ranks and micro-batches of the step; waits for the last forward pass, not for the step."""
+        assert self._arriving is not None
+        found = self._arriving.by_name()
         count_K, loss_K = found["count"], found["loss"]
         bad = [t for t, n, x in zip(self.tasks, count_K, loss_K, strict=True) if n > 0 and not x.isfinite()]
         if bad:
