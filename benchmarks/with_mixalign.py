@@ -23,7 +23,7 @@ from mixalign.scoring.score import score_rows
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.callbacks.task_log import TaskLog
-from mixalign.training.engine import Engine, choose_layout, compile_layers, prepare_process
+from mixalign.training.engine import Engine, choose_layout, prepare_model, prepare_process
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule, Optimizer
 
@@ -104,7 +104,7 @@ def prepare(
         for table in tables:
             scores = score_rows(model, table, {}, 16, layout, precision)
             table.attach("reference_logp", scores.align(table))
-    compile_layers(model, engine, float("inf"))
+    prepare_model(model, engine, float("inf"))
     tasks = [table.task for table in tables]
     rows_K = [len(table) for table in tables]
     optimizer = Optimizer(LEARNING_RATE, warmup_steps=0)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["compile_kernels", "linear_logprobs"]
+__all__ = ["compile_kernels", "compute_dtype", "linear_logprobs"]
 
-CHUNK = 256  # rows of logits that exist at a time
+CHUNK = 256  # rows of logits that exist at a time; on a GPU as many as make
+GPU_CHUNK = 2**28  # numbers, since its kernels want large products
 WIDE = 4096  # from this vocabulary on, backward goes by blocks of words: the weight's gradient is written once
 BLOCK = 2048  # words of such a block
 ROUND = 64  # rows are padded to a multiple, so that matrix kernels meet few shapes
@@ -33,14 +34,15 @@ def linear_logprobs(hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor) -> T
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor) -> Tensor:
-        dtype = _compute_dtype(hidden_NH)
+        dtype = compute_dtype(hidden_NH)
         h_NH, w_VH = hidden_NH.to(dtype), weight_VH.to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
         logp_N = torch.empty(len(h_NH), dtype=wide, device=h_NH.device)
         norm_N = torch.empty_like(logp_N)
-        buffer = torch.empty(min(CHUNK, len(h_NH)), len(w_VH), dtype=dtype, device=h_NH.device)
-        for i in range(0, len(h_NH), CHUNK):
-            part = slice(i, min(i + CHUNK, len(h_NH)))
+        chunk = min(_chunk(w_VH), len(h_NH))
+        buffer = torch.empty(chunk, len(w_VH), dtype=dtype, device=h_NH.device)
+        for i in range(0, len(h_NH), chunk):
+            part = slice(i, min(i + chunk, len(h_NH)))
             logits = torch.mm(h_NH[part], w_VH.t(), out=buffer[: part.stop - i])
             norm_N[part] = _KERNELS["log_norm"](logits, wide)
             logp_N[part] = logits.gather(1, target_N[part, None])[:, 0].to(wide) - norm_N[part]
@@ -57,7 +59,13 @@ class _LinearLogprobs(torch.autograd.Function):
         return d_hidden.to(ctx.dtypes[0]), None if d_weight is None else d_weight.to(ctx.dtypes[1]), None
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def _chunk(weight_VH: Tensor) -> int:
+    """Rows of logits that exist at a time."""
+    return max(CHUNK, GPU_CHUNK // len(weight_VH)) if weight_VH.is_cuda else CHUNK
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type that a matrix product of `x` has: autocast's, or its own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
@@ -88,8 +96,9 @@ def _backward_by_rows(
 ) -> tuple[Tensor, Tensor | None]:
     d_hidden = torch.empty_like(h_NH)
     d_weight = torch.zeros(w_VH.shape, dtype=norm_N.dtype, device=w_VH.device) if weight_too else None
-    for i in range(0, len(h_NH), CHUNK):
-        part = slice(i, i + CHUNK)
+    chunk = _chunk(w_VH)
+    for i in range(0, len(h_NH), chunk):
+        part = slice(i, i + chunk)
         d_logits = _KERNELS["logit_grads"](h_NH[part] @ w_VH.t(), norm_N[part], grad_N[part])
         d_logits.scatter_add_(1, target_N[part, None], grad_N[part, None].to(d_logits.dtype))
         torch.mm(d_logits, w_VH, out=d_hidden[part])

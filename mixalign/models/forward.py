@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mixalign.losses.linear_logprobs import linear_logprobs
 from mixalign.losses.logprobs import gather_logprobs, sum_by_sequence
 from mixalign.models.attention import attention_plan, use_packed_attention
+from mixalign.models.head import target_logprobs
 from mixalign.types import Batch
 
 __all__ = ["Completions", "score_completions"]
@@ -54,7 +54,7 @@ def _by_token(model: Any, batch: Batch, count_correct: bool) -> tuple[Tensor, Te
         hidden_NH = core.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, batch["predict_N"])
         head = core.get_output_embeddings()
         if type(head) is nn.Linear and head.bias is None and not count_correct:
-            return linear_logprobs(hidden_NH, head.weight, batch["target_N"]), None
+            return target_logprobs(hidden_NH, head.weight, batch["target_N"]), None
         logits_NV = head(hidden_NH)
     logp_N = gather_logprobs(logits_NV, batch["target_N"])
     return logp_N, (logits_NV.argmax(1) == batch["target_N"]).float() if count_correct else None

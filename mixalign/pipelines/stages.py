@@ -32,7 +32,7 @@ from mixalign.scoring.table import ScoreTable
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
-from mixalign.training.engine import compile_layers, rows_within
+from mixalign.training.engine import prepare_model, rows_within
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
 
@@ -110,7 +110,7 @@ def attach_reference(job: Job, reference: Frozen) -> None:
     """Gives every row its log-probabilities under the reference policy, as the column `reference_logp`."""
     if not job.objective.uses_reference:
         return
-    with _borrowed(reference, job) as model:
+    with _borrowed(reference, job, [d for _, _, d in job.all_datasets]) as model:
         for _, split, dataset in job.all_datasets:
             table = _score(job, reference, model, dataset, f"reference {dataset.task} {split}")
             dataset.attach("reference_logp", table.align(dataset))
@@ -140,9 +140,9 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
 
 def _attach_losses(job: Job, number: int, specialist: Frozen) -> None:
     """Scores the rows of one task by its specialist."""
-    with _borrowed(specialist, job) as model:
-        for split, tables in job.data.items():
-            dataset = tables[number]
+    by_split = {split: tables[number] for split, tables in job.data.items()}
+    with _borrowed(specialist, job, list(by_split.values())) as model:
+        for split, dataset in by_split.items():
             table = _score(job, specialist, model, dataset, f"specialist {dataset.task} {split}")
             losses_N = frozen_losses(job.objective, dataset, table.align(dataset), number)
             dataset.attach("specialist_loss", losses_N)
@@ -223,7 +223,7 @@ def _train(
     if job.cfg.progress:
         callbacks.append(MixtureProgress(mixing, title))
     trainer = make_trainer(how, job.cache, callbacks)
-    compile_layers(model, job.engine, how.steps * how.batch_size * mean_length(train))
+    prepare_model(model, job.engine, how.steps * how.batch_size * mean_length(train))
     fit(trainer, module, MixtureData(train, [], sampler, how.steps, layout=job.layout))
     return module.model
 
@@ -281,14 +281,16 @@ def _ensure(place: Path, recipe: Mapping[str, Any], train: Callable[[], nn.Modul
 
 
 @contextmanager
-def _borrowed(frozen: Frozen, job: Job) -> Any:
-    """The model when first asked for, freed afterwards; cached tables never load it."""
+def _borrowed(frozen: Frozen, job: Job, datasets: Sequence[TaskDataset]) -> Any:
+    """The model that scores some tables when first asked for, freed afterwards; cached tables never load it."""
     held: list[nn.Module] = []
 
     def get() -> nn.Module:
         if not held:
             device = "cuda" if torch.cuda.is_available() and job.cfg.trainer.accelerator != "cpu" else "cpu"
-            held.append(frozen.build().to(device))
+            model = frozen.build().to(device)
+            prepare_model(model, job.engine, sum(int(d.length_N.sum()) for d in datasets), training=False)
+            held.append(model)
         return held[0]
 
     try:

@@ -34,7 +34,7 @@ from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.callbacks.wandb_board import WandbBoard
-from mixalign.training.engine import compile_layers
+from mixalign.training.engine import prepare_model
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
 
@@ -75,8 +75,8 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
     mixing = Mixing(mixer, job.tasks, [len(d) for d in data.train], run_dir / "mix.jsonl")
     loggers = _loggers(cfg, run_dir)
     try:
-        if compile_layers(model, job.engine, cfg.steps * cfg.batch_size * mean_length(data.train)):
-            log.info("engine: layers compiled")
+        if done := prepare_model(model, job.engine, cfg.steps * cfg.batch_size * mean_length(data.train)):
+            log.info("engine: %s", ", ".join(done))
         trainer = _trainer(job, mixing, judged, run_dir, loggers)
         fit(trainer, module, data, Path(cfg.resume) if cfg.resume else None)
         return _finish(job, trainer, module, data, mixing, run_dir)

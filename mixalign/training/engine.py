@@ -18,9 +18,10 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.data.pack import pack
 from mixalign.errors import MixalignError
 from mixalign.losses.linear_logprobs import compile_kernels
+from mixalign.models.head import HEADS, use_head
 from mixalign.training.packing import why_not_packed
 
-__all__ = ["Engine", "choose_layout", "choose_precision", "compile_layers", "prepare_process", "rows_within"]
+__all__ = ["Engine", "choose_layout", "choose_precision", "prepare_model", "prepare_process", "rows_within"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class Engine:
     Attributes:
         layout: `packed` (no padding, prompts of pairs once), `padded`, or `auto`.
         compile: torch.compile of the layers' feed-forward parts and norms: `auto`, True or False.
+        head: `chunked`, or `cce`: the kernels of the library cut-cross-entropy, for GPUs.
+        gradient_checkpointing: computes every layer again in the backward pass: less memory, a third more time.
         allocator: asks glibc to keep freed memory, which a training takes again at the next step.
         threads: of torch on a CPU; None leaves torch's own number.
         max_tokens: positions of one forward pass; a batch is split into as many micro-batches as that takes.
@@ -45,6 +48,8 @@ class Engine:
 
     layout: str = "auto"
     compile: str | bool = "auto"
+    head: str = "chunked"
+    gradient_checkpointing: bool = False
     allocator: bool = True
     threads: int | None = None
     max_tokens: int | None = None
@@ -54,6 +59,8 @@ class Engine:
             raise MixalignError(f"`engine.layout` is {self.layout!r}. Known: auto, {', '.join(LAYOUTS)}.")
         if self.compile not in ("auto", True, False):
             raise MixalignError(f"`engine.compile` is {self.compile!r}. Known: auto, true, false.")
+        if self.head not in HEADS:
+            raise MixalignError(f"`engine.head` is {self.head!r}. Known: {', '.join(HEADS)}.")
 
 
 def choose_layout(engine: Engine, model: nn.Module, datasets: Sequence[TaskDataset]) -> Layout:
@@ -121,17 +128,33 @@ def _cpu_multiplies_bf16() -> bool:
     return info.is_file() and "amx_bf16" in info.read_text()
 
 
-def compile_layers(model: Any, engine: Engine, tokens: float) -> bool:
-    """Compiles what lies between the matrix products and attention of every layer and of the head; says whether it did.
-
-    Whole layers would be compiled anew for every packed length; these parts take any length.
+def prepare_model(model: Any, engine: Engine, tokens: float, training: bool = True) -> list[str]:
+    """Applies the choices that concern a model, and names them.
 
     Args:
-        tokens: positions that the training will see, to judge whether compilation pays.
+        tokens: positions that the model will see, to judge whether compilation pays.
+        training: whether it is trained, or only read.
     """
-    work = 6.0 * tokens * sum(p.numel() for p in model.parameters())
-    if engine.compile is False or (engine.compile == "auto" and work < LONG_WORK):
-        return False
+    done = []
+    work = (6.0 if training else 2.0) * tokens * sum(p.numel() for p in model.parameters())
+    if engine.compile is True or (engine.compile == "auto" and work >= LONG_WORK):
+        _compile_layers(model)
+        done.append("layers compiled")
+    if training and engine.gradient_checkpointing:
+        core = model.get_base_model() if hasattr(model, "get_base_model") else model
+        enable = (
+            getattr(core, "activation_checkpointing_enable", None) or core.gradient_checkpointing_enable
+        )  # old name
+        enable({"use_reentrant": False})
+        done.append("gradient checkpointing")
+    return done
+
+
+def _compile_layers(model: Any) -> None:
+    """Compiles what lies between the matrix products and attention of every layer and of the head.
+
+    Whole layers would be compiled anew for every packed length; these parts take any length.
+    """
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder = core.base_model
     layers = next((m for m in decoder.children() if isinstance(m, nn.ModuleList)), nn.ModuleList())
@@ -143,7 +166,6 @@ def compile_layers(model: Any, engine: Engine, tokens: float) -> bool:
     if layers:
         _compile_rotary(layers[0])
     compile_kernels()
-    return True
 
 
 def _compile_rotary(layer: nn.Module) -> None:
@@ -169,7 +191,8 @@ def _hint_allocator(engine: Engine) -> None:
 
 
 def prepare_process(engine: Engine) -> None:
-    """Applies the choices that hold for the whole process: allocator and threads."""
+    """Applies the choices that hold for the whole process: allocator, threads and head."""
     _hint_allocator(engine)
+    use_head(engine.head)
     if engine.threads:
         torch.set_num_threads(engine.threads)

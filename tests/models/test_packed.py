@@ -24,6 +24,7 @@ from mixalign.data.pack import pack
 from mixalign.models import attention, forward
 from mixalign.models.forward import score_completions
 from mixalign.models.load import LoRA, add_lora
+from mixalign.training.engine import Engine, prepare_model
 from mixalign.training.packing import why_not_packed
 from mixalign.types import Segment, TokenRow
 
@@ -123,7 +124,7 @@ def test_gradient_checkpointing_runs_the_same_attention_again():
     dataset = make_dataset(2)
     batch = pack([dataset], np.zeros(2, int), np.array([0, 3]))
     plain, saving = build("llama"), build("llama").train()
-    saving.activation_checkpointing_enable({"use_reentrant": False})
+    assert prepare_model(saving, Engine(gradient_checkpointing=True), tokens=1.0)
     wanted, got = logps_and_gradients(plain, batch), logps_and_gradients(saving, batch)
     torch.testing.assert_close(got[0], wanted[0])
     for name, grad in wanted[1].items():

@@ -14,7 +14,7 @@ from mixalign.data.sampler import MixtureSampler
 from mixalign.errors import MixalignError
 from mixalign.losses import linear_logprobs
 from mixalign.models.forward import score_completions
-from mixalign.training.engine import Engine, choose_layout, choose_precision, compile_layers, rows_within
+from mixalign.training.engine import Engine, choose_layout, choose_precision, prepare_model, rows_within
 from mixalign.types import TokenRow
 
 SIZE = {
@@ -88,8 +88,16 @@ def test_precision_is_left_alone_unless_it_is_auto():
 
 
 def test_compilation_is_for_long_trainings():
-    assert not compile_layers(llama(), Engine(), tokens=1e6)
-    assert not compile_layers(llama(), Engine(compile=False), tokens=1e15)
+    assert prepare_model(llama(), Engine(), tokens=1e6) == []
+    assert prepare_model(llama(), Engine(compile=False), tokens=1e15) == []
+
+
+def test_gradient_checkpointing_is_for_training():
+    model = llama()
+    assert prepare_model(model, Engine(gradient_checkpointing=True), tokens=1.0, training=False) == []
+    assert not model.is_gradient_checkpointing
+    assert prepare_model(model, Engine(gradient_checkpointing=True), tokens=1.0) == ["gradient checkpointing"]
+    assert model.is_gradient_checkpointing
 
 
 @pytest.mark.slow
@@ -101,11 +109,11 @@ def test_compiled_layers_give_the_same_numbers(monkeypatch):
     batch = pack([dataset], np.zeros(2, int), np.arange(2))
     model = llama()
     before = score_completions(model, batch).logp_BS.detach()
-    assert compile_layers(model, Engine(compile=True), tokens=1.0)
+    assert prepare_model(model, Engine(compile=True), tokens=1.0) == ["layers compiled"]
     torch.testing.assert_close(score_completions(model, batch).logp_BS.detach(), before, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("layout", "tight"), ("compile", "yes")])
+@pytest.mark.parametrize(("setting", "value"), [("layout", "tight"), ("compile", "yes"), ("head", "liger")])
 def test_unknown_words_are_refused(setting, value):
     with pytest.raises(MixalignError, match=f"`engine.{setting}` is '{value}'"):
         Engine(**{setting: value})
