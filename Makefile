@@ -46,10 +46,8 @@ check: $(VENV)/.installed-dev ## format, lint and types
 evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform, AMA-R and AMA-S; the figures of the README
 	$(BIN)/python benchmarks/evidence.py
 
-BENCHMARKS := dpo_step sft_step scoring mixing_overhead sampler_scale
-
-bench: $(VENV)/.installed-dev ## speed and memory against TRL, in their short forms
-	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --short --json benchmarks/results/$$name.json; done
+bench: $(VENV)/.installed-dev ## speed and memory against TRL, in short forms; writes benchmarks/results/<machine>.json
+	$(BIN)/python benchmarks/all.py --short
 
 clean: ## remove the environment, caches and runs
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

@@ -1,7 +1,7 @@
 """The mixture at scale: draws from 100 million rows in 1,000 tasks, AMA-S over 1,000 weights, and score look-ups.
 
-A draw costs the same whatever the tables hold, and the sampler holds a few numbers a task. `lookup_ms`: 512 rows of a
-memory-mapped score table, by content hash.
+A draw costs the same whatever the tables hold, and the sampler holds a few numbers a task. `lookup_ms`: the
+scores of 512 random rows of a memory-mapped table of 10 million, as a training batch reads them.
 """
 
 import argparse
@@ -68,21 +68,21 @@ def _update(times: int) -> float:
 
 
 def _lookup(rng: np.random.Generator, times: int) -> float:
-    """Milliseconds of aligning one batch with a memory-mapped table, at new places each time (in the page cache)."""
+    """Milliseconds of the scores of one batch: new random rows each time of a memory-mapped table in the page cache."""
+    from mixalign.data.collate import score_columns
     from mixalign.data.dataset import TaskDataset
     from mixalign.scoring.table import ScoreTable
 
-    def batch_of(row_id_B: np.ndarray) -> TaskDataset:
-        return TaskDataset("batch", np.zeros(0), np.zeros(0, bool), np.zeros((len(row_id_B), 3), np.int32), row_id_B)
-
     with tempfile.TemporaryDirectory() as folder:
-        hashes, scores = Path(folder) / "row_id_N.npy", Path(folder) / "logp_NS.npy"
-        np.save(hashes, np.sort(rng.integers(0, 2**63 - 1, TABLE)))
-        np.save(scores, np.zeros((TABLE, 2)))
-        table = ScoreTable(np.load(hashes, mmap_mode="r"), np.load(scores, mmap_mode="r"), {})
-        places = [rng.integers(0, TABLE, BATCH) for _ in range(times + 1)]
-        batches = iter([batch_of(np.array(table.row_id_N[place])) for place in places])
-        return _milliseconds(lambda: table.align(next(batches)), times)
+        path = Path(folder) / "scores.safetensors"
+        row_id_N = rng.integers(0, 2**63 - 1, TABLE)
+        ScoreTable(row_id_N, np.zeros((TABLE, 2)), {}).save(path)
+        nothing = np.zeros(0, np.int32), np.zeros(0, bool), np.zeros((TABLE, 3), np.int32)
+        dataset = TaskDataset("scored", *nothing, row_id_N, start_N=np.zeros(TABLE + 1, np.int64))
+        dataset.attach("reference_logp", ScoreTable.load(path, {}).align(dataset))
+        task_B = np.zeros(BATCH, np.int64)
+        batches = iter([rng.integers(0, TABLE, BATCH) for _ in range(times + 1)])
+        return _milliseconds(lambda: score_columns([dataset], task_B, next(batches)), times)
 
 
 def _milliseconds(call: Callable[[], Any], times: int) -> float:

@@ -85,9 +85,9 @@ class _SegmentAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_ATD: Tensor) -> tuple:  # type: ignore[override]
-        *arrays, norms = *(tensors := ctx.saved_tensors)[:4], tensors[4:]
+        q_ATD, k_ATD, v_ATD, out_ATD, *norms = ctx.saved_tensors
         dtype, wide = grad_ATD.dtype, torch.promote_types(grad_ATD.dtype, torch.float32)
-        grad_ATD, q_ATD, k_ATD, v_ATD, out_ATD = (x.to(wide) for x in (grad_ATD, *arrays))
+        grad_ATD, q_ATD, k_ATD, v_ATD, out_ATD = (x.to(wide) for x in (grad_ATD, q_ATD, k_ATD, v_ATD, out_ATD))
         dq, dk, dv = torch.zeros_like(q_ATD), torch.zeros_like(k_ATD), torch.zeros_like(v_ATD)
         for s, norm in zip(ctx.segments, norms, strict=True):
             own, before = slice(s.start, s.start + s.length), s.prefix_length
