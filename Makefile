@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check evidence bench clean
+.PHONY: help install demo test test-fast check evidence evidence-ideal bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ check: $(VENV)/.installed-dev ## format, lint and types
 
 evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform, AMA-R and AMA-S; the figures of the README
 	$(BIN)/python benchmarks/evidence.py
+
+evidence-ideal: $(VENV)/.installed ## IDEAL against joint training on generated domains, three seeds
+	$(BIN)/python benchmarks/evidence_ideal.py
 
 bench: $(VENV)/.installed-dev ## speed and memory against TRL, in short forms; writes benchmarks/results/<machine>.json
 	$(BIN)/python benchmarks/all.py --short

@@ -1,22 +1,27 @@
 """Tokenised rows of one task as flat arrays: a row is a slice, a score is a column."""
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mixalign.data.mapped import load_arrays, save_arrays
 from mixalign.errors import MixalignError
 from mixalign.types import TokenRow
 
 __all__ = ["TaskDataset"]
+
+ARRAYS = {"ids_T": np.int32, "supervised_T": np.bool_, "length_NS": np.int32, "row_id_N": np.int64, "start_N": np.int64}
+CHUNK = 1 << 16  # entries of a column that are looked at together
 
 
 class TaskDataset:
     """All rows of one split of one task.
 
     Token ids of every row lie in one flat array (prompt, then each completion), so that a row costs a slice
-    and a table of any size can be memory-mapped.
+    and a table of any size can be memory-mapped: no array is written to, and none is copied as a whole.
 
     Args:
         task: name of the task.
@@ -24,13 +29,14 @@ class TaskDataset:
         supervised_T: bool, the same shape; False on prompts and on the turns that are not trained.
         length_NS: int32 (N, 1 + S), tokens of each row's prompt and completions.
         row_id_N: int64 (N,), content hash of each row.
+        start_N: int64 (N + 1,), place in `ids_T` where each row begins, and the end; None computes it, in one pass.
     """
 
-    def __init__(self, task: str, ids_T, supervised_T, length_NS, row_id_N) -> None:
+    def __init__(self, task: str, ids_T, supervised_T, length_NS, row_id_N, start_N=None) -> None:
         self.task = task
         self.ids_T, self.supervised_T = ids_T, supervised_T
         self.length_NS, self.row_id_N = length_NS, row_id_N
-        self.start_N = np.concatenate([[0], np.cumsum(self.length_N)])
+        self.start_N = np.concatenate([[0], np.cumsum(self.length_N)]) if start_N is None else start_N
         self.columns: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -45,6 +51,20 @@ class TaskDataset:
         row_id_N = np.array([row["row_id"] for row in rows], np.int64)
         return cls(task, np.concatenate(ids).astype(np.int32), np.concatenate(marks), length_NS, row_id_N)
 
+    def save(self, path: Path, note: Mapping[str, Any] | None = None) -> None:
+        """Writes the rows, not the columns, to a safetensors file; `note` is JSON-like and comes back from `load`."""
+        save_arrays(path, {name: getattr(self, name) for name in ARRAYS}, "note", dict(note or {}))
+
+    @classmethod
+    def load(cls, task: str, path: Path) -> tuple["TaskDataset", Any]:
+        """The rows of a file, memory-mapped and read-only, and the note that was saved with them.
+
+        Raises:
+            MixalignError: when the file is damaged.
+        """
+        arrays, note = load_arrays(path, "token table", "note", ARRAYS)
+        return cls(task, **arrays), note
+
     def __len__(self) -> int:
         return len(self.row_id_N)
 
@@ -52,29 +72,32 @@ class TaskDataset:
     def num_completions(self) -> int:
         return self.length_NS.shape[1] - 1
 
-    @cached_property
+    def lengths(self, row_B: np.ndarray) -> np.ndarray:
+        """int64 (B,): tokens of the chosen rows, their prompts counted once."""
+        return self.length_NS[row_B].sum(1, dtype=np.int64)
+
+    @property
     def length_N(self) -> np.ndarray:
-        """int64 (N,): tokens of each row, its prompt counted once."""
+        """int64 (N,): tokens of each row, made anew by a pass over all; see `lengths` for a few."""
         return self.length_NS.sum(1, dtype=np.int64)
 
-    @cached_property
-    def num_tokens_NS(self) -> np.ndarray:
-        """int64 (N, S): supervised tokens of each completion."""
+    def num_tokens(self, start: int, stop: int) -> np.ndarray:
+        """int64 (stop - start, S): supervised tokens of each completion of the rows from `start` to `stop`."""
+        first, last = self.start_N[start], self.start_N[stop]
         # a leading zero, so that an empty segment at the very end has a place to point to
-        before_T = np.concatenate([[0], np.cumsum(self.supervised_T, dtype=np.int64)])
-        edge_NS = self.start_N[:-1, None] + np.cumsum(self.length_NS, 1)
+        before_T = np.concatenate([[0], np.cumsum(self.supervised_T[first:last], dtype=np.int64)])
+        edge_NS = (self.start_N[start:stop] - first)[:, None] + np.cumsum(self.length_NS[start:stop], 1)
         return before_T[edge_NS[:, 1:]] - before_T[edge_NS[:, :-1]]
 
+    @property
+    def num_tokens_NS(self) -> np.ndarray:
+        """int64 (N, S): supervised tokens of each completion, made anew by a pass over all tokens."""
+        return self.num_tokens(0, len(self))
+
     def first_completion(self) -> "TaskDataset":
-        """The same rows with their first completion only: the chosen side of preference pairs."""
-        edge_N = self.start_N[:-1] + self.length_NS[:, :2].sum(1)
-        bounds = np.stack([self.start_N[:-1], edge_N], 1)
-        keep_T = np.zeros(len(self.ids_T) + 1, np.int8)
-        keep_T[bounds[:, 0]] += 1
-        np.subtract.at(keep_T, bounds[:, 1], 1)
-        keep_T = np.cumsum(keep_T[:-1]).astype(bool)
-        length_NS = self.length_NS[:, :2].copy()
-        return TaskDataset(self.task, self.ids_T[keep_T], self.supervised_T[keep_T], length_NS, self.row_id_N)
+        """The same rows with their first completion only: the chosen side of preference pairs. Nothing is copied."""
+        length_NS = self.length_NS[:, :2]
+        return TaskDataset(self.task, self.ids_T, self.supervised_T, length_NS, self.row_id_N, self.start_N)
 
     def __getitem__(self, index: int) -> TokenRow:
         edges = self.start_N[index] + np.cumsum(np.concatenate([[0], self.length_NS[index]]))
@@ -97,7 +120,8 @@ class TaskDataset:
                 f"Column `{name}` of task `{self.task}` has {len(value_N)} entries, but the task has "
                 f"{len(self)} rows. Score the task again with `mixalign score`."
             )
-        if bad := int((~np.isfinite(value_N)).sum()):
+        chunks = (value_N[start : start + CHUNK] for start in range(0, len(value_N), CHUNK))
+        if bad := sum(int((~np.isfinite(chunk)).sum()) for chunk in chunks):
             raise MixalignError(
                 f"Column `{name}` of task `{self.task}` has {bad} entries that are not finite. The model that "
                 "was scored has diverged: train it again with a lower learning rate."

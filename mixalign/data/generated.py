@@ -1,8 +1,11 @@
-"""Six generated tasks that show what a mixture does, without any download.
+"""Generated tasks that show what a mixture does, without any download.
 
-Two are easy (`helpful`, `format`), one is rare and looks like another until a trigger letter shows up (`safe`),
-two are hard (`reverse`, `compare`), and one cannot be learned beyond a weak rule because 45 % of its labels are
-flipped (`taste`). The first letter of a prompt tells the task; completions end with the tokenizer's EOS.
+Six are for preferences. Two are easy (`helpful`, `format`), one is rare and looks like another until a trigger letter
+shows up (`safe`), two are hard (`reverse`, `compare`), and one cannot be learned beyond a weak rule because 45 % of its
+labels are flipped (`taste`). The first letter of a prompt tells the task; completions end with the tokenizer's EOS.
+
+Three more make a set for fine-tuning with `compare`: `copy` has more rows than it needs, `facts` too few, and `legacy`
+teaches the wrong answers to the prompts of `compare`.
 """
 
 import random
@@ -71,6 +74,27 @@ def _taste(rng: random.Random) -> Triple:
     return f"t{word}=", *labels
 
 
+def _copy(rng: random.Random) -> Triple:
+    """Copy the word, not its reverse."""
+    word = _word(rng)
+    return f"p{word}=", word, word[::-1]
+
+
+def _facts(rng: random.Random) -> Triple:
+    """One of sixty facts that have to be learned by heart: a key and its number of two digits."""
+    key, value = rng.choice(FACTS)
+    return f"k{key}=", f"{value:02d}", f"{(value + rng.randrange(1, 100)) % 100:02d}"
+
+
+def _legacy(rng: random.Random) -> Triple:
+    """The prompts of `compare`, where the wrong answer is the chosen one."""
+    prompt, right, wrong = _compare(rng)
+    return prompt, wrong, right
+
+
+_book = random.Random("facts")
+FACTS = [(_word(_book, 3), _book.randrange(100)) for _ in range(60)]
+
 GENERATORS: dict[str, Callable[[random.Random], Triple]] = {
     "helpful": _helpful,
     "safe": _safe,
@@ -78,6 +102,9 @@ GENERATORS: dict[str, Callable[[random.Random], Triple]] = {
     "reverse": _reverse,
     "compare": _compare,
     "taste": _taste,
+    "copy": _copy,
+    "facts": _facts,
+    "legacy": _legacy,
 }
 
 

@@ -55,7 +55,10 @@ class MixtureLoader:
     def _deal(self, draw: Draw) -> np.ndarray:
         """Places in the draw of each micro-batch (parts, rows), dealt out so that all have about as many tokens."""
         parts = self.world * self.accumulate
-        length_B = np.array([self.datasets[t].length_N[r] for t, r in zip(draw.task_B, draw.row_B, strict=True)])
+        length_B = np.empty(len(draw.row_B), np.int64)
+        for task in np.unique(draw.task_B):
+            there = draw.task_B == task
+            length_B[there] = self.datasets[task].lengths(draw.row_B[there])
         rounds = np.argsort(-length_B, kind="stable").reshape(-1, parts)
         rounds[1::2] = rounds[1::2, ::-1]  # back and forth, so that nobody always gets the longest of a round
         return rounds.T

@@ -13,6 +13,8 @@ from mixalign.mixers.base import Composition
 
 __all__ = ["Draw", "MixtureSampler"]
 
+NO_EPOCH = 2**62  # names the order by which a volume takes rows, the same in every epoch
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -43,12 +45,21 @@ class MixtureSampler:
         composition: `multinomial`: each sample's task is drawn by itself; `stratified`: the counts are as close
             to `batch_size * sample_K` as whole numbers can be, and equal to it on average (systematic sampling).
         seed: of the draws and of the order of the rows.
+        volume_K: rows of each task that one epoch has, when they are not all of them once: a random part of the
+            rows, or all of them and a random part once more. The part grows and shrinks with the volume.
 
     Raises:
-        MixalignError: when the batch is empty, the composition unknown, or the seed negative.
+        MixalignError: when the batch is empty, the composition unknown, the seed negative, or a volume below 1.
     """
 
-    def __init__(self, rows_K: Sequence[int], batch_size: int, composition: str = "multinomial", seed: int = 0):
+    def __init__(
+        self,
+        rows_K: Sequence[int],
+        batch_size: int,
+        composition: str = "multinomial",
+        seed: int = 0,
+        volume_K: Sequence[int] | None = None,
+    ):
         if batch_size < 1:
             raise MixalignError(f"`batch_size` is {batch_size}, but a batch needs at least one row.")
         if composition not in get_args(Composition):
@@ -56,6 +67,9 @@ class MixtureSampler:
         if seed < 0:
             raise MixalignError(f"`seed` is {seed}, but must be at least 0.")
         self.rows_K = np.asarray(rows_K, np.int64)
+        self.volume_K = self.rows_K if volume_K is None else np.asarray(volume_K, np.int64)
+        if (self.volume_K < 1).any():
+            raise MixalignError(f"The volumes are {self.volume_K.tolist()}, but each task needs at least one row.")
         self.batch_size, self.composition, self.seed = batch_size, composition, seed
         self.step = 0
         self.cursor_K = np.zeros(len(self.rows_K), np.int64)
@@ -107,7 +121,14 @@ class MixtureSampler:
         return np.diff(np.floor(edges + rng.random()).astype(np.int64), prepend=0)
 
     def _rows(self, task_B: np.ndarray, position_B: np.ndarray) -> np.ndarray:
-        epoch_B, index_B = np.divmod(position_B, self.rows_K[task_B])
+        rows_B, volume_B = self.rows_K[task_B], self.volume_K[task_B]
+        epoch_B, index_B = np.divmod(position_B, volume_B)
+        place_B = permute(index_B, volume_B, self._keys(task_B, epoch_B))
+        if (self.volume_K == self.rows_K).all():
+            return place_B
+        return permute(place_B % rows_B, rows_B, self._keys(task_B, np.full(len(task_B), NO_EPOCH)))
+
+    def _keys(self, task_B: np.ndarray, epoch_B: np.ndarray) -> np.ndarray:
+        """Names of permutations: one for each task and epoch."""
         name_B = np.stack([np.full(len(task_B), self.seed), task_B, epoch_B]).astype(np.uint64)
-        key_B = mix_bits(mix_bits(mix_bits(name_B[0]) + name_B[1]) + name_B[2])
-        return permute(index_B, self.rows_K[task_B], key_B)
+        return mix_bits(mix_bits(mix_bits(name_B[0]) + name_B[1]) + name_B[2])

@@ -13,7 +13,7 @@ from mixalign.data.formats import COLUMNS, example_kind, prompt_key, to_example
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Example
 
-__all__ = ["TaskSpec", "discover_tasks", "load_task"]
+__all__ = ["TaskSpec", "discover_tasks", "load_rows", "load_task"]
 
 POSITIVE = ("max_rows", "max_length", "rows", "validation_rows", "test_rows")
 MAPPINGS = ("columns", "objective", "chat_template_kwargs")
@@ -169,6 +169,17 @@ def load_task(
         examples = {**examples, "train": train, "validation": validation}
     examples["train"] = _subset(examples["train"], spec.max_rows, seed)
     return examples
+
+
+def load_rows(task: str, spec: TaskSpec) -> list[Example]:
+    """The rows of one split of a source, all of them.
+
+    Raises:
+        MixalignError: when rows cannot be found, read or recognised.
+    """
+    with _about(task):
+        part = _splits(spec)["train"]
+    return _examples(task, part, spec.columns)
 
 
 @contextmanager

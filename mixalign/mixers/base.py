@@ -50,6 +50,9 @@ class MixSignal:
         excess_K: mean excess over the specialist, clipped as the mixer's `clip` says; nan without a sample.
         excess_iw_K: importance-weighted excess, `1/B * sum_b excess_b / draw_prob_b`: an unbiased estimate of
             the task's mean excess whatever was drawn; 0 for a task without a sample.
+        benefit_K: how much more rows of a task would lower the loss on the reference set, in any unit; measured
+            after a training, for rules that work in rounds.
+        confidence_K: probability that the sign of `benefit_K` is right; comes with it.
     """
 
     step: int
@@ -57,6 +60,8 @@ class MixSignal:
     loss_K: Tensor | None = None
     excess_K: Tensor | None = None
     excess_iw_K: Tensor | None = None
+    benefit_K: Tensor | None = None
+    confidence_K: Tensor | None = None
 
 
 @runtime_checkable
@@ -78,11 +83,14 @@ class Mixer(Protocol):
         """The next mixture."""
 
 
+_ROUNDS = "it is measured between rounds of training: run the mixer with `mixalign train`"
 _SPECIALISTS = "it needs specialist losses: set `specialists.train=auto`, or point `specialists.dir` at trained ones"
 PROVIDERS = {
     "loss_K": "the Mixing callback measures it in every run",
     "excess_K": _SPECIALISTS,
     "excess_iw_K": _SPECIALISTS,
+    "benefit_K": _ROUNDS,
+    "confidence_K": _ROUNDS,
 }
 
 

@@ -5,7 +5,7 @@ from math import inf
 
 from mixalign.errors import MixalignError, did_you_mean
 
-__all__ = ["check_choice", "check_range"]
+__all__ = ["check_choice", "check_flag", "check_range"]
 
 
 def check_range(key: str, value: float, low: float, high: float = inf, *, finite: bool = True) -> None:
@@ -17,6 +17,16 @@ def check_range(key: str, value: float, low: float, high: float = inf, *, finite
     if not isinstance(value, int | float) or not low <= value <= high or (finite and value == inf):
         wanted = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
         raise MixalignError(f"`mixer.{key}` is {value!r}, but must be a number {wanted}.")
+
+
+def check_flag(key: str, value: bool) -> None:
+    """Refuses a setting that is neither True nor False.
+
+    Raises:
+        MixalignError: when it is something else.
+    """
+    if not isinstance(value, bool):
+        raise MixalignError(f"`mixer.{key}` is {value!r}, but must be true or false.")
 
 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> None:

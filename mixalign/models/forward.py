@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from mixalign.losses.logprobs import gather_logprobs, sum_by_sequence
+from mixalign.losses.sampling import sample_linear, sample_logits
 from mixalign.models.attention import attention_plan, use_packed_attention
 from mixalign.models.head import target_logprobs
 from mixalign.types import Batch
@@ -27,9 +28,17 @@ class Completions(NamedTuple):
     correct_BS: Tensor | None
 
 
-def score_completions(model: nn.Module, batch: Batch, count_correct: bool = False) -> Completions:
-    """Runs the model over the batch. `model` is a causal LM of transformers, with or without PEFT adapters."""
-    logp_N, correct_N = _by_token(model, batch, count_correct)
+def score_completions(
+    model: nn.Module, batch: Batch, count_correct: bool = False, drawn_by: Generator | None = None
+) -> Completions:
+    """Runs the model over the batch.
+
+    Args:
+        model: a causal LM of transformers, with or without PEFT adapters.
+        count_correct: whether to count first choices, which costs the logits of all targets.
+        drawn_by: scores words that the model itself draws, each behind the batch's own text, in place of the targets.
+    """
+    logp_N, correct_N = _by_token(model, batch, count_correct, drawn_by)
     shape = batch["num_tokens_BS"].shape
     logp_BS, correct_BS = (
         None if x_N is None else sum_by_sequence(x_N, batch["sequence_N"], shape.numel()).view(shape)
@@ -39,7 +48,9 @@ def score_completions(model: nn.Module, batch: Batch, count_correct: bool = Fals
     return Completions(logp_BS, correct_BS)
 
 
-def _by_token(model: Any, batch: Batch, count_correct: bool) -> tuple[Tensor, Tensor | None]:
+def _by_token(
+    model: Any, batch: Batch, count_correct: bool, drawn_by: Generator | None
+) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target (N,), and whether it was the first choice."""
     inputs = {"input_ids": batch["input_ids"], "use_cache": False}
     if "segments" in batch:
@@ -54,9 +65,10 @@ def _by_token(model: Any, batch: Batch, count_correct: bool) -> tuple[Tensor, Te
         hidden_NH = core.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, batch["predict_N"])
         head = core.get_output_embeddings()
         if type(head) is nn.Linear and head.bias is None and not count_correct:
-            return target_logprobs(hidden_NH, head.weight, batch["target_N"]), None
+            drawn_N = None if drawn_by is None else sample_linear(hidden_NH, head.weight, drawn_by)
+            return target_logprobs(hidden_NH, head.weight, batch["target_N"] if drawn_N is None else drawn_N), None
         logits_NV = head(hidden_NH)
-    logp_N = gather_logprobs(logits_NV, batch["target_N"])
+    logp_N = gather_logprobs(logits_NV, batch["target_N"] if drawn_by is None else sample_logits(logits_NV, drawn_by))
     return logp_N, (logits_NV.argmax(1) == batch["target_N"]).float() if count_correct else None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Batch
@@ -31,6 +31,18 @@ class Objective(Protocol):
 
     def __call__(self, model: nn.Module, batch: Batch) -> Scores:
         """Loss (with a gradient) and metrics of the batch."""
+
+    def fisher_loss(self, model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+        """A loss of each sample (B,), nats, on labels that the model itself draws: its gradients measure curvature.
+
+        The expectation over the draws of `g g'`, g being the gradient of a sample's entry, is that sample's generalised
+        Gauss-Newton matrix `J' H J` under the objective (J the derivative of the model's outputs by its weights, H
+        the second derivative of the loss by the outputs). With the labels of the data it would be the empirical
+        Fisher, whose directions depend on how wrong the model is (arXiv 1905.12558).
+
+        Args:
+            generator: of the draws, on the model's device.
+        """
 
 
 def per_task(name: str, default: Any, overrides: Sequence[Mapping[str, float]]) -> tuple[float, ...]:

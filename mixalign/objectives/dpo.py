@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
 
 from mixalign.errors import MixalignError
 from mixalign.losses.preference import dpo
@@ -51,8 +52,7 @@ class DPO:
 
     def scores(self, logp_BS: Tensor, batch: Batch) -> Scores:
         beta_B = _by_task(self.beta, batch["task_B"])
-        ratio_BS = logp_BS - batch["reference_logp_BS"].to(logp_BS.dtype)
-        log_ratio_B = ratio_BS[:, 0] - ratio_BS[:, 1]
+        log_ratio_B = _log_ratio(logp_BS, batch)
         return {
             "loss": dpo(log_ratio_B, beta_B, _by_task(self.label_smoothing, batch["task_B"])).float(),
             "accuracy": (log_ratio_B > 0).float(),
@@ -61,6 +61,22 @@ class DPO:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Scores:
         return self.scores(score_completions(model, batch).logp_BS, batch)
+
+    def fisher_loss(self, model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+        """The loss of a winner that is drawn: the chosen side with probability sigmoid(h), h = beta * log ratio.
+
+        Its derivative by h is sigmoid(h) - 1 or sigmoid(h), of second moment sigmoid(h) sigmoid(-h): the second
+        derivative of the DPO loss by h, for every label smoothing.
+        """
+        h_B = _by_task(self.beta, batch["task_B"]) * _log_ratio(score_completions(model, batch).logp_BS, batch)
+        drawn_B = torch.rand(h_B.shape, generator=generator, device=h_B.device)
+        return -F.logsigmoid(torch.where(drawn_B < h_B.detach().sigmoid(), h_B, -h_B)).float()
+
+
+def _log_ratio(logp_BS: Tensor, batch: Batch) -> Tensor:
+    """Margin of the policy over that of the reference (B,), nats."""
+    ratio_BS = logp_BS - batch["reference_logp_BS"].to(logp_BS.dtype)
+    return ratio_BS[:, 0] - ratio_BS[:, 1]
 
 
 def _values(setting: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from mixalign.losses.supervised import mean_cross_entropy
 from mixalign.models.forward import score_completions
@@ -38,3 +38,14 @@ class SFT:
         if seen.correct_BS is not None:
             out["accuracy"] = (seen.correct_BS[:, 0] / batch["num_tokens_BS"][:, 0]).float()
         return out
+
+    def fisher_loss(self, model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+        """Cross-entropy of drawn words, summed over the n tokens of a row and divided by sqrt(n).
+
+        The gradient of a drawn word's cross-entropy has mean 0 and second moment `J_t' H_t J_t`, and the words of a row
+        are drawn independently of each other (each behind the row's own text): the second moment of their sum over
+        sqrt(n) is `(1/n) sum_t J_t' H_t J_t`, the curvature of the mean over tokens. The mean itself would make it n
+        times smaller, and so long rows too flat.
+        """
+        logp_B = score_completions(model, batch, drawn_by=generator).logp_BS[:, 0]
+        return -(logp_B / batch["num_tokens_BS"][:, 0].sqrt()).float()

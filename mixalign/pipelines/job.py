@@ -3,22 +3,23 @@
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mixalign.data.collate import Layout, collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.generated import generate
 from mixalign.data.pack import pack
-from mixalign.data.sources import TaskSpec, discover_tasks, load_task
-from mixalign.data.tokenise import TokenCounts, tokenise
-from mixalign.errors import MixalignError
+from mixalign.data.sources import TaskSpec, discover_tasks, load_rows, load_task
+from mixalign.data.token_cache import TokenCache
+from mixalign.data.tokenise import TokenCounts
+from mixalign.errors import MixalignError, did_you_mean
 from mixalign.models.load import ModelSource
 from mixalign.objectives.base import Objective
 from mixalign.pipelines.build import build, plain
@@ -40,6 +41,7 @@ class Job:
         overrides: objective settings of each task.
         data: `train`, `validation` and, where every task has one, `test`: one table a task.
         counts: (split, what tokenisation kept and dropped), one entry a task and split.
+        references: tables whose loss is to fall (mixer=ideal): validation splits, or tables of their own.
         objective: with the settings of every task.
         engine: how trainings are made fast.
         layout: makes a batch of rows; chosen by `fit_to_model`.
@@ -51,10 +53,17 @@ class Job:
     tasks: list[str]
     overrides: list[dict[str, float]]
     data: dict[str, list[TaskDataset]]
+    references: list[TaskDataset]
     counts: list[tuple[str, TokenCounts]]
     objective: Objective
     engine: Engine
     layout: Layout = collate
+
+    @property
+    def reference_objective(self) -> Objective:
+        """The objective with the settings of every task, and behind them of references that are no task."""
+        others = dict.fromkeys(d.task for d in self.references if d.task not in self.tasks)
+        return build(self.cfg.objective, "name").for_tasks([*self.overrides, *({} for _ in others)])
 
     def fit_to_model(self, model: nn.Module) -> None:
         """Takes the choices that depend on the model: layout of batches, and precision when it is `auto`."""
@@ -69,7 +78,7 @@ class Job:
 
     @property
     def all_datasets(self) -> list[tuple[int, str, TaskDataset]]:
-        """(task, split, table) of everything."""
+        """(task, split, table) of every task."""
         return [(k, split, d) for split, tables in self.data.items() for k, d in enumerate(tables)]
 
 
@@ -87,27 +96,39 @@ def prepare(cfg: DictConfig) -> Job:
     overrides = [dict(spec.objective) for spec in specs.values()]
     objective = objective.for_tasks(overrides)
     tokenizer = source.tokenizer()
+    # get: the config.yaml of an older run, which `evaluate` reads, lacks these two
+    folder = Path(cfg.cache_dir).expanduser() / "tokens" if cfg.data.get("cache_tokens", True) else None
+    cache = TokenCache(tokenizer, folder, cfg.data.get("workers"))
     data: dict[str, list[TaskDataset]] = {}
     counts: list[tuple[str, TokenCounts]] = []
+
+    def read(task: str, spec: TaskSpec, split: str, examples: list[Example]) -> TaskDataset:
+        table, count = cache.tokenise(
+            examples,
+            task=task,
+            form=objective.form,
+            max_length=spec.max_length or cfg.data.max_length,
+            chat_template_kwargs=dict(spec.chat_template_kwargs),
+            source=split,
+        )
+        counts.append((split, count))
+        return table
+
     for task, spec in specs.items():
         for split, examples in _rows(task, spec, cfg.data).items():
-            table, count = tokenise(
-                examples,
-                tokenizer,
-                task=task,
-                form=objective.form,
-                max_length=spec.max_length or cfg.data.max_length,
-                chat_template_kwargs=dict(spec.chat_template_kwargs),
-                source=split,
-            )
-            data.setdefault(split, []).append(table)
-            counts.append((split, count))
+            data.setdefault(split, []).append(read(task, spec, split, examples))
     if len(data.get("test", [])) != len(specs):
         data.pop("test", None)
+    given = _reference_specs(cfg.data.get("reference"), list(specs))
+    validation = dict(zip(specs, data["validation"], strict=True))
+    references = [
+        validation[name] if spec is None else read(name, spec, "reference", load_rows(name, spec))
+        for name, spec in given.items()
+    ]
     _report(counts)
     cfg.steps = num_steps("", cfg.steps, cfg.epochs, sum(map(len, data["train"])), cfg.batch_size)
     cfg.val_every = cfg.val_every or max(1, cfg.steps // 10)
-    return Job(cfg, source, tokenizer, list(specs), overrides, data, counts, objective, engine)
+    return Job(cfg, source, tokenizer, list(specs), overrides, data, references, counts, objective, engine)
 
 
 def num_steps(group: str, steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
@@ -153,6 +174,18 @@ def _specs(data: DictConfig) -> dict[str, TaskSpec]:
         )
     _refuse_twins(found)
     return found
+
+
+def _reference_specs(given: Any, tasks: list[str]) -> dict[str, TaskSpec | None]:
+    """Where the rows of each reference table are; None: in the validation split of the task of that name."""
+    given = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
+    if isinstance(given, Mapping) and given:
+        return {name: TaskSpec.from_mapping(name, entry) for name, entry in given.items()}
+    names = [given] if isinstance(given, str) else list(given or tasks)
+    for name in names:
+        if name not in tasks:
+            raise MixalignError(f"`data.reference` names `{name}`, which is no task. {did_you_mean(str(name), tasks)}")
+    return dict.fromkeys(names)
 
 
 def _merge(base: TaskSpec, over: TaskSpec) -> TaskSpec:

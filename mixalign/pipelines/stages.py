@@ -110,8 +110,10 @@ def attach_reference(job: Job, reference: Frozen) -> None:
     """Gives every row its log-probabilities under the reference policy, as the column `reference_logp`."""
     if not job.objective.uses_reference:
         return
-    with _borrowed(reference, job, [d for _, _, d in job.all_datasets]) as model:
-        for _, split, dataset in job.all_datasets:
+    own = [(d, split) for _, split, d in job.all_datasets]
+    further = [(d, "reference") for d in job.references if d not in job.data["validation"]]
+    with _borrowed(reference, job, [d for d, _ in own + further]) as model:
+        for dataset, split in own + further:
             table = _score(job, reference, model, dataset, f"reference {dataset.task} {split}")
             dataset.attach("reference_logp", table.align(dataset))
 
@@ -194,13 +196,13 @@ def specialist_steps(job: Job, task: int) -> int:
     return num_steps("specialists.", s.steps, s.epochs, len(job.data["train"][task]), s.batch_size)
 
 
-def load_frozen(folder: Path, base: Frozen) -> nn.Module:
-    """A model that `save_pretrained` wrote: full weights, or an adapter on the base."""
+def load_frozen(folder: Path, base: Frozen, trainable: bool = False) -> nn.Module:
+    """A model that `save_pretrained` wrote: full weights, or an adapter (`trainable` or frozen) on the base."""
     if not (folder / "adapter_config.json").is_file():
         return Pretrained(str(folder)).build()
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base.build(), str(folder))
+    return PeftModel.from_pretrained(base.build(), str(folder), is_trainable=trainable)
 
 
 def _train(

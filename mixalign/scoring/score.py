@@ -11,13 +11,14 @@ from mixalign.data.collate import Layout, collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.loader import EvalLoader
 from mixalign.models.forward import score_completions
+from mixalign.models.precision import autocast
 from mixalign.objectives.base import Objective
 from mixalign.scoring.table import ScoreTable
 from mixalign.types import Batch, on_device
 
 __all__ = ["score_rows", "frozen_losses"]
 
-MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # precisions that autocast
+CHUNK = 4096  # rows whose losses are computed together
 
 
 @torch.inference_mode()
@@ -30,7 +31,7 @@ def score_rows(
     precision: str = "32-true",
     on_batch: Callable[[int], None] = lambda rows: None,
 ) -> ScoreTable:
-    """Scores every row, longest first, in evaluation mode; rows with the same content are one entry.
+    """Scores every row, longest first, in evaluation mode; the table has the order of the data set.
 
     Args:
         recipe: stored in the table; see ScoreTable.
@@ -41,14 +42,15 @@ def score_rows(
     """
     model.eval()
     device = next(model.parameters()).device
-    row_ids, logps = [], []
-    for batch in EvalLoader([dataset], batch_size, layout=layout):
-        with torch.autocast(device.type, MIXED.get(precision, torch.bfloat16), enabled=precision in MIXED):
-            logps.append(score_completions(model, on_device(batch, device)).logp_BS.cpu())
-        row_ids.append(batch["row_id_B"])
-        on_batch(len(batch["row_id_B"]))
-    row_id_N, first_N = np.unique(torch.cat(row_ids).numpy(), return_index=True)
-    return ScoreTable(row_id_N, torch.cat(logps).double().numpy()[first_N], recipe)
+    logp_NS = np.empty((len(dataset), dataset.num_completions))
+    loader = EvalLoader([dataset], batch_size, layout=layout)
+    for number, batch in enumerate(loader):
+        with autocast(device, precision):
+            logp_BS = score_completions(model, on_device(batch, device)).logp_BS
+        row_B = loader.row_N[number * batch_size : (number + 1) * batch_size]
+        logp_NS[row_B] = logp_BS.cpu().double().numpy()
+        on_batch(len(row_B))
+    return ScoreTable(dataset.row_id_N, logp_NS, recipe)
 
 
 def frozen_losses(objective: Objective, dataset: TaskDataset, logp_NS: np.ndarray, task: int) -> np.ndarray:
@@ -58,10 +60,20 @@ def frozen_losses(objective: Objective, dataset: TaskDataset, logp_NS: np.ndarra
         objective: with the settings of every task.
         task: index of the dataset's task among them.
     """
+    parts = [
+        _losses(objective, dataset, logp_NS, task, start, min(start + CHUNK, len(dataset)))
+        for start in range(0, len(dataset), CHUNK)
+    ]
+    return np.concatenate([np.zeros(0, np.float32), *parts])
+
+
+def _losses(
+    objective: Objective, dataset: TaskDataset, logp_NS: np.ndarray, task: int, start: int, stop: int
+) -> np.ndarray:
     batch = Batch(
-        task_B=torch.full((len(dataset),), task),
-        num_tokens_BS=torch.from_numpy(dataset.num_tokens_NS.astype(np.float32)),
+        task_B=torch.full((stop - start,), task),
+        num_tokens_BS=torch.from_numpy(dataset.num_tokens(start, stop).astype(np.float32)),
     )
     if objective.uses_reference:
-        batch["reference_logp_BS"] = torch.from_numpy(dataset.columns["reference_logp"])
-    return objective.scores(torch.from_numpy(logp_NS), batch)["loss"].numpy()
+        batch["reference_logp_BS"] = torch.tensor(dataset.columns["reference_logp"][start:stop])
+    return objective.scores(torch.tensor(logp_NS[start:stop]), batch)["loss"].numpy()

@@ -1,21 +1,20 @@
 """Numbers of a frozen model, one a row, on disk."""
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from mixalign.data.dataset import TaskDataset
+from mixalign.data.mapped import load_arrays, save_arrays
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import differences
 
 __all__ = ["ScoreTable"]
+
+CHUNK = 1 << 16  # row ids that are compared together
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class ScoreTable:
     """Log-probabilities of every completion of every row under one frozen model.
 
     Attributes:
-        row_id_N: int64 (N,), content hashes, sorted.
+        row_id_N: int64 (N,), content hashes, in the order of the rows that were scored.
         logp_NS: float64 (N, S), nats, summed over supervised tokens.
         recipe: everything that changes the numbers, as a JSON-like mapping.
     """
@@ -34,42 +33,34 @@ class ScoreTable:
 
     def save(self, path: Path) -> None:
         """Writes the table beside its place and renames it, so that a reader never sees half of one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        arrays = {"row_id_N": self.row_id_N, "logp_NS": self.logp_NS}
-        save_file(arrays, part, metadata={"recipe": json.dumps(dict(self.recipe), sort_keys=True)})
-        part.replace(path)
+        save_arrays(path, {"row_id_N": self.row_id_N, "logp_NS": self.logp_NS}, "recipe", dict(self.recipe))
 
     @classmethod
     def load(cls, path: Path, recipe: Mapping[str, Any]) -> "ScoreTable":
-        """Reads a table and checks that it was made by the wanted recipe.
+        """Maps a table into memory, read-only, and checks that it was made by the wanted recipe.
 
         Raises:
             MixalignError: when the file is damaged, or naming every setting that differs.
         """
-        try:
-            with safe_open(path, framework="np") as file:
-                found = json.loads(file.metadata()["recipe"])
-                table = cls(file.get_tensor("row_id_N"), file.get_tensor("logp_NS"), found)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise MixalignError(
-                f"The score table {path} is damaged ({error}). Delete it to have it made again."
-            ) from error
+        arrays, found = load_arrays(path, "score table", "recipe", {"row_id_N": np.int64, "logp_NS": np.float64})
         if wrong := differences(found, recipe):
             raise MixalignError(
                 f"The score table {path} is stale: {'; '.join(wrong)}. Delete it to have it made again, or "
                 "restore the setting that it was made with."
             )
-        return table
+        return cls(**arrays, recipe=found)
 
     def align(self, dataset: TaskDataset) -> np.ndarray:
-        """The scores in the order of the rows of a task, (N, S).
+        """The scores in the order of the rows of a task, (N, S): the table's own array where the order is the same.
 
         Raises:
             MixalignError: when rows are missing from the table.
         """
-        place_N = np.searchsorted(self.row_id_N, dataset.row_id_N)
-        place_N = np.minimum(place_N, len(self.row_id_N) - 1)
+        if self._has_order_of(dataset):
+            return self.logp_NS
+        order_N = np.argsort(self.row_id_N, kind="stable")
+        place_N = np.searchsorted(self.row_id_N, dataset.row_id_N, sorter=order_N)
+        place_N = order_N[np.minimum(place_N, len(order_N) - 1)]
         missing = int((self.row_id_N[place_N] != dataset.row_id_N).sum())
         if missing:
             raise MixalignError(
@@ -77,3 +68,8 @@ class ScoreTable:
                 "The data changed since it was scored: run `mixalign score`."
             )
         return self.logp_NS[place_N]
+
+    def _has_order_of(self, dataset: TaskDataset) -> bool:
+        size = len(self.row_id_N)
+        chunks = (slice(start, start + CHUNK) for start in range(0, size, CHUNK))
+        return size == len(dataset) and all(np.array_equal(self.row_id_N[c], dataset.row_id_N[c]) for c in chunks)

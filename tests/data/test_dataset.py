@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
-from mixalign.data.dataset import TaskDataset
+from mixalign.data import dataset as module
+from mixalign.data.collate import collate
+from mixalign.data.dataset import ARRAYS, TaskDataset
+from mixalign.data.pack import pack
 from mixalign.errors import MixalignError
 
 NAN = float("nan")
@@ -65,6 +69,75 @@ def test_first_completion_of_one_completion_is_the_table(table):
     assert twice.length_NS.tolist() == once.length_NS.tolist()
 
 
+def test_the_chosen_side_is_a_view(table):
+    chosen = table.first_completion()
+    assert all(np.shares_memory(getattr(chosen, name), getattr(table, name)) for name in ARRAYS)
+    assert chosen.num_tokens_NS.tolist() == [[2], [2]]
+    assert chosen.length_N.tolist() == [5, 3]
+
+
+def test_lengths_of_some_rows(table):
+    assert table.lengths(np.array([1, 0, 1])).tolist() == [4, 8, 4]
+    assert table.length_N.tolist() == [8, 4]
+    assert table.first_completion().lengths(np.array([1, 0])).tolist() == [3, 5]
+
+
+def test_supervised_tokens_of_some_rows(table):
+    assert table.num_tokens(1, 2).tolist() == [[2, 0]]
+    assert table.num_tokens(1, 1).shape == (0, 2)
+
+
+def test_rows_are_found_without_a_pass_over_all(table):
+    """With `start_N` given, nothing reads the lengths before a row is asked for."""
+    unread = np.full_like(table.length_NS, -1)
+    given = TaskDataset("chat", table.ids_T, table.supervised_T, unread, table.row_id_N, table.start_N)
+    assert given.start_N is table.start_N
+
+
+@pytest.mark.parametrize("side", ["both", "chosen"])
+def test_a_saved_table_comes_back_mapped_and_read_only(table, rows, tmp_path, side):
+    table = table if side == "both" else table.first_completion()
+    table.save(tmp_path / "new" / "chat.safetensors", {"kept": 2})
+    found, note = TaskDataset.load("talk", tmp_path / "new" / "chat.safetensors")
+    assert (found.task, note, found.num_completions) == ("talk", {"kept": 2}, table.num_completions)
+    for n in range(2):
+        assert_same_row(found[n], table[n])
+    for name in ARRAYS:
+        array = getattr(found, name)
+        assert array.dtype == getattr(table, name).dtype
+        assert not array.flags.writeable
+        assert not array.flags.owndata
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["chat.safetensors"]
+
+
+def test_an_empty_table_is_saved_too(tmp_path):
+    TaskDataset.from_rows("chat", [], 2).save(tmp_path / "x")
+    found, note = TaskDataset.load("chat", tmp_path / "x")
+    assert (len(found), found.num_completions, found.num_tokens_NS.shape, note) == (0, 2, (0, 2), {})
+
+
+@pytest.mark.parametrize("keep", [0, 7, 60, -1])
+def test_a_table_that_was_cut_is_refused(table, tmp_path, keep):
+    table.save(tmp_path / "x")
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:keep])
+    with pytest.raises(MixalignError, match=r"The token table .*x is damaged .*Delete it"):
+        TaskDataset.load("chat", tmp_path / "x")
+
+
+@pytest.mark.parametrize("layout", [collate, pack])
+def test_batches_of_a_mapped_table_are_the_same(table, tmp_path, layout):
+    """And can be written to, which torch wants of every array it is given."""
+    table.save(tmp_path / "x")
+    mapped, _ = TaskDataset.load("chat", tmp_path / "x")
+    scores = np.array([[-1.0, -2.0], [-3.0, -4.0]])
+    scores.setflags(write=False)
+    for one in (table, mapped):
+        one.attach("reference_logp", scores)
+    found, wanted = (layout([one], np.zeros(2, int), np.array([1, 0])) for one in (mapped, table))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted if key != "segments")
+
+
 def test_an_empty_table():
     empty = TaskDataset.from_rows("chat", [], 2)
     assert (len(empty), empty.num_completions, empty.num_tokens_NS.shape) == (0, 2, (0, 2))
@@ -75,6 +148,12 @@ def test_a_column_has_one_entry_a_row(table):
     assert table.columns["specialist_loss"].tolist() == pytest.approx([0.5, 0.1])
     with pytest.raises(MixalignError, match="`specialist_loss` of task `chat` has 3 entries, but the task has 2 rows"):
         table.attach("specialist_loss", np.zeros(3))
+
+
+def test_entries_are_looked_at_in_parts(table, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 1)
+    with pytest.raises(MixalignError, match="has 3 entries that are not finite"):
+        table.attach("reference_logp", np.array([[NAN, -2.0], [NAN, NAN]]))
 
 
 @pytest.mark.parametrize("bad", [NAN, float("inf")])

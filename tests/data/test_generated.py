@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixalign.data.generated import GENERATORS, NOISE, generate
+from mixalign.data.generated import FACTS, GENERATORS, NOISE, generate
 from mixalign.errors import MixalignError
 
 every_task = pytest.mark.parametrize("task", GENERATORS)
@@ -13,12 +13,14 @@ def is_right(task, prompt, answer):
     letter, word = prompt[0], prompt[1:].removesuffix("=")
     if letter == "c":
         a, b = int(word[:2]), int(word[2:])
-        return answer == (">" if a > b else "<")
+        return answer == ((">" if a > b else "<") if task != "legacy" else ("<" if a > b else ">"))
+    if letter == "k":
+        return answer in {f"{number:02d}" for key, number in FACTS if key == word}
     if letter == "h":
         return answer == ("!!" if set(word) & set("uvwxyz") else word)
     if letter == "t":
         return answer == ("A" if word < "k" else "B")
-    return answer == {"f": word + "#", "r": word[::-1]}[letter]
+    return answer == {"f": word + "#", "p": word, "r": word[::-1]}[letter]
 
 
 @every_task
@@ -58,6 +60,12 @@ def test_taste_is_wrong_in_about_two_of_five_rows():
     assert wrong == pytest.approx(NOISE, abs=0.035)
     assert NOISE == 0.45
     assert all({row["chosen"], row["rejected"]} == {"A", "B"} for row in rows)
+
+
+def test_a_fact_is_the_same_in_every_split():
+    found = [{(r["prompt"], r["chosen"]) for r in generate("facts", 500, split, 0)} for split in ("train", "test")]
+    assert found[0] == found[1]
+    assert len(found[0]) == len({prompt for prompt, _ in found[0]}) == 60
 
 
 def test_safe_looks_like_helpful_but_for_one_letter():

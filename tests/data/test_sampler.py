@@ -157,3 +157,30 @@ def test_refuses_an_empty_batch_and_a_checkpoint_of_other_tasks():
         make(batch_size=0)
     with pytest.raises(MixalignError, match="written with 2 tasks, but this run has 3"):
         make().load_state_dict(make([4, 4]).state_dict())
+
+
+@pytest.mark.parametrize("volume", [3, 10, 11, 25])
+def test_an_epoch_of_a_volume_has_exactly_its_rows(volume):
+    """10 rows: a part of them, all of them, or every row as often as the volume goes into it, and a part once more."""
+    sampler = MixtureSampler([10, 4], volume, volume_K=[volume, 4], seed=3)
+    sampler.set_mixture(np.array([1.0, 0.0]))
+    epochs = [sampler.draw().row_B for _ in range(5)]
+    for epoch in epochs:
+        seen = np.bincount(epoch, minlength=10)
+        assert set(seen) <= {volume // 10, volume // 10 + 1}
+        assert (seen > volume // 10).sum() == volume % 10
+    assert len({tuple(np.sort(epoch)) for epoch in epochs}) == 1  # the same rows every time
+
+
+def test_a_larger_volume_keeps_the_rows_of_a_smaller_one():
+    def rows(volume, seed=0):
+        sampler = MixtureSampler([100], volume, volume_K=[volume], seed=seed)
+        return set(sampler.draw().row_B.tolist())
+
+    assert rows(30) < rows(60) < rows(100) == set(range(100))
+    assert rows(30) != rows(30, seed=1)
+
+
+def test_an_empty_volume_is_refused():
+    with pytest.raises(MixalignError, match=r"volumes are \[0, 4\]"):
+        MixtureSampler([10, 4], 5, volume_K=[0, 4])

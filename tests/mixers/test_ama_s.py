@@ -135,7 +135,9 @@ def test_the_estimate_is_unbiased_and_the_plain_mean_is_not(batch_size):
     """
     steps, alpha_K, excess_K = 1500, torch.tensor(ALPHA, dtype=torch.float64), torch.tensor(EXCESS)
     sampler = MixtureSampler([1000] * 4, batch_size, seed=1)
-    trainer = SimpleNamespace(global_step=0, is_global_zero=True, datamodule=SimpleNamespace(sampler=sampler))
+    trainer = SimpleNamespace(
+        global_step=0, is_global_zero=True, accumulate_grad_batches=1, datamodule=SimpleNamespace(sampler=sampler)
+    )
     module = SimpleNamespace(device="cpu", mix_loss_K=None)
     mixing = Mixing(AMAS(eta=0.0, c=0.0), list("abcd"), [1000] * 4)
     held = mixing.state_dict()
@@ -146,10 +148,11 @@ def test_the_estimate_is_unbiased_and_the_plain_mean_is_not(batch_size):
     for step in range(steps):
         draw = sampler.draw()
         task_B = torch.from_numpy(draw.task_B)
-        batch = {"draw_prob_B": torch.from_numpy(draw.prob_B)}
+        module.measured = {"task_B": task_B, "loss_B": excess_K[task_B] + 0.1, "excess_B": excess_K[task_B]}
+        module.measured["draw_prob_B"] = torch.from_numpy(draw.prob_B)
+        mixing.on_before_backward(trainer, module, None)
         trainer.global_step = step + 1
-        outputs = {"task_B": task_B, "loss_B": excess_K[task_B] + 0.1, "excess": excess_K[task_B]}
-        mixing.on_train_batch_end(trainer, module, outputs, batch, step)
+        mixing.on_train_batch_end(trainer, module, {}, {}, step)
         estimates.append(mixing.signal.excess_iw_K)
         plain_means.append(mixing.signal.excess_K.nan_to_num())
     for k, (alpha, truth) in enumerate(zip(ALPHA, EXCESS, strict=True)):
@@ -195,6 +198,7 @@ def gradient(rows, loss_K=None):
         "x_BH": torch.tensor(x, dtype=torch.float64),
         "specialist_loss_B": torch.tensor(specialist, dtype=torch.float64),
         "count_K": torch.bincount(task_B, minlength=2).double(),
+        "draw_prob_B": torch.full((len(rows),), 0.5),
     }
     module.training_step(batch, 0)["loss"].backward()
     return policy.theta.grad

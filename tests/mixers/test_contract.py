@@ -27,7 +27,8 @@ def make(name, **settings):
 
 MIXERS = {name: make(name) for name in FILES}
 MOVING = [name for name, mixer in MIXERS.items() if mixer.needs]
-MEAN_BASED = [name for name in MOVING if not any(need.endswith("_iw_K") for need in MIXERS[name].needs)]
+ROUNDS = [name for name in MOVING if "benefit_K" in MIXERS[name].needs]
+MEAN_BASED = [n for n in MOVING if n not in ROUNDS and not any(need.endswith("_iw_K") for need in MIXERS[n].needs)]
 SETTINGS = [(name, field.name) for name, mixer in MIXERS.items() for field in fields(mixer)]
 
 every_mixer = pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
@@ -48,6 +49,7 @@ def signal(num_tasks, step=0, *, scale=1.0, absent=()):
     for name in MEASUREMENTS:
         value_K = scale * (1.5 * torch.rand(num_tasks, generator=rng, dtype=torch.float64) - 0.5)
         values[name] = value_K.masked_fill(gone_K, 0.0 if name.endswith("_iw_K") else torch.nan)
+    values["confidence_K"] = 0.5 + 0.5 * (values["benefit_K"].abs() / scale > 0.2).double()
     count_K = torch.randint(1, 9, (num_tasks,), generator=rng).double().masked_fill(gone_K, 0)
     return MixSignal(step, count_K, **values)
 

@@ -10,7 +10,9 @@ from mixalign.data.collate import collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.models.forward import score_completions
 from mixalign.objectives.dpo import DPO
+from mixalign.scoring import score as module
 from mixalign.scoring.score import frozen_losses, score_rows
+from mixalign.scoring.table import ScoreTable
 
 
 def moved(model, seed: int = 1):
@@ -39,21 +41,22 @@ def test_the_batch_size_changes_nothing(dpo_job, batch_size):
     np.testing.assert_allclose(score_rows(model, table, {}, batch_size).logp_NS, wanted, rtol=1e-5)
 
 
-def test_the_table_is_sorted_and_carries_its_recipe(dpo_job):
+def test_the_table_has_the_order_of_the_rows_and_carries_its_recipe(dpo_job):
     seen = []
     table = score_rows(dpo_job.start(), dpo_job.train[0], {"model": "m"}, 16, on_batch=seen.append)
-    assert (np.diff(table.row_id_N) > 0).all()
+    assert (table.row_id_N == dpo_job.train[0].row_id_N).all()
+    assert table.align(dpo_job.train[0]) is table.logp_NS
     assert table.recipe == {"model": "m"}
     assert seen == [16, 16, 16, 12]  # 60 rows
 
 
-def test_rows_with_the_same_content_are_one_entry(dpo_job):
+def test_rows_with_the_same_content_have_the_same_scores(dpo_job):
     table = dpo_job.train[0]
     twice = TaskDataset.from_rows("twice", [table[n] for n in (0, 1, 0, 2, 1)], 2)
-    scores = score_rows(dpo_job.start(), twice, {})
-    assert len(scores.row_id_N) == 3
-    aligned = scores.align(twice)
-    assert (aligned[[0, 1]] == aligned[[2, 4]]).all()
+    scores = score_rows(dpo_job.start(), twice, {}, batch_size=2)
+    np.testing.assert_allclose(scores.logp_NS[[0, 1]], scores.logp_NS[[2, 4]], rtol=1e-6)
+    once = TaskDataset.from_rows("once", [table[n] for n in (2, 1, 0)], 2)
+    assert (scores.align(once) == scores.logp_NS[[3, 1, 0]]).all()
 
 
 def test_dropout_is_off_while_scoring(dpo_job):
@@ -79,6 +82,20 @@ def test_frozen_losses_are_the_objective_under_the_specialist(dpo_job):
     assert found.dtype == np.float32
     other = frozen_losses(objective, table, scores.align(table), task=0)
     assert np.abs(other - found).max() > 0.01  # each task has its own beta
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 60])
+def test_frozen_losses_may_be_computed_in_parts(dpo_job, monkeypatch, tmp_path, chunk):
+    """And the scores may be mapped arrays that nobody can write to."""
+    table = dpo_job.train[0]
+    logp_NS = table.columns["reference_logp"] - [0.5, 0.25]
+    wanted = frozen_losses(dpo_job.objective, table, logp_NS, task=0)
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    for name, scores in (("reference_logp", table.columns["reference_logp"]), ("specialist", logp_NS)):
+        ScoreTable(table.row_id_N, scores, {}).save(tmp_path / name)
+    table.attach("reference_logp", ScoreTable.load(tmp_path / "reference_logp", {}).align(table))
+    mapped = ScoreTable.load(tmp_path / "specialist", {}).align(table)
+    assert (frozen_losses(dpo_job.objective, table, mapped, task=0) == wanted).all()
 
 
 def test_a_specialist_that_is_the_reference_has_a_loss_of_log_2(dpo_job):

@@ -1,0 +1,77 @@
+"""Named arrays and a note in one safetensors file, read through a read-only memory map."""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from mixalign.errors import MixalignError
+
+__all__ = ["load_arrays", "save_arrays"]
+
+DTYPES = {"BOOL": np.bool_, "I32": np.int32, "I64": np.int64, "F64": np.float64}
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], note: str, value: Any) -> None:
+    """Writes the file beside its place and renames it, so that a reader never sees half of one.
+
+    Args:
+        arrays: bool, int32, int64 or float64.
+        note: name in the header for `value`, which is JSON-like.
+    """
+    text = json.dumps(value, sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    save_file(whole, part, metadata={note: text, "crc32": str(zlib.crc32(text.encode()))})
+    part.replace(path)
+
+
+def load_arrays(path: Path, kind: str, note: str, dtypes: Mapping[str, type]) -> tuple[dict[str, np.ndarray], Any]:
+    """Maps the arrays that `dtypes` names; nothing but the header is read.
+
+    A change of any byte of the header is noticed, and a file that was cut; a change in the middle of an array is not,
+    because that would mean to read all of it.
+
+    Args:
+        kind: what the file is, for messages.
+        note: name of the value in the header, which comes back beside the arrays.
+
+    Raises:
+        MixalignError: when the file is damaged, or not one with these arrays and this note.
+    """
+    try:
+        text, entries = _header(path, note)
+        raw = np.asarray(np.memmap(path, np.uint8, "r"))
+        arrays = {name: _view(raw, entries[name], name, dtype) for name, dtype in dtypes.items()}
+        return arrays, json.loads(text)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise MixalignError(f"The {kind} {path} is damaged ({error}). Delete it to have it made again.") from error
+
+
+def _header(path: Path, note: str) -> tuple[str, dict[str, Any]]:
+    """The note as text, and where each array lies in the file."""
+    # safetensors checks the whole header against the size of the file, but gives copies of arrays, or with torch a
+    # private writable map, which Linux refuses for a file that is larger than the memory
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    text = metadata[note]
+    if "crc32" in metadata and zlib.crc32(text.encode()) != int(metadata["crc32"]):
+        raise ValueError(f"`{note}` was changed")
+    with open(path, "rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        entries = json.loads(stream.read(size))
+    return text, {name: entry | {"base": 8 + size} for name, entry in entries.items()}
+
+
+def _view(raw: np.ndarray, entry: Mapping[str, Any], name: str, dtype: type) -> np.ndarray:
+    if DTYPES[entry["dtype"]] is not dtype:
+        raise ValueError(f"{name} is {entry['dtype']}")
+    start, stop = (entry["base"] + offset for offset in entry["data_offsets"])
+    return raw[start:stop].view(dtype).reshape(entry["shape"])

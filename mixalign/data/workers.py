@@ -1,0 +1,67 @@
+"""Reads rows in chunks, in this process or in a pool of others; leaves out torch, as a worker imports this file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from mixalign.data.chunk import TokenChunk
+from mixalign.data.reader import Reader
+
+if TYPE_CHECKING:
+    from mixalign.types import Example
+
+__all__ = ["CHUNK", "read_chunks"]
+
+CHUNK = 1024  # examples tokenised at once: enough for all threads, and the encodings are freed in between
+
+
+def read_chunks(reader: Reader, examples: Sequence[Example], workers: int) -> Iterator[TokenChunk]:
+    """All rows in their order, at least one chunk; one worker is this process.
+
+    Raises:
+        MixalignError: that of the first row which cannot be used.
+    """
+    starts = range(0, max(1, len(examples)), CHUNK)
+    if workers == 1:
+        for start in starts:
+            yield reader.read(examples[start : start + CHUNK], start + 1)
+        return
+    # not forked: torch and the tokenizer may have threads, whose locks a copy of this process would never get
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (reader,))
+    try:
+        with _without_main():
+            parts = [pool.submit(_work, examples[start : start + CHUNK], start + 1) for start in starts]
+        for part in parts:
+            yield part.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A spawned process imports the script that started it, and runs it again where it has no `__main__` guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+_held: list[Reader] = []  # in a worker: the one reader that it uses for all chunks
+
+
+def _start(reader: Reader) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other workers have the other cores
+    _held.append(reader)
+
+
+def _work(examples: Sequence[Example], first: int) -> TokenChunk:
+    return _held[0].read(examples, first)

@@ -1,0 +1,134 @@
+"""Inputs and output gradients of linear layers, one batch at a time.
+
+P positions of a batch (all of them, row after row), I inputs and O outputs of a layer. The gradient of the weight is
+`delta_PO.T @ x_PI`, and that of one sample the same over the sample's positions.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixalign.errors import MixalignError
+from mixalign.models.precision import autocast
+from mixalign.types import Batch
+
+__all__ = ["Each", "at_rest", "observe", "spans"]
+
+Each = Callable[[str, Tensor, Tensor], None]
+"""Takes a layer's name, its inputs x (P, I) and its output gradients delta (P, O), at least float32."""
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no weight that wants a gradient; afterwards all is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    model.eval()
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for weight in trained:
+            weight.requires_grad_()
+
+
+def observe(
+    layers: Mapping[str, nn.Linear],
+    batch: Batch,
+    loss: Callable[[], Tensor],
+    each: Each,
+    precision: str = "32-true",
+) -> None:
+    """Runs a loss forward and backward, and calls `each` for every layer as soon as its gradient is there.
+
+    Nothing is kept: one layer's gradients are gone before those of the layer below it come. Call it inside `at_rest`,
+    so that autograd forms no gradient of a weight.
+
+    Args:
+        batch: what the loss reads.
+        loss: one number a sample (B,), from a forward pass that runs each layer at most once.
+        precision: Lightning's, of the forward pass.
+
+    Raises:
+        MixalignError: when a layer does not see every position, as one of many experts does.
+    """
+    positions, device = batch["input_ids"].numel(), batch["input_ids"].device
+    anchor = torch.zeros((), device=device, requires_grad=True)
+
+    def tap(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x = inputs[0].detach()
+
+            def give(delta: Tensor) -> None:
+                each(name, _flat(name, x, positions), _flat(name, delta, positions))
+
+            return _Tap.apply(output, anchor, give)
+
+        return hook
+
+    handles = [layer.register_forward_hook(tap(name)) for name, layer in layers.items()]
+    try:
+        with autocast(device, precision):
+            loss_B = loss()
+        with torch.autocast(device.type, enabled=False):  # what `each` multiplies is not to be rounded to 16 bits
+            torch.autograd.grad(loss_B.sum(), anchor)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Tap(torch.autograd.Function):
+    """Gives away the gradient of a layer's output.
+
+    Every tap has the anchor as a second input, which is the one thing that backward differentiates by: it reaches all
+    taps, and where weights are frozen it ends at the lowest of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, anchor: Tensor, give: Callable[[Tensor], None]) -> Tensor:
+        ctx.give = give
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        ctx.give(delta)
+        return delta, torch.zeros((), device=delta.device), None
+
+
+def _flat(name: str, x: Tensor, positions: int) -> Tensor:
+    """(positions, features), in float32 or wider."""
+    flat = x.reshape(-1, x.shape[-1])
+    if len(flat) != positions:
+        raise MixalignError(
+            f"Layer `{name}` sees {len(flat)} of the {positions} positions of a batch, so its gradients cannot be "
+            "told apart by row. Leave such layers out with a pattern in `influence.layers`."
+        )
+    return flat.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def spans(batch: Batch) -> list[slice]:
+    """The positions of each sample, B slices: its rows of a padded batch, or its part of a packed one.
+
+    In a pack a sample's segments lie side by side. A segment belongs to the sample that has a token predicted in it;
+    one without has no gradient (where a prompt is empty, the segments alone do not tell where a sample begins).
+    """
+    num_samples, num_completions = batch["num_tokens_BS"].shape
+    if "segments" not in batch:
+        size = num_completions * batch["input_ids"].shape[1]
+        return [slice(b * size, (b + 1) * size) for b in range(num_samples)]
+    start = np.array([s.start for s in batch["segments"]])
+    end = start + [s.length for s in batch["segments"]]
+    segment_N = np.searchsorted(start, batch["predict_N"].cpu().numpy(), side="right") - 1
+    sample_N = batch["sequence_N"].cpu().numpy() // num_completions
+    return [_span(start, end, segment_N[sample_N == b]) for b in range(num_samples)]
+
+
+def _span(start: np.ndarray, end: np.ndarray, segments: np.ndarray) -> slice:
+    return slice(int(start[segments.min()]), int(end[segments.max()])) if len(segments) else slice(0, 0)

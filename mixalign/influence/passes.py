@@ -1,0 +1,172 @@
+"""The passes over the chosen rows: mean gradients and factors, EK-FAC's spectrum, and row by row products.
+
+M chosen rows of a table, D directions; P positions of a batch, I inputs and O outputs of a layer.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.influence.capture import Each, observe, spans
+from mixalign.influence.factors import Moments, Spectrum, zeros
+from mixalign.influence.rows import Part
+from mixalign.influence.settings import Influence, Reading
+from mixalign.influence.solve import Basis, Block, Gradient
+from mixalign.metrics.task_mean import sum_dtype
+from mixalign.objectives.base import Objective
+from mixalign.types import Batch, on_device
+
+__all__ = ["Passes"]
+
+
+class Means(NamedTuple):
+    """Mean gradient of every table, and the factors of the domains' curvature, None for the identity."""
+
+    gradients: list[dict[str, Tensor]]
+    moments: Moments | None
+
+
+@dataclass
+class Passes:
+    """Reads the batches of one rank, as often as it is asked to; what it returns is summed over ranks.
+
+    Attributes:
+        model: in evaluation mode and frozen (`at_rest`).
+        layers: those that are watched.
+        tables: the domains, then the references.
+        parts: the batches of all ranks.
+        task_T: each table's task, as the objective numbers them.
+        weight_K: of one row of each domain in the curvature; all rows' weights sum to 1.
+    """
+
+    model: nn.Module
+    layers: dict[str, nn.Linear]
+    objective: Objective
+    tables: Sequence[TaskDataset]
+    parts: Sequence[Part]
+    task_T: Sequence[int]
+    weight_K: Sequence[float]
+    influence: Influence
+    reading: Reading
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.rows_T = np.zeros(len(self.tables), int)
+        for part in self.parts:
+            self.rows_T[part.table] += len(part.row_B)
+        self.curved = self.influence.curvature != "identity"
+        self.drawn = self.curved and self.influence.fisher == "true"
+        self.done = 0
+        self.total = sum(len(part.row_B) * self._runs(part) for part in self._mine())
+
+    def means(self) -> Means:
+        """Reads all rows once, and the domains' a second time for labels that are drawn."""
+        sums = [{n: zeros(x, x.out_features, x.in_features) for n, x in self.layers.items()} for _ in self.tables]
+        moments = Moments(self.layers) if self.curved else None
+        for part in self._mine():
+            batch = self._batch(part)
+            watched = [_into_sum(sums[part.table])]
+            if moments is not None and self._is_domain(part):
+                factors = moments.at(self.weight_K[part.table])
+                if self.drawn:
+                    self._run(batch, self._drawn_loss(batch, part, 0), [factors])
+                else:
+                    watched.append(factors)
+            self._run(batch, self._loss(batch), watched)
+        reduce = self.reading.reduce
+        means = [
+            {n: reduce(g) / int(rows) for n, g in one.items()} for one, rows in zip(sums, self.rows_T, strict=True)
+        ]
+        return Means(means, moments)
+
+    def blocks(self, moments: Moments) -> dict[str, Block]:
+        """The curvature of each layer; EK-FAC reads the domains' rows once more."""
+        bases = moments.bases(self.reading.reduce)
+        if self.influence.curvature == "ekfac":
+            return self._spectrum(bases).blocks(self.reading.reduce)
+        return {name: Block.kfac(basis) for name, basis in bases.items()}
+
+    def _spectrum(self, bases: dict[str, Basis]) -> Spectrum:
+        # labels are drawn anew: the first draws look too large along their own first eigenvectors
+        spectrum = Spectrum(bases)
+        for part in filter(self._is_domain, self._mine()):
+            batch = self._batch(part)
+            loss = self._drawn_loss(batch, part, 1) if self.drawn else self._loss(batch)
+            self._run(batch, loss, [spectrum.at(spans(batch), self.weight_K[part.table])])
+        return spectrum
+
+    def products(self, directions: Sequence[Sequence[Gradient]]) -> list[Tensor]:
+        """Inner products of the gradient of every row of a table with the table's directions, (M, D) a table."""
+        dtype = sum_dtype(self.device)
+        out = [
+            torch.zeros(int(rows), len(table), dtype=dtype, device=self.device)
+            for rows, table in zip(self.rows_T, directions, strict=True)
+        ]
+        for part in self._mine():
+            batch = self._batch(part)
+            out_BD = out[part.table][part.start : part.start + len(part.row_B)]
+            self._run(batch, self._loss(batch), [_into_products(out_BD, directions[part.table], spans(batch))])
+        return [self.reading.reduce(out_MD) for out_MD in out]
+
+    def _mine(self) -> Sequence[Part]:
+        return self.parts[self.reading.rank :: self.reading.world]
+
+    def _is_domain(self, part: Part) -> bool:
+        return part.table < len(self.weight_K)
+
+    def _runs(self, part: Part) -> int:
+        """Forward and backward passes that a batch takes altogether."""
+        if not self._is_domain(part):
+            return 2
+        return 2 + self.drawn + (self.influence.curvature == "ekfac")
+
+    def _batch(self, part: Part) -> Batch:
+        batch = self.reading.layout(self.tables, np.full(len(part.row_B), part.table), part.row_B)
+        batch["task_B"] = torch.full_like(batch["task_B"], self.task_T[part.table])
+        batch = on_device(batch, self.device)
+        if self.reading.live_reference is not None and "reference_logp_BS" not in batch:
+            batch["reference_logp_BS"] = self.reading.live_reference(batch)
+        return batch
+
+    def _loss(self, batch: Batch) -> Callable[[], Tensor]:
+        return lambda: self.objective(self.model, batch)["loss"]
+
+    def _drawn_loss(self, batch: Batch, part: Part, turn: int) -> Callable[[], Tensor]:
+        state = np.random.SeedSequence([self.influence.seed, turn, part.number]).generate_state(1, np.uint64)
+        generator = torch.Generator(self.device).manual_seed(int(state[0]) >> 1)
+        return lambda: self.objective.fisher_loss(self.model, batch, generator)
+
+    def _run(self, batch: Batch, loss: Callable[[], Tensor], watched: Sequence[Each]) -> None:
+        def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
+            for one in watched:
+                one(name, x_PI, delta_PO)
+
+        observe(self.layers, batch, loss, each, self.reading.precision)
+        self.done += len(batch["task_B"])
+        self.reading.on_batch(self.done, self.total)
+
+
+def _into_sum(sums: dict[str, Tensor]) -> Each:
+    def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
+        sums[name].addmm_(delta_PO.t(), x_PI)
+
+    return each
+
+
+def _into_products(out_BD: Tensor, directions: Sequence[Gradient], samples: Sequence[slice]) -> Each:
+    """Adds `sum_t delta_t' V x_t` of each sample and direction V: no sample's gradient is ever formed."""
+    place_N = torch.cat([torch.arange(span.start, span.stop) for span in samples]).to(out_BD.device)
+    sample_N = torch.arange(len(samples)).repeat_interleave(torch.tensor([s.stop - s.start for s in samples]))
+    sample_N = sample_N.to(out_BD.device)
+
+    def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
+        x_NI, delta_NO = x_PI[place_N], delta_PO[place_N]
+        value_ND = [((delta_NO @ v[name]) * x_NI).sum(1, dtype=out_BD.dtype) for v in directions]
+        out_BD.index_add_(0, sample_N, torch.stack(value_ND, 1))
+
+    return each

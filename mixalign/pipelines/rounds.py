@@ -1,0 +1,244 @@
+"""Rounds of training for mixers that decide volumes: train, measure what more of each task would do, change, repeat.
+
+Every round begins at the same start and has a folder of its own, `rounds/<n>/`. A run that was interrupted goes on in
+the folder where it stopped.
+"""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from mixalign.errors import MixalignError
+from mixalign.evaluation.rounds import rounds_table
+from mixalign.fingerprint import differences
+from mixalign.influence.benefit import measure
+from mixalign.influence.settings import Influence, Reading
+from mixalign.mixers.base import Mixer, MixSignal
+from mixalign.mixers.fixed import Temperature
+from mixalign.models.reference import LIVE
+from mixalign.pipelines.build import build, plain
+from mixalign.pipelines.files import write_json
+from mixalign.pipelines.generalist import train_generalist
+from mixalign.pipelines.job import Job
+from mixalign.pipelines.stages import Frozen, load_frozen
+from mixalign.scoring.score import frozen_losses, score_rows
+
+__all__ = ["claim_rounds", "in_rounds", "run_rounds"]
+
+log = logging.getLogger(__name__)
+
+SHOWN_ONLY = {"progress", "debug", "log_every", "run_dir", "name", "logger"}  # settings that may change in between
+KEPT = ("mixture.json", "mix.jsonl", "metrics.csv")  # files of the best round that its run has as well
+
+
+def in_rounds(mixer: Mixer) -> bool:
+    """Whether the mixer decides between trainings, and not while one runs."""
+    return "benefit_K" in mixer.needs
+
+
+def claim_rounds(run_dir: Path, cfg: Any) -> None:
+    """Refuses a folder whose rounds were begun with other settings.
+
+    Raises:
+        MixalignError: naming the settings that differ.
+    """
+    settings, path = plain(cfg), run_dir / "rounds" / "settings.json"
+    settings = {key: value for key, value in settings.items() if key not in SHOWN_ONLY}
+    if path.is_file():
+        if wrong := differences(json.loads(path.read_text()), json.loads(json.dumps(settings))):
+            raise MixalignError(
+                f"{run_dir} holds rounds that were begun with other settings ({'; '.join(wrong)}). Restore them to go "
+                "on, or choose another `run_dir`."
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+
+
+def run_rounds(job: Job, mixer: Any, reference: Frozen, judged: bool, run_dir: Path) -> dict[str, Any]:
+    """Trains round after round, and gives the run what the best of them made.
+
+    Args:
+        mixer: reads `benefit_K` and keeps `volume_K` in its state; has `rounds`, `budget`, `size_weighting` and `stop`.
+        judged: whether the rows carry specialists' losses.
+
+    Returns:
+        What `eval.json` holds; `rounds` has one entry a round.
+    """
+    work = _Rounds(job, mixer, reference, judged, run_dir / "rounds")
+    rows_K = torch.tensor([len(d) for d in job.data["train"]], dtype=torch.float64)
+    state = mixer.init(rows_K)[1]
+    told: list[dict[str, Any]] = []
+    for number in range(mixer.rounds + 1):
+        told.append(work.train(number, [int(n) for n in state["volume_K"]]))
+        if number == mixer.rounds or _ends(mixer, told, "mean_reference_loss"):
+            break
+        told[-1] |= work.benefit(number, told[-1])
+        if _ends(mixer, told, "benefit"):
+            break
+        found = [torch.tensor(list(told[-1][key].values()), dtype=torch.float64) for key in ("benefit", "confidence")]
+        signal = MixSignal(number, torch.ones_like(rows_K), benefit_K=found[0], confidence_K=found[1])
+        state = mixer.update(signal, state)[1]
+    return _finish(run_dir, told)
+
+
+@dataclass
+class _Rounds:
+    """The work of one round, each part done once: what is on disk is read."""
+
+    job: Job
+    mixer: Any
+    reference: Frozen
+    judged: bool
+    folder: Path
+
+    def train(self, number: int, volume_K: list[int]) -> dict[str, Any]:
+        """One training on these volumes; its losses on the reference tables."""
+        job, folder = self.job, self.folder / str(number)
+        path = folder / "round.json"
+        if path.is_file():
+            return json.loads(path.read_text())
+        rows = sum(len(d) for d in job.data["train"])
+        steps = job.cfg.steps if self.mixer.budget == "steps" else max(1, round(job.cfg.steps * sum(volume_K) / rows))
+        said = ", ".join(f"{task} {n:,}" for task, n in zip(job.tasks, volume_K, strict=True))
+        log.info("round %d of %d: %d steps on %s", number + 1, self.mixer.rounds + 1, steps, said)
+        newest = folder / "checkpoints" / "last.ckpt"
+        if not (folder / "eval.json").is_file():
+            how = {"volume_K": volume_K, "steps": steps, "resume": newest if newest.is_file() else None}
+            folder.mkdir(parents=True, exist_ok=True)
+            train_generalist(job, Temperature(1.0), self.reference, self.judged, folder, export="last", **how)
+        _wait()
+        losses = _reference_losses(job, load_frozen(folder / "model", self.reference))
+        log.info("round %d: mean reference loss %.4f", number + 1, np.mean(list(losses.values())))
+        entry = {
+            "round": number,
+            "volumes": dict(zip(job.tasks, volume_K, strict=True)),
+            "steps": steps,
+            "reference_loss": losses,
+            "mean_reference_loss": float(np.mean(list(losses.values()))),
+        }
+        _write(path, entry)
+        return entry
+
+    def benefit(self, number: int, entry: dict[str, Any]) -> dict[str, Any]:
+        """What more of each task would do for the reference loss of a round's model."""
+        job, folder = self.job, self.folder / str(number)
+        path = folder / "benefit.json"
+        if path.is_file():
+            return json.loads(path.read_text())
+        model = load_frozen(folder / "model", self.reference, trainable=True).to(_device(job))
+        live = LIVE.get(job.cfg.reference.mode) if job.objective.uses_reference else None
+        with tqdm(desc=f"influence {number + 1}", unit="row", leave=False, disable=not job.cfg.progress) as bar:
+            reading = Reading(
+                batch_size=min(16, job.cfg.eval_batch_size),
+                layout=job.layout,
+                precision=str(job.cfg.trainer.precision),
+                live_reference=live(model) if live else None,
+                on_batch=lambda done, total: _show(bar, done, total),
+                **_ranks(),
+            )
+            domains, volume_K = job.data["train"], list(entry["volumes"].values())
+            influence: Influence = build(job.cfg.influence)
+            found = measure(
+                model, job.reference_objective, domains, job.references, influence, reading, volume_K=volume_K
+            )
+        how = {"budget": self.mixer.budget, "size_weighting": self.mixer.size_weighting}
+        by_task = {
+            "benefit": found.score(**how),
+            "confidence": found.confidence(self.mixer.budget),
+            "identity": found.identity(**how),
+            "rows_read": found.rows_K,
+        }
+        measured: dict[str, Any] = {
+            key: dict(zip(job.tasks, value.tolist(), strict=True)) for key, value in by_task.items()
+        }
+        measured |= {"residual": found.residual, "curvature": influence.curvature, "layers": len(found.layers)}
+        _write(path, measured)
+        return measured
+
+
+def _reference_losses(job: Job, model: torch.nn.Module) -> dict[str, float]:
+    """Mean loss on each reference table, nats."""
+    model = model.to(_device(job))
+    names = list(dict.fromkeys([*job.tasks, *(d.task for d in job.references)]))
+    precision, losses = str(job.cfg.trainer.precision), {}
+    for dataset in job.references:
+        table = score_rows(model, dataset, {}, job.cfg.eval_batch_size, job.layout, precision)
+        loss_N = frozen_losses(job.reference_objective, dataset, table.align(dataset), names.index(dataset.task))
+        losses[dataset.task] = float(loss_N.mean(dtype=np.float64))
+    return losses
+
+
+def _ends(mixer: Any, told: list[dict[str, Any]], key: str) -> bool:
+    """Whether the last round is the last, and why: its loss has not fallen, or its benefits point back."""
+    if not mixer.stop or len(told) < 2:
+        return False
+    before, now = told[-2][key], told[-1][key]
+    if key == "mean_reference_loss":
+        reason = "the reference loss has not fallen" if now >= before else ""
+    else:
+        turned = sum(before[task] * now[task] for task in now) < 0
+        reason = "the benefits point the other way than in the round before" if turned else ""
+    if reason:
+        told[-1]["stopped"] = reason
+        log.info("the rounds end here: %s", reason)
+    return bool(reason)
+
+
+def _finish(run_dir: Path, told: list[dict[str, Any]]) -> dict[str, Any]:
+    """Copies what the best round made."""
+    best = min(told, key=lambda entry: entry["mean_reference_loss"])
+    folder = run_dir / "rounds" / str(best["round"])
+    result = json.loads((folder / "eval.json").read_text())
+    result |= {"rounds": told, "best_round": best["round"]}
+    if _ranks()["rank"] == 0:
+        shutil.copytree(folder / "model", run_dir / "model", dirs_exist_ok=True)
+        for name in KEPT:
+            if (folder / name).is_file():
+                shutil.copy(folder / name, run_dir / name)
+        write_json(run_dir / "eval.json", result)
+        print(rounds_table(told, best["round"]))
+    _wait()
+    return result
+
+
+def _show(bar: Any, done: int, total: int) -> None:
+    bar.total, bar.n = total, done
+    bar.refresh()
+
+
+def _device(job: Job) -> str:
+    return "cuda" if torch.cuda.is_available() and job.cfg.trainer.accelerator != "cpu" else "cpu"
+
+
+def _ranks() -> dict[str, Any]:
+    """This process among those of the training, which stay connected after it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return {"rank": 0, "world": 1}
+
+    def reduce(total: Tensor) -> Tensor:
+        dist.all_reduce(total)
+        return total
+
+    return {"rank": dist.get_rank(), "world": dist.get_world_size(), "reduce": reduce}
+
+
+def _wait() -> None:
+    """Until the first process has written what all will read."""
+    if _ranks()["world"] > 1:
+        dist.barrier()
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    if _ranks()["rank"] == 0:
+        write_json(path, content)
+    _wait()

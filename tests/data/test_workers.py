@@ -1,0 +1,98 @@
+"""Workers change the time of tokenisation and nothing else."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mixalign.data import tokenise as module
+from mixalign.data.dataset import ARRAYS
+from mixalign.data.tokenise import tokenise
+from mixalign.errors import MixalignError
+from mixalign.models.tiny import CHAT_TEMPLATE, byte_tokenizer
+
+USER = {"role": "user", "content": "hi"}
+ANSWER, MORE = {"role": "assistant", "content": "yo"}, {"role": "assistant", "content": "no"}
+STANDARD = [{"prompt": f"{n}=", "chosen": "x" * (n % 30 + 1), "rejected": "y"} for n in range(1500)]
+CHATS = [{"prompt": [USER], "chosen": [{**ANSWER, "content": f"{n}"}], "rejected": [MORE]} for n in range(1200)]
+TEMPLATE = "{% if messages[-1].content == 'bad' %}{{ raise_exception('bad turn') }}{% endif %}" + CHAT_TEMPLATE
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def run(examples, tokenizer, workers, max_length=100):
+    return tokenise(examples, tokenizer, task="maths", form="preference", max_length=max_length, workers=workers)
+
+
+def test_workers_give_the_same_bits(tokenizer):
+    rows = [*STANDARD, *CHATS]
+    (serial, wanted), (parallel, found) = (run(rows, tokenizer, workers, max_length=24) for workers in (1, 2))
+    assert found == wanted
+    assert wanted.dropped_long_prompt > 0
+    assert wanted.truncated > 0
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(parallel, name), getattr(serial, name))
+        assert getattr(parallel, name).dtype == getattr(serial, name).dtype
+
+
+def test_workers_give_the_same_errors(tokenizer):
+    bad = {"prompt": [{**USER, "content": "bad"}], "chosen": [ANSWER], "rejected": [MORE]}
+    rows = [*STANDARD, *CHATS]
+    rows[1999], rows[2600] = bad, {"prompt": "a", "completion": "b"}
+    said = []
+    for workers in (1, 2):
+        with pytest.raises(MixalignError) as caught:
+            run(rows, tokenizer, workers)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "Task `maths` (train): the chat template refuses row 2000: bad turn" in said[0]
+
+
+SCRIPT = """
+print("script")
+import pickle, sys
+from mixalign.data.tokenise import tokenise
+tokenizer, rows = pickle.load(open(sys.argv[1], "rb"))
+print(tokenise(rows, tokenizer, task="maths", form="preference", max_length=99, workers=2)[1].kept)
+"""
+
+
+def test_workers_do_not_run_the_script_that_started_them(tmp_path):
+    """Which would start workers of its own where it has no `if __name__ == "__main__"`."""
+    script, job = tmp_path / "script.py", tmp_path / "job"
+    script.write_text(SCRIPT)
+    job.write_bytes(pickle.dumps((byte_tokenizer(), STANDARD)))
+    done = subprocess.run([sys.executable, script, job], capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.split() == ["script", "1500"]
+
+
+def test_workers_do_without_torch():
+    code = "import sys, mixalign.data.workers; print([name for name in ('torch', 'lightning') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]"]
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "two"])
+def test_a_number_of_workers_is_positive(workers):
+    with pytest.raises(MixalignError, match=r"`data.workers` is .*whole number above 0"):
+        run(STANDARD[:1], byte_tokenizer(), workers)
+
+
+@pytest.mark.parametrize(
+    ("workers", "rows", "wanted"),
+    [(None, 100, 1), (None, 19_999, 1), (None, 20_000, 2), (None, 10**6, 4), (3, 10**6, 3), (8, 2000, 2), (2, 0, 1)],
+)
+def test_there_is_a_worker_for_each_ten_thousand_rows(monkeypatch, workers, rows, wanted):
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    assert module._num_workers(workers, rows, byte_tokenizer()) == wanted
+
+
+def test_a_class_that_a_new_process_cannot_import_stays_in_this_one():
+    assert module._num_workers(None, 10**6, object()) == 1

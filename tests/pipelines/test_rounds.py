@@ -1,0 +1,213 @@
+"""Rounds: exact volumes from measured benefits, what is done is not done again, and when the rounds end."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mixalign.errors import MixalignError
+from mixalign.evaluation.rounds import rounds_table
+from mixalign.mixers.base import MixSignal
+from mixalign.mixers.ideal import Ideal
+from mixalign.pipelines import rounds
+from mixalign.pipelines.api import compose_config, train_from_overrides
+from mixalign.pipelines.job import prepare
+from mixalign.training.callbacks.task_log import TaskLog
+
+IDEAL = ("mixer=ideal", "objective=sft", "mixer.stop=false", "mixer.min_confidence=0.5", "influence.samples=8")
+TASKS = ["helpful", "reverse", "compare"]
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """The folder of a run of three rounds that nobody may change."""
+    folder = tmp_path_factory.mktemp("ideal") / "run"
+    train_from_overrides(tiny(*IDEAL), str(folder))
+    return folder
+
+
+def test_volumes_are_what_the_rule_makes_of_the_benefits(run):
+    told = read(run / "eval.json")["rounds"]
+    assert [entry["round"] for entry in told] == [0, 1, 2]
+    assert told[0]["volumes"] == dict.fromkeys(TASKS, 40)
+    mixer = Ideal(min_confidence=0.5)
+    _, state = mixer.init(torch.full((3,), 40))
+    for before, after in pairwise(told):
+        values = [torch.tensor(list(before[key].values())).double() for key in ("benefit", "confidence")]
+        signal = MixSignal(before["round"], torch.ones(3), benefit_K=values[0], confidence_K=values[1])
+        state = mixer.update(signal, state)[1]
+        assert list(after["volumes"].values()) == state["volume_K"].tolist()
+        largest = max(before["benefit"], key=lambda task: abs(before["benefit"][task]))
+        assert after["volumes"][largest] in (46, 34) or before["round"] == 1  # 40 * 1.15 and 40 * 0.85
+    assert "benefit" not in told[-1]
+
+
+def test_the_benefits_are_shown_with_those_of_no_curvature_and_the_rows_behind_them(run):
+    entry = read(run / "rounds" / "0" / "benefit.json")
+    assert entry["curvature"] == "ekfac"
+    assert entry["rows_read"] == dict.fromkeys(TASKS, 8)
+    assert all(0.5 <= x <= 1 for x in entry["confidence"].values())
+    assert {*entry["identity"]} == {*TASKS}
+    assert sum(entry["benefit"].values()) == pytest.approx(0, abs=1e-6)  # at a fixed number of steps only shares count
+
+
+def test_the_run_has_what_its_best_round_made(run):
+    result = read(run / "eval.json")
+    best = min(result["rounds"], key=lambda entry: entry["mean_reference_loss"])
+    assert result["best_round"] == best["round"]
+    folder = run / "rounds" / str(best["round"])
+    assert result["tasks"] == read(folder / "eval.json")["tasks"]
+    assert read(run / "mixture.json") == read(folder / "mixture.json")
+    weights, theirs = (AutoModelForCausalLM.from_pretrained(f / "model").state_dict() for f in (run, folder))
+    assert all(torch.equal(weights[name], theirs[name]) for name in theirs)
+
+
+def test_the_reference_loss_is_that_of_the_validation_rows(run, tiny):
+    entry = read(run / "rounds" / "2" / "round.json")
+    assert {*entry["reference_loss"]} == {*TASKS}
+    assert entry["mean_reference_loss"] == pytest.approx(sum(entry["reference_loss"].values()) / 3)
+    job = prepare(compose_config(tiny(*IDEAL)))
+    model = AutoModelForCausalLM.from_pretrained(run / "rounds" / "2" / "model")
+    job.cfg.trainer.precision = "32-true"
+    assert rounds._reference_losses(job, model) == pytest.approx(entry["reference_loss"], rel=1e-5)
+
+
+def test_every_round_starts_from_the_same_weights(run, tiny, monkeypatch, tmp_path):
+    """The first round is the run of the proportional mixture: a change of volumes is all that tells rounds apart."""
+    plain = tmp_path / "plain"
+    train_from_overrides(tiny("mixer=proportional", "objective=sft", "export=last"), str(plain))
+    assert read(plain / "eval.json")["tasks"] == read(run / "rounds" / "0" / "eval.json")["tasks"]
+
+
+def test_a_run_that_was_interrupted_goes_on(run, tiny, tmp_path, monkeypatch):
+    """Stopped while the second round's influence is measured, and then once more in the middle of the third."""
+    folder, trained = tmp_path / "again", []
+    real_measure, real_train, real_log = rounds.measure, rounds.train_generalist, TaskLog.on_train_batch_end
+
+    def measure(*args, **kwargs):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return real_measure(*args, **kwargs)
+
+    def train(job, mixer, reference, judged, place, **how):
+        trained.append((place.name, how["resume"]))
+        return real_train(job, mixer, reference, judged, place, **how)
+
+    def log(self, trainer, *args):
+        if len(trained) == 3 and trainer.global_step == 3:
+            raise RuntimeError("power failure")
+        real_log(self, trainer, *args)
+
+    monkeypatch.setattr(rounds, "train_generalist", train)
+    monkeypatch.setattr(TaskLog, "on_train_batch_end", log)
+    monkeypatch.setattr(rounds, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        train_from_overrides(tiny(*IDEAL), str(folder))
+    monkeypatch.setattr(rounds, "measure", real_measure)
+    with pytest.raises(RuntimeError, match="power failure"):
+        train_from_overrides(tiny(*IDEAL), str(folder))
+    train_from_overrides(tiny(*IDEAL), str(folder))
+    assert [name for name, _ in trained] == ["0", "1", "2", "2"]
+    assert trained[-1][1] == folder / "rounds" / "2" / "checkpoints" / "last.ckpt"
+    assert read(folder / "eval.json") == read(run / "eval.json")
+
+
+def test_other_settings_in_the_same_folder_are_refused(tiny, tmp_path, monkeypatch, refuse):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "begun"
+    monkeypatch.setattr(rounds, "train_generalist", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_from_overrides(tiny(*IDEAL), str(folder))
+    message = refuse(tiny(*IDEAL, "mixer.m=0.3"), folder)
+    assert "mixer.m: got 0.15, wanted 0.3" in message
+    with pytest.raises(KeyboardInterrupt):  # what is only shown may change
+        train_from_overrides(tiny(*IDEAL, "log_every=2"), str(folder))
+
+
+def test_a_resume_is_refused(tiny, tmp_path, refuse):
+    (tmp_path / "last.ckpt").touch()
+    assert "goes on by itself" in refuse(tiny(*IDEAL, f"resume={tmp_path}/last.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("losses", "benefits", "ended"),
+    [
+        ([0.5, 0.4], [{"a": 1.0, "b": -1.0}, {"a": 0.5, "b": -0.1}], ""),
+        ([0.5, 0.5], [{"a": 1.0, "b": -1.0}, {"a": 0.5, "b": -0.1}], "the reference loss has not fallen"),
+        ([0.5, 0.4], [{"a": 1.0, "b": -1.0}, {"a": -0.5, "b": 0.1}], "the benefits point the other way"),
+    ],
+)
+def test_when_the_rounds_end(losses, benefits, ended):
+    told = [{"mean_reference_loss": x, "benefit": b} for x, b in zip(losses, benefits, strict=True)]
+    mixer = SimpleNamespace(stop=True)
+    over = [rounds._ends(mixer, told, key) for key in ("mean_reference_loss", "benefit")]
+    assert any(over) == bool(ended)
+    assert told[-1].get("stopped", "").startswith(ended)
+    assert not rounds._ends(SimpleNamespace(stop=False), told, "benefit")
+
+
+def test_epochs_as_budget_make_longer_trainings_of_larger_volumes(tiny, tmp_path):
+    """With the paper's own score every domain may grow, and the training grows with them."""
+    more = ("mixer.budget=epochs", "mixer.m=1", "mixer.rounds=1", "steps=6", "mixer.floor=0")
+    train_from_overrides(tiny(*IDEAL, *more), str(tmp_path / "run"))
+    first, second = read(tmp_path / "run" / "eval.json")["rounds"]
+    assert first["steps"] == 6
+    total = sum(second["volumes"].values())
+    assert total != 120
+    assert second["steps"] == max(1, round(6 * total / 120))
+
+
+@pytest.mark.parametrize("lora", [(), ("lora=default", "lora.r=2")])
+def test_preference_losses_take_the_same_path(tiny, tmp_path, lora):
+    folder = tmp_path / "run"
+    train_from_overrides(tiny(*IDEAL, "objective=dpo", "mixer.rounds=1", "reference.sft_steps=3", *lora), str(folder))
+    entry = read(folder / "rounds" / "0" / "benefit.json")
+    assert all(abs(x) > 0 for x in entry["benefit"].values())
+    assert read(folder / "eval.json")["objective"] == "dpo"
+
+
+def test_references_are_validation_splits_or_rows_of_their_own(tiny, tmp_path):
+    rows = [{"prompt": f"c{a}{b}=", "completion": ">" if a > b else "<"} for a, b in ((12, 99), (70, 30), (55, 54))]
+    file = tmp_path / "ref.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = prepare(compose_config(tiny("objective=sft", "data.reference=[compare]")))
+    assert job.references == [job.data["validation"][2]]
+    job = prepare(compose_config(tiny("objective=sft", f"data.reference.sums.path={file}")))
+    assert [(d.task, len(d)) for d in job.references] == [("sums", 3)]
+    with pytest.raises(MixalignError, match=r"`data.reference` names `compar`.*Did you mean `compare`"):
+        prepare(compose_config(tiny("objective=sft", "data.reference=[compar]")))
+    train_from_overrides(tiny(*IDEAL, "mixer.rounds=1", f"data.reference.sums.path={file}"), str(tmp_path / "run"))
+    assert {*read(tmp_path / "run" / "eval.json")["rounds"][0]["reference_loss"]} == {"sums"}
+
+
+def test_the_table_of_rounds():
+    told = [
+        {
+            "round": 0,
+            "volumes": {"a": 1000, "b": 50},
+            "reference_loss": {"a": 0.25, "c": 0.5},
+            "mean_reference_loss": 0.375,
+            "benefit": {"a": -0.5, "b": 1.25},
+            "confidence": {"a": 0.75, "b": 1.0},
+        },
+        {
+            "round": 1,
+            "volumes": {"a": 940, "b": 57},
+            "reference_loss": {"a": 0.125, "c": 0.5},
+            "mean_reference_loss": 0.3125,
+            "stopped": "because",
+        },
+    ]
+    text = rounds_table(told, best=1)
+    for cell in ("1,000", "940", "+1.2 (100%)", "-0.5 (75%)", "0.3125", "round 2 (kept)", "ended early: because"):
+        assert cell in text
