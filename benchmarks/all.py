@@ -1,8 +1,10 @@
 """Every speed benchmark, one after the other, into one file: `benchmarks/results/<machine>.json`.
 
-Further options go to each of them: `python benchmarks/all.py --short`, `python benchmarks/all.py --repeats 5`.
+`python benchmarks/all.py scoring_h256 sampler_scale` runs some of them again and leaves the figures of the others.
+Options go to each of them: `python benchmarks/all.py --short`, `python benchmarks/all.py --repeats=5`.
 """
 
+import argparse
 import json
 import re
 import subprocess
@@ -24,20 +26,21 @@ RUNS = {
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv):
-        sys.exit(__doc__)
-    device = pick_device("auto")
-    found = {}
-    for name, (script, *options) in RUNS.items():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"which: {', '.join(RUNS)}; default: all")
+    args, further = parser.parse_known_args()
+    if unknown := {*args.names} - {*RUNS}:
+        parser.error(f"there is no benchmark {', '.join(unknown)}")
+    path = HERE / "results" / f"{_slug(machine(pick_device('auto')))}.json"
+    for name in args.names or RUNS:
+        script, *options = RUNS[name]
         print(f"\n{name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             figures = Path(folder) / "figures.json"
-            command = [sys.executable, str(HERE / script), *options, *sys.argv[1:], "--json", str(figures)]
+            command = [sys.executable, str(HERE / script), *options, *further, "--json", str(figures)]
             subprocess.run(command, check=True)
-            found[name] = json.loads(figures.read_text())
-    where = machine(device)
-    path = HERE / "results" / f"{_slug(where)}.json"
-    path.write_text(json.dumps({"machine": where, "benchmarks": found}, indent=2) + "\n")
+            known = json.loads(path.read_text()) if path.is_file() else {}
+            path.write_text(json.dumps(known | {name: json.loads(figures.read_text())}, indent=2) + "\n")
     print(f"\nall figures: {path}")
 
 

@@ -30,7 +30,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "ideal m=0.15, K-FAC": (*ROUNDS, "influence=kfac"),
     "ideal m=0.15, identity": (*ROUNDS, "influence=identity"),
     "flipped sign, m=0.15": (*ROUNDS, "mixer._target_=flipped_ideal.FlippedIdeal"),
-    "joint, 3 x the steps": ("mixer=proportional", "steps=900"),
+    "joint, 3 x the steps": ("mixer=proportional", "steps=1800"),
 }
 RESULTS = Path(__file__).parent / "results" / "evidence_ideal.json"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixalign.errors import MixalignError
-from mixalign.reporting import plots
+from mixalign.reporting import plots, rounds
 from mixalign.reporting.runs import Run, number
 from mixalign.reporting.table import STATIC_MIXERS, TITLES, Comparison, Score, compare, signed
 
@@ -105,6 +105,7 @@ def write_report(runs: Sequence[Run], path: str | Path, baseline: str | None = N
             _section("Scores", _scores(comparison)),
             _section("What the seeds say", _verdicts(comparison) + _differences(comparison)),
             _section("Pictures", _pictures(finished, comparison)),
+            _rounds(finished),
             _section("Every run", "".join(_details(run) for run in finished)),
             _section("Skipped runs", _skipped(comparison)) if comparison.skipped else "",
             _section("What the words mean", _definitions(finished)),
@@ -245,6 +246,19 @@ def _pictures(runs: Sequence[Run], comparison: Comparison) -> str:
     if pair is not None:
         figures.insert(0, (lambda: plots.headline(*pair), CAPTIONS["headline"]))
     return "".join(_figure(draw, caption) for draw, caption in figures)
+
+
+def _rounds(runs: Sequence[Run]) -> str:
+    """The section on runs that were made in rounds; empty when there is none."""
+    groups = rounds.histories(runs)
+    if not groups:
+        return ""
+    body = "".join(map(_paragraph, rounds.sentences(groups)))
+    body += _figure(lambda: rounds.round_paths(runs), rounds.CAPTION)
+    for table in (rounds.settings_table(groups), rounds.tasks_table(groups)):
+        rows = (("", [_cell(cell) for cell in row]) for row in table.rows)
+        body += _table(table.titles, rows) + _paragraph(table.caption, "muted")
+    return _section("Rounds", body)
 
 
 def _headline_pair(runs: Sequence[Run], comparison: Comparison) -> tuple[list[Run], list[Run]] | None:

@@ -94,6 +94,8 @@ def write_run(tmp_path: Path) -> Writer:
         objective: str = "dpo",
         mixer_settings: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
+        rounds: Any = None,
+        best_round: int | None = None,
     ) -> Path:
         excess = excess or dict.fromkeys(TASKS, 0.1)
         path = tmp_path / (folder or f"runs/{mixer}_{seed}")
@@ -106,6 +108,8 @@ def write_run(tmp_path: Path) -> Writer:
         (path / "config.yaml").write_text(yaml.safe_dump({**config, **(settings or {})}), encoding="utf-8")
         if finished:
             scores = eval_of(excess, mixer=mixer, seed=seed, objective=objective)
+            if rounds is not None:
+                scores |= {"rounds": rounds, "best_round": best_round}
             (path / "eval.json").write_text(json.dumps(scores), encoding="utf-8")
         num_tasks = len(excess)
         target_K = np.array(target if target is not None else [1 / num_tasks] * num_tasks)
