@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check evidence evidence-ideal bench clean
+.PHONY: help install demo test test-fast check evidence evidence-ideal chaos bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform,
 
 evidence-ideal: $(VENV)/.installed ## IDEAL against joint training on generated domains, three seeds
 	$(BIN)/python benchmarks/evidence_ideal.py
+
+chaos: $(VENV)/.installed ## kill trainings fifty times and compare with undisturbed ones
+	$(BIN)/python benchmarks/chaos.py
 
 bench: $(VENV)/.installed-dev ## speed and memory against TRL, in short forms; writes benchmarks/results/<machine>.json
 	$(BIN)/python benchmarks/all.py --short

@@ -1,7 +1,10 @@
 """The command line: one word for each verb, one line for each error."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 
 __all__ = ["main"]
@@ -16,6 +19,7 @@ with configuration keys (mixalign train --help lists them):
 
 with run folders:
   evaluate     RUN [--split test]                    evaluate a trained run again
+  merge        MODELS... --out F [--method ties]     merge models; --specialists RUN: those of a run
   report       RUNS... [--baseline MIXER] [--out F]  compare runs: a table and a self-contained page
 
 mixalign VERB --help says more."""
@@ -36,12 +40,22 @@ def main() -> None:
 
         print(f"mixalign {__version__}")
         return
+    _leave_folder_to_first(verb)
     sys.exit(_guarded(verb))
+
+
+def _leave_folder_to_first(verb: str) -> None:
+    """Gives all but the first process of torchrun or srun a folder to throw away: Hydra names one by the second."""
+    number = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    if verb == "train" and number != "0":
+        folder = tempfile.mkdtemp(prefix="mixalign-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        sys.argv += [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=${hydra.job.num}"]
 
 
 def _guarded(verb: str) -> int:
     """Runs a verb; errors that a user can mend are one message, all others keep their traceback."""
-    from mixalign.errors import MixalignError, did_you_mean
+    from mixalign.errors import MixalignError, Stopped, did_you_mean
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets errors reach this function
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -52,6 +66,9 @@ def _guarded(verb: str) -> int:
         if verb not in verbs:
             raise MixalignError(f"There is no verb `{verb}`. {did_you_mean(verb, verbs)}")
         verbs[verb]()
+    except Stopped as stop:
+        print(f"{stop.text}. The same command with the same run_dir goes on from there.", file=sys.stderr)
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -73,6 +90,7 @@ def _verbs() -> dict[str, Callable[[], None]]:
         "specialists": pipelines.specialists,
         "score": pipelines.score,
         "evaluate": pipelines.evaluate,
+        "merge": pipelines.merge,
         "report": pipelines.report,
     }
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["MixalignError", "did_you_mean"]
+__all__ = ["MixalignError", "Stopped", "did_you_mean"]
 
 
 class MixalignError(ValueError):
@@ -12,6 +12,17 @@ class MixalignError(ValueError):
     The message names the thing, what it got, what it wanted and what to do. The command line prints it
     without a traceback; every other exception is a defect of ours and keeps its traceback.
     """
+
+
+class Stopped(SystemExit):
+    """A training was told to stop and has saved itself. The process exits with 128 + the signal's number.
+
+    Not an error: it ends a sweep as well, where Hydra goes on with the next run after one.
+    """
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(code)
+        self.text = text
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -5,12 +5,15 @@ S completions of a row (2 for a preference pair: chosen, rejected; 1 for SFT), T
 H hidden size, K tasks.
 """
 
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import numpy as np
 from torch import Tensor, device, float32, float64
 
-__all__ = ["Batch", "Example", "Message", "Segment", "TokenRow", "on_device"]
+__all__ = ["Batch", "Example", "Form", "Message", "Segment", "TokenRow", "on_device"]
+
+Form = Literal["preference", "supervised", "unpaired", "mismatched"]
+"""Rows that an objective needs: pairs; answers; answers with a verdict; the same with another row's answer beside."""
 
 Message = dict[str, Any]
 """One turn of a conversation: at least `role` and `content`."""
@@ -19,7 +22,8 @@ Message = dict[str, Any]
 class Example(TypedDict, total=False):
     """One row of a task after its format was recognised, before tokenisation.
 
-    Exactly one of these key sets is present: {prompt, chosen, rejected}, {prompt, completion}, {messages}.
+    Exactly one of these key sets is present: {prompt, chosen, rejected}, {prompt, completion}, {messages},
+    {prompt, completion, label}.
     Each text is a string (standard) or a list of messages (conversational), the same kind within a row.
     """
 
@@ -27,6 +31,7 @@ class Example(TypedDict, total=False):
     chosen: str | list[Message]
     rejected: str | list[Message]
     completion: str | list[Message]
+    label: bool  # whether the completion is a desirable one
     messages: list[Message]
     tools: list[dict[str, Any]]  # JSON schemas handed to the chat template
     chat_template_kwargs: dict[str, Any]
@@ -35,7 +40,7 @@ class Example(TypedDict, total=False):
 class TokenRow(TypedDict):
     """One tokenised row: a prompt and S completions that continue it."""
 
-    row_id: int  # 63-bit hash of the token ids and the mask: the same content always has the same id
+    row_id: int  # 63-bit hash of the token ids, the mask and the label: the same content always has the same id
     prompt: np.ndarray  # int32 (P,)
     completions: list[np.ndarray]  # S arrays, int32 (C_s,)
     supervised: list[np.ndarray]  # S arrays, bool (C_s,): which completion tokens the loss reads
@@ -65,6 +70,7 @@ class Batch(TypedDict, total=False):
     draw_prob_B: Tensor  # float64 (B,): probability of the sample's task when it was drawn (EXP3 divides by it)
     count_K: Tensor  # float64 (K,): samples of each task in the whole global batch of the optimizer step
     reference_logp_BS: Tensor  # float64 (B, S): log-probability under the reference policy, nats
+    label_B: Tensor  # bool (B,): whether the completion is a desirable one; unpaired rows only
     specialist_loss_B: Tensor  # float32 (B,): loss of the task's specialist on this row, nats
 
 

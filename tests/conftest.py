@@ -119,6 +119,7 @@ class SmallJob:
         live: Callable[..., Any] | None = None,
         model: Any = None,
         trainer_options: Mapping[str, Any] | None = None,
+        mixing_class: Callable[..., Mixing] = Mixing,
         **module_options: Any,
     ) -> Run:
         """Trains for some steps. `callbacks` may be a function of {mixing, seen}, for those that need them."""
@@ -135,7 +136,7 @@ class SmallJob:
         rows_K = [len(d) for d in self.train]
         sampler = MixtureSampler(rows_K, batch_size, composition or mixer.composition, seed)
         data = MixtureData(self.train, self.validation, sampler, steps, eval_batch_size)
-        mixing = Mixing(mixer, self.tasks, rows_K, history)
+        mixing = mixing_class(mixer, self.tasks, rows_K, history)
         seen = Recorder(mixing)
         more = callbacks({"mixing": mixing, "seen": seen}) if callable(callbacks) else callbacks
         options = {"accelerator": "cpu", "enable_progress_bar": False, **(trainer_options or {})}

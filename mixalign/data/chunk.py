@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Piece", "TokenChunk", "flatten"]
+__all__ = ["Piece", "TokenChunk", "flatten", "row_id"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Piece:
     supervised: list[np.ndarray]  # S arrays, bool
     prompt: int  # tokens of the prompt
     mismatch: bool
+    label: bool | None = None  # of an unpaired row
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TokenChunk:
     length_NS: np.ndarray  # int32 (N, 1 + S)
     row_id_N: np.ndarray  # int64
     prompt_N: np.ndarray  # int64, tokens of the prompt of every row that came in
+    label_N: np.ndarray  # bool; empty where rows have no label
     tally: Counter[str]  # fields of TokenCounts
 
 
@@ -40,6 +42,7 @@ def flatten(pieces: Iterable[Piece], form: str, max_length: int) -> TokenChunk:
     tally: Counter[str] = Counter()
     num_completions = 2 if form == "preference" else 1
     ids, marks, lengths, row_ids, prompts = [np.zeros(0, np.int32)], [np.zeros(0, bool)], [], [], []
+    labels: list[bool] = []
     for piece in pieces:
         prompts.append(piece.prompt)
         if not _fits(piece, max_length, tally):
@@ -49,10 +52,11 @@ def flatten(pieces: Iterable[Piece], form: str, max_length: int) -> TokenChunk:
         ids += parts
         marks += [np.zeros(piece.prompt, bool), *learned]
         lengths.append([len(part) for part in parts])
-        row_ids.append(_row_id(form, parts, learned))
+        row_ids.append(row_id(form, parts, learned, piece.label))
+        labels += [] if piece.label is None else [piece.label]
     length_NS = np.array(lengths, np.int32).reshape(-1, 1 + num_completions)
     flat = np.concatenate(ids), np.concatenate(marks), length_NS, np.array(row_ids, np.int64)
-    return TokenChunk(*flat, np.array(prompts, np.int64), tally)
+    return TokenChunk(*flat, np.array(prompts, np.int64), np.array(labels, bool), tally)
 
 
 def _fits(piece: Piece, max_length: int, tally: Counter[str]) -> bool:
@@ -67,9 +71,10 @@ def _fits(piece: Piece, max_length: int, tally: Counter[str]) -> bool:
     return True
 
 
-def _row_id(form: str, parts: list[np.ndarray], marks: list[np.ndarray]) -> int:
+def row_id(form: str, parts: list[np.ndarray], marks: list[np.ndarray], label: bool | None = None) -> int:
     """63 bits of a hash of everything that the loss reads: the same in every process, on every machine."""
     lengths = np.array([len(part) for part in parts], "<i8")
     arrays = [lengths, *(part.astype("<i4") for part in parts), *marks]
-    digest = hashlib.blake2b(b"".join([form.encode(), b"\0", *(array.tobytes() for array in arrays)])).digest()
+    kind = form if label is None else f"{form} {label}"
+    digest = hashlib.blake2b(b"".join([kind.encode(), b"\0", *(array.tobytes() for array in arrays)])).digest()
     return int.from_bytes(digest[:8], "little") & (2**63 - 1)

@@ -53,8 +53,10 @@ def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarr
 
 
 def score_columns(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray) -> Batch:
-    """The score columns that the tasks carry, one entry a sample."""
+    """The scores and labels that the tasks carry, one entry a sample."""
     out = Batch()
+    if all("label" in datasets[t].columns for t in task_B):
+        out["label_B"] = _column(datasets, task_B, row_B, "label")
     if all("reference_logp" in datasets[t].columns for t in task_B):
         out["reference_logp_BS"] = _column(datasets, task_B, row_B, "reference_logp")
     if all("specialist_loss" in datasets[t].columns for t in task_B):

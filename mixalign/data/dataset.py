@@ -52,18 +52,33 @@ class TaskDataset:
         return cls(task, np.concatenate(ids).astype(np.int32), np.concatenate(marks), length_NS, row_id_N)
 
     def save(self, path: Path, note: Mapping[str, Any] | None = None) -> None:
-        """Writes the rows, not the columns, to a safetensors file; `note` is JSON-like and comes back from `load`."""
-        save_arrays(path, {name: getattr(self, name) for name in ARRAYS}, "note", dict(note or {}))
+        """Writes the rows and their labels, not the scores, to a safetensors file.
+
+        Args:
+            note: JSON-like; comes back from `load`.
+        """
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        if "label" in self.columns:
+            arrays["label_N"] = self.columns["label"]
+        save_arrays(path, arrays, "note", dict(note or {}))
 
     @classmethod
-    def load(cls, task: str, path: Path) -> tuple["TaskDataset", Any]:
+    def load(cls, task: str, path: Path, labelled: bool = False) -> tuple["TaskDataset", Any]:
         """The rows of a file, memory-mapped and read-only, and the note that was saved with them.
+
+        Args:
+            labelled: whether the rows have labels, which become the column `label`.
 
         Raises:
             MixalignError: when the file is damaged.
         """
-        arrays, note = load_arrays(path, "token table", "note", ARRAYS)
-        return cls(task, **arrays), note
+        wanted = {**ARRAYS, "label_N": np.bool_} if labelled else ARRAYS
+        arrays, note = load_arrays(path, "token table", "note", wanted)
+        label_N = arrays.pop("label_N", None)
+        dataset = cls(task, **arrays)
+        if label_N is not None:
+            dataset.attach("label", label_N)
+        return dataset, note
 
     def __len__(self) -> int:
         return len(self.row_id_N)
@@ -95,9 +110,15 @@ class TaskDataset:
         return self.num_tokens(0, len(self))
 
     def first_completion(self) -> "TaskDataset":
-        """The same rows with their first completion only: the chosen side of preference pairs. Nothing is copied."""
-        length_NS = self.length_NS[:, :2]
-        return TaskDataset(self.task, self.ids_T, self.supervised_T, length_NS, self.row_id_N, self.start_N)
+        """The rows with their first completion only: the chosen side of pairs, the desirable ones of labelled rows.
+
+        No token is copied.
+        """
+        length_NS, row_id_N, start_N = self.length_NS[:, :2], self.row_id_N, self.start_N
+        if "label" in self.columns:
+            kept_N = np.flatnonzero(self.columns["label"])
+            length_NS, row_id_N, start_N = length_NS[kept_N], row_id_N[kept_N], start_N[np.append(kept_N, -1)]
+        return TaskDataset(self.task, self.ids_T, self.supervised_T, length_NS, row_id_N, start_N)
 
     def __getitem__(self, index: int) -> TokenRow:
         edges = self.start_N[index] + np.cumsum(np.concatenate([[0], self.length_NS[index]]))

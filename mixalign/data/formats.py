@@ -51,8 +51,8 @@ def to_example(row: Mapping[str, Any], columns: Mapping[str, str]) -> Example:
 
 
 def example_kind(example: Example) -> str:
-    """`preference` for a pair, else `supervised`."""
-    return "preference" if "chosen" in example else "supervised"
+    """`preference` for a pair, `unpaired` for an answer with a label, else `supervised`."""
+    return "preference" if "chosen" in example else "unpaired" if "label" in example else "supervised"
 
 
 def prompt_key(example: Example) -> str:
@@ -151,14 +151,11 @@ def _alpaca_pair(fields: Mapping) -> Example:
 
 
 def _completion(fields: Mapping) -> Example:
-    if isinstance(fields.get("label"), bool):
-        raise MixalignError(
-            "the row is an unpaired preference (prompt, completion and a `label` of true or false), which no "
-            "objective here learns from. Keep the rows labelled true and remove `label`, or make pairs of "
-            "them."
-        )
     prompt = _prompt(fields["prompt"])
-    return Example(prompt=prompt, completion=_filled(fields["completion"], "completion", like=prompt))
+    example = Example(prompt=prompt, completion=_filled(fields["completion"], "completion", like=prompt))
+    if isinstance(fields.get("label"), bool):  # a label of another type is some class, and no verdict
+        example["label"] = fields["label"]
+    return example
 
 
 def _messages(fields: Mapping) -> Example:

@@ -1,7 +1,6 @@
 """Named arrays and a note in one safetensors file, read through a read-only memory map."""
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mixalign.errors import MixalignError
+from mixalign.files import replacing
 
 __all__ = ["load_arrays", "save_arrays"]
 
@@ -26,11 +26,9 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], note: str, value: 
         note: name in the header for `value`, which is JSON-like.
     """
     text = json.dumps(value, sort_keys=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-    save_file(whole, part, metadata={note: text, "crc32": str(zlib.crc32(text.encode()))})
-    part.replace(path)
+    with replacing(path) as part:
+        save_file(whole, part, metadata={note: text, "crc32": str(zlib.crc32(text.encode()))})
 
 
 def load_arrays(path: Path, kind: str, note: str, dtypes: Mapping[str, type]) -> tuple[dict[str, np.ndarray], Any]:

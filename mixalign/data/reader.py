@@ -29,6 +29,7 @@ class _Texts:
     prompt: str
     full: list[str]  # prompt and completion, S times
     edges: list[str] | None = None  # where supervised spans begin and end, in turn; None: all of the completion
+    label: bool | None = None  # of an unpaired row
 
 
 class Reader:
@@ -78,20 +79,37 @@ class Reader:
 
     def _plan(self, example: Example, row: str) -> tuple[bool, _Texts | Piece]:
         """Whether a template writes the row's texts, and the texts."""
-        if self.form == "preference" and "chosen" not in example:
-            raise MixalignError(
-                f"{self.where}: {row} has no `chosen` and `rejected`, but objective=dpo needs preference "
-                "rows. Give the task such rows, or train with objective=sft."
-            )
+        self._check_form(example, row)
         if "messages" in example:
             return True, self._messages(example, row)
         prompt: Any = example["prompt"]
         names = ("chosen", "rejected") if self.form == "preference" else (next(iter({*example} & ANSWERS)),)
         answers: list[Any] = [example[name] for name in names]  # type: ignore[literal-required]
+        label = example.get("label")
         if isinstance(prompt, str):
-            return False, _Texts(prompt, [prompt + self._ended(answer) for answer in answers])
+            return False, _Texts(prompt, [prompt + self._ended(answer) for answer in answers], label=label)
         full = [self._render(prompt + answer, example, row) for answer in answers]
-        return True, _Texts(self._render(prompt, example, row, generation=True), full)
+        return True, _Texts(self._render(prompt, example, row, generation=True), full, label=label)
+
+    def _check_form(self, example: Example, row: str) -> None:
+        """Refuses a row that the objective cannot learn from."""
+        if self.form == "preference" and "chosen" not in example:
+            raise MixalignError(
+                f"{self.where}: {row} has no `chosen` and `rejected`, but objective=dpo needs preference "
+                "rows. Give the task such rows, or train with objective=sft."
+            )
+        if self.form == "supervised" and "label" in example:
+            raise MixalignError(
+                f"{self.where}: {row} is an unpaired preference (prompt, completion and a `label` of true or false), "
+                "which objective=sft does not learn from. Train with objective=kto, or keep the rows labelled true "
+                "and remove `label`."
+            )
+        if self.form in ("unpaired", "mismatched") and "label" not in example:
+            raise MixalignError(
+                f"{self.where}: {row} has no `label` of true or false beside `prompt` and `completion`, but "
+                "objective=kto needs one, or pairs with `chosen` and `rejected`. Give the task such rows, or train "
+                "with objective=sft."
+            )
 
     def _ended(self, completion: str) -> str:
         if not self.eos:
@@ -171,7 +189,7 @@ def _assemble(texts: _Texts, ids: Mapping[str, np.ndarray]) -> Piece:
             marks[0][start:end] = True
     for mark in marks:
         mark[: max(prompt, 1)] = False  # nothing precedes the first token, so nothing can predict it
-    return Piece(full, marks, prompt, prompt < len(ids[texts.prompt]))
+    return Piece(full, marks, prompt, prompt < len(ids[texts.prompt]), texts.label)
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:

@@ -17,6 +17,7 @@ __all__ = ["TaskSpec", "discover_tasks", "load_rows", "load_task"]
 
 POSITIVE = ("max_rows", "max_length", "rows", "validation_rows", "test_rows")
 MAPPINGS = ("columns", "objective", "chat_template_kwargs")
+KINDS = {"preference": "preference rows", "supervised": "rows with a single answer", "unpaired": "rows with a label"}
 HUB = ("name", "data_dir", "data_files", "revision")
 
 
@@ -37,7 +38,7 @@ class TaskSpec:
     columns: Mapping[str, str] = field(default_factory=dict)  # our column name to theirs, {prompt: question}
     max_rows: int | None = None  # of the training split: a seeded uniform subset, whatever the order of the rows
     max_length: int | None = None  # tokens of prompt and completion; default: that of all tasks
-    objective: Mapping[str, float] = field(default_factory=dict)  # this task's beta, label_smoothing
+    objective: Mapping[str, Any] = field(default_factory=dict)  # this task's settings of it: beta, loss, ...
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # variables of the chat template
     generator: str | None = None  # name of a generated task, in place of a path
     rows: int | None = None  # training rows to generate
@@ -84,9 +85,10 @@ def _check(key: str, name: str, value: Any) -> None:
     if name == "columns":
         _check_columns(key, value)
     if name == "objective":
-        for entry, number in value.items():
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                raise MixalignError(f"`{key}.{entry}` is {number!r}, but must be a number.")
+        for entry, setting in value.items():
+            kind, wanted = (str, "a word") if entry == "loss" else (int | float, "a number, or true or false")
+            if not isinstance(setting, kind):
+                raise MixalignError(f"`{key}.{entry}` is {setting!r}, but must be {wanted}.")
 
 
 def _check_columns(key: str, columns: Mapping) -> None:
@@ -225,10 +227,8 @@ def _refuse_mixed(task: str, examples: Mapping[str, list[Example]]) -> None:
         for number, example in enumerate(part, 1):
             kinds.setdefault(example_kind(example), f"row {number} of {split}")
     if len(kinds) > 1:
-        raise MixalignError(
-            f"Task `{task}` mixes preference rows (such as {kinds['preference']}) and rows with a single "
-            f"answer (such as {kinds['supervised']}). Make two tasks of them."
-        )
+        parts = [f"{name} (such as {kinds[kind]})" for kind, name in KINDS.items() if kind in kinds]
+        raise MixalignError(f"Task `{task}` mixes {' and '.join(parts)}. Make one task of each.")
 
 
 def _cut(task: str, rows: list[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -8,13 +8,13 @@ from dataclasses import asdict, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.tokenise import TokenCounts, is_of_transformers, tokenise
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
-from mixalign.types import Example
+from mixalign.types import Example, Form
 
 __all__ = ["TokenCache", "rows_recipe", "tokenizer_recipe"]
 
@@ -46,7 +46,7 @@ class TokenCache:
         examples: Sequence[Example],
         *,
         task: str,
-        form: Literal["preference", "supervised"],
+        form: Form,
         max_length: int,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         source: str = "train",
@@ -61,7 +61,7 @@ class TokenCache:
         path = self._path(examples, settings)
         if path and path.is_file():
             try:
-                return _load(task, path)
+                return _load(task, path, form)
             except MixalignError as error:
                 log.warning("%s is damaged (%s) and is made again.", path, error.__cause__)
         made = tokenise(examples, self.tokenizer, task=task, source=source, workers=self.workers, **settings)
@@ -69,7 +69,7 @@ class TokenCache:
             return made
         dataset, counts = made
         dataset.save(path, asdict(counts))
-        return _load(task, path)  # the same as the next run gets, and the memory is free
+        return _load(task, path, form)  # the same as the next run gets, and the memory is free
 
     def _path(self, examples: Sequence[Example], settings: Mapping[str, Any]) -> Path | None:
         if self.folder is None or len(examples) < SMALL or self._tokenizer is None:
@@ -82,9 +82,9 @@ class TokenCache:
         return tokenizer_recipe(self.tokenizer)
 
 
-def _load(task: str, path: Path) -> tuple[TaskDataset, TokenCounts]:
+def _load(task: str, path: Path, form: Form) -> tuple[TaskDataset, TokenCounts]:
     """Two tasks with the same rows share an entry, so the name is not part of it."""
-    dataset, counts = TaskDataset.load(task, path)
+    dataset, counts = TaskDataset.load(task, path, labelled=form in ("unpaired", "mismatched"))
     return dataset, replace(TokenCounts(**counts), task=task)
 
 

@@ -4,16 +4,17 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mixalign.data.chunk import TokenChunk
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.reader import Reader
+from mixalign.data.unpaired import split_pairs, with_mismatched
 from mixalign.data.workers import CHUNK, read_chunks
 from mixalign.errors import MixalignError
-from mixalign.types import Example
+from mixalign.types import Example, Form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +47,7 @@ def tokenise(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     task: str,
-    form: Literal["preference", "supervised"],
+    form: Form,
     max_length: int,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     source: str = "train",
@@ -63,7 +64,8 @@ def tokenise(
         tokenizer: of the model.
         task: name of the task.
         form: `preference` gives two completions a row (chosen, rejected), `supervised` gives one; of a
-            preference row that is the chosen one.
+            preference row that is the chosen one. `unpaired` gives one and the column `label`; a preference row is two
+            such rows. `mismatched` is the same, with another row's completion as the second.
         max_length: tokens of prompt and completion; what goes beyond is cut off at the end.
         chat_template_kwargs: variables of the chat template; those of a row come before them.
         source: name of the split, for messages.
@@ -75,6 +77,8 @@ def tokenise(
             template does not show which tokens are the assistant's, no row is left, or `workers` is not positive.
     """
     where = f"Task `{task}` ({source})"
+    if form in ("unpaired", "mismatched"):
+        examples = split_pairs(examples)
     reader = Reader(tokenizer, where, form, max_length, dict(chat_template_kwargs or {}))
     number = _num_workers(workers, len(examples), tokenizer)
     chunks = list(read_chunks(reader, examples, number))
@@ -83,6 +87,8 @@ def tokenise(
     if not len(dataset):
         raise MixalignError(_nothing_left(where, tally, prompt_N, max_length))
     totals = {"tokens": len(dataset.ids_T), "supervised_tokens": int(dataset.supervised_T.sum())}
+    if form == "mismatched":
+        dataset = with_mismatched(dataset, max_length)
     return dataset, TokenCounts(task, len(prompt_N), len(dataset), *(tally[name] for name in TALLY), **totals)
 
 
@@ -90,8 +96,12 @@ TALLY = ("dropped_long_prompt", "dropped_unsupervised", "truncated", "prefix_mis
 
 
 def _join(task: str, chunks: Sequence[TokenChunk]) -> TaskDataset:
-    names = ("ids_T", "supervised_T", "length_NS", "row_id_N")
-    return TaskDataset(task, *(np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in names))
+    names = ("ids_T", "supervised_T", "length_NS", "row_id_N", "label_N")
+    *rows, label_N = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in names)
+    dataset = TaskDataset(task, *rows)
+    if len(label_N):
+        dataset.attach("label", label_N)
+    return dataset
 
 
 def _nothing_left(where: str, tally: Counter[str], prompt_N: np.ndarray, max_length: int) -> str:

@@ -47,12 +47,16 @@ class MixSignal:
         step: number of updates made before this one.
         count_K: samples seen.
         loss_K: mean loss, nats; nan for a task without a sample.
+        loss_iw_K: importance-weighted loss, `1/B * sum_b loss_b / draw_prob_b`: an unbiased estimate of the task's
+            mean loss whatever was drawn; 0 for a task without a sample.
         excess_K: mean excess over the specialist, clipped as the mixer's `clip` says; nan without a sample.
         excess_iw_K: importance-weighted excess, `1/B * sum_b excess_b / draw_prob_b`: an unbiased estimate of
             the task's mean excess whatever was drawn; 0 for a task without a sample.
         benefit_K: how much more rows of a task would lower the loss on the reference set, in any unit; measured
             after a training, for rules that work in rounds.
         confidence_K: probability that the sign of `benefit_K` is right; comes with it.
+        eval_loss_K: mean loss on the validation rows, nats; nan without a validation since the last update.
+        eval_excess_K: the same of the excess, clipped as the mixer's `clip` says.
     """
 
     step: int
@@ -62,6 +66,9 @@ class MixSignal:
     excess_iw_K: Tensor | None = None
     benefit_K: Tensor | None = None
     confidence_K: Tensor | None = None
+    loss_iw_K: Tensor | None = None
+    eval_loss_K: Tensor | None = None
+    eval_excess_K: Tensor | None = None
 
 
 @runtime_checkable
@@ -83,12 +90,16 @@ class Mixer(Protocol):
         """The next mixture."""
 
 
+_ALWAYS = "the Mixing callback measures it in every run"
 _ROUNDS = "it is measured between rounds of training: run the mixer with `mixalign train`"
 _SPECIALISTS = "it needs specialist losses: set `specialists.train=auto`, or point `specialists.dir` at trained ones"
 PROVIDERS = {
-    "loss_K": "the Mixing callback measures it in every run",
+    "loss_K": _ALWAYS,
+    "loss_iw_K": _ALWAYS,
     "excess_K": _SPECIALISTS,
     "excess_iw_K": _SPECIALISTS,
+    "eval_loss_K": _ALWAYS,
+    "eval_excess_K": _SPECIALISTS,
     "benefit_K": _ROUNDS,
     "confidence_K": _ROUNDS,
 }

@@ -1,16 +1,16 @@
 """The contract of an objective: a batch and a model in, one loss a sample out."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Generator, Tensor, nn
 
 from mixalign.errors import MixalignError, did_you_mean
-from mixalign.types import Batch
+from mixalign.types import Batch, Form
 
-__all__ = ["Form", "Objective", "Scores", "per_task"]
+__all__ = ["Form", "Objective", "Scores", "by_task", "check_number", "check_overrides", "per_task", "values"]
 
-Form = Literal["preference", "supervised"]
 Scores = dict[str, Tensor]
 """`loss` (B,), nats, and the metrics that the objective names, each (B,)."""
 
@@ -19,11 +19,17 @@ class Objective(Protocol):
     """A loss that reads completions' log-probabilities."""
 
     name: ClassVar[str]
-    form: ClassVar[Form]  # rows it needs
-    uses_reference: ClassVar[bool]  # whether `reference_logp_BS` is read
     metrics: ClassVar[tuple[str, ...]]  # keys of its evaluation scores beside `loss`
 
-    def for_tasks(self, overrides: Sequence[Mapping[str, float]]) -> "Objective":
+    @property
+    def form(self) -> Form:
+        """Rows it needs."""
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether `reference_logp_BS` is read."""
+
+    def for_tasks(self, overrides: Sequence[Mapping[str, Any]]) -> "Objective":
         """The same objective with some settings replaced for each task, in the order of the tasks."""
 
     def scores(self, logp_BS: Tensor, batch: Batch) -> Scores:
@@ -45,12 +51,40 @@ class Objective(Protocol):
         """
 
 
-def per_task(name: str, default: Any, overrides: Sequence[Mapping[str, float]]) -> tuple[float, ...]:
-    """The value of one setting for every task."""
-    return tuple(float(o.get(name, default)) for o in overrides)
+def per_task(name: str, default: Any, overrides: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+    """The value of one setting for every task; whole numbers as float."""
+    found = (o.get(name, default) for o in overrides)
+    return tuple(float(value) if type(value) is int else value for value in found)
 
 
-def check_overrides(objective: str, overrides: Sequence[Mapping[str, float]], known: Sequence[str]) -> None:
+def values(setting: Any) -> tuple[Any, ...]:
+    """One value a task, or the one value of all tasks."""
+    return setting if isinstance(setting, tuple) else (setting,)
+
+
+def by_task(setting: Any, task_B: Tensor) -> Tensor:
+    """The setting of each sample's task (B,), float64 or bool."""
+    found = values(setting)
+    dtype = torch.bool if isinstance(found[0], bool) else torch.float64
+    if len(set(found)) == 1:
+        return torch.full(task_B.shape, found[0], dtype=dtype, device=task_B.device)
+    return torch.tensor(found, dtype=dtype, device=task_B.device)[task_B]
+
+
+def check_number(name: str, setting: Any, is_good: Callable[[float], bool], wanted: str) -> None:
+    """Refuses a setting that is not a number, or not a good one, for any task.
+
+    Raises:
+        MixalignError: naming the setting, its value and what was wanted.
+    """
+    for value in values(setting):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise MixalignError(f"`objective.{name}` is {value!r}, but must be a number {wanted}.")
+        if not is_good(value):
+            raise MixalignError(f"`objective.{name}` is {value}, but must be {wanted}.")
+
+
+def check_overrides(objective: str, overrides: Sequence[Mapping[str, Any]], known: Sequence[str]) -> None:
     """Refuses a per-task setting that the objective does not have.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -24,7 +24,7 @@ class SFT:
     uses_reference: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
-    def for_tasks(self, overrides: Sequence[Mapping[str, float]]) -> "SFT":
+    def for_tasks(self, overrides: Sequence[Mapping[str, Any]]) -> "SFT":
         check_overrides(self.name, overrides, ())
         return self
 

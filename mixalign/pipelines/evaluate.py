@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from mixalign.data.loader import EvalLoader
 from mixalign.errors import MixalignError
 from mixalign.evaluation.summary import eval_json, eval_table
+from mixalign.files import write_json
 from mixalign.pipelines.build import build, register_resolvers
-from mixalign.pipelines.files import write_json
 from mixalign.pipelines.job import prepare
 from mixalign.pipelines.stages import attach_reference, attach_specialists, load_frozen, reference_policy
 from mixalign.training.module import AlignModule

@@ -15,13 +15,15 @@ from mixalign.data.module import MixtureData
 from mixalign.data.sampler import MixtureSampler
 from mixalign.errors import MixalignError
 from mixalign.evaluation.summary import eval_json
+from mixalign.files import write_json
 from mixalign.mixers.base import Mixer
 from mixalign.models.load import add_lora
 from mixalign.models.reference import LIVE
-from mixalign.pipelines.build import build, plain
-from mixalign.pipelines.files import write_json
+from mixalign.pipelines.build import build
 from mixalign.pipelines.job import Job
+from mixalign.pipelines.ranks import trainer_options
 from mixalign.pipelines.stages import Frozen, mean_length, micro_batch_size
+from mixalign.training.callbacks.leave import Leave
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
@@ -30,6 +32,7 @@ from mixalign.training.callbacks.wandb_board import WandbBoard
 from mixalign.training.engine import prepare_model
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
+from mixalign.training.sharding import load_weights, save_model
 
 __all__ = ["check_batch", "train_generalist"]
 
@@ -70,13 +73,16 @@ def train_generalist(
     composition = cfg.composition or mixer.composition
     sampler = MixtureSampler(rows_K, cfg.batch_size, composition, cfg.seed, volume_K)
     data = MixtureData(train, job.data["validation"], sampler, steps, cfg.eval_batch_size, job.layout)
-    mixing = Mixing(mixer, job.tasks, volume_K or rows_K, folder / "mix.jsonl")
+    mixing = Mixing(mixer, job.tasks, volume_K or rows_K, folder / "mix.jsonl", cfg.on_nan)
     loggers = [build(node, save_dir=str(folder)) for node in (cfg.logger or {}).values()]
     try:
         if done := prepare_model(model, job.engine, steps * cfg.batch_size * mean_length(train)):
             log.info("engine: %s", ", ".join(done))
         trainer = _trainer(job, steps, mixing, judged, folder, loggers)
-        fit(trainer, module, data, resume)
+        try:
+            fit(trainer, module, data, resume)
+        except RuntimeError as error:
+            raise _too_large(error, trainer, data) or error from None
         if export == "best":
             _take_best(trainer, module)
         return _finish(job, trainer, module, data, mixing, folder)
@@ -104,6 +110,19 @@ def _module(job: Job, mixer: Mixer, model: nn.Module) -> AlignModule:
     )
 
 
+def _too_large(error: RuntimeError, trainer: L.Trainer, data: MixtureData) -> MixalignError | None:
+    """What to lower when memory ran out; None for another error. Torch has one type for GPUs, and words for a CPU."""
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        return None
+    rows = data.sampler.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
+    longest = max(int(d.length_N.max()) for d in data.train)
+    return MixalignError(
+        f"Memory ran out with {rows} rows in a forward pass, the longest of {longest} tokens. Lower `micro_batch_size` "
+        "or set `engine.max_tokens` (the training stays the same), set `engine.gradient_checkpointing=true`, lower "
+        "`data.max_length`, or train an adapter: `lora=default`."
+    )
+
+
 def check_batch(job: Job, mixer: Mixer) -> None:
     """Refuses a batch that is too small for a mixer which wants every task in it.
 
@@ -124,12 +143,14 @@ def _trainer(job: Job, steps: int, mixing: Mixing, judged: bool, folder: Path, l
     watched = "eval/worst_excess" if judged else "eval/worst_loss"
     # after each validation; by default Lightning saves only once, at the end, when every batch is validated
     kept = partial(ModelCheckpoint, folder / "checkpoints", save_on_train_epoch_end=False)
-    keeper = kept("step{step}", monitor=watched, auto_insert_metric_name=False)
-    newest = kept("last", enable_version_counter=False)  # `save_last` would save the best one under that name
+    keeper = kept("step{step}", monitor=watched, auto_insert_metric_name=False, enable_version_counter=False)
+    # `save_last` would save the best one under that name
+    newest = kept("last", enable_version_counter=False, every_n_train_steps=cfg.save_every)
     callbacks = [mixing, SpecialistCheck(), TaskLog(mixing, cfg.log_every), WandbBoard(mixing), keeper, newest]
+    callbacks.append(Leave(folder / "checkpoints"))
     if cfg.progress:
         callbacks.append(MixtureProgress(mixing, cfg.name))
-    options = plain(cfg.trainer) | {"enable_progress_bar": bool(cfg.progress)}
+    options = trainer_options(cfg) | {"enable_progress_bar": bool(cfg.progress)}
     how = Fit(steps, cfg.batch_size, micro_batch_size(job, cfg.batch_size), cfg.val_every, options)
     return make_trainer(how, folder, callbacks, loggers)
 
@@ -138,8 +159,7 @@ def _take_best(trainer: L.Trainer, module: AlignModule) -> None:
     keeper = trainer.checkpoint_callback
     assert isinstance(keeper, ModelCheckpoint)
     if keeper.best_model_path:
-        weights = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(weights, strict=False)
+        load_weights(module, Path(keeper.best_model_path))
 
 
 def _finish(
@@ -149,14 +169,8 @@ def _finish(
     split = "test" if "test" in job.data else "validation"
     trainer.validate(module, data.eval_loader(job.data[split]), verbose=False)
     result = eval_json(job.cfg.mixer.name, job.objective.name, job.cfg.seed, split, job.tasks, module.evaluation)
+    save_model(module.model, job.tokenizer, folder / "model", trainer.is_global_zero)
     if trainer.is_global_zero:
         write_json(folder / "mixture.json", mixing.summary(data.sampler))
-        save_model(module.model, job.tokenizer, folder / "model")
         write_json(folder / "eval.json", result)
     return result
-
-
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes a folder that AutoModelForCausalLM (or AutoPeftModelForCausalLM) and AutoTokenizer load."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

@@ -51,7 +51,7 @@ class Job:
     source: ModelSource
     tokenizer: Any
     tasks: list[str]
-    overrides: list[dict[str, float]]
+    overrides: list[dict[str, Any]]
     data: dict[str, list[TaskDataset]]
     references: list[TaskDataset]
     counts: list[tuple[str, TokenCounts]]

@@ -13,55 +13,33 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor
 from tqdm import tqdm
 
-from mixalign.errors import MixalignError
 from mixalign.evaluation.rounds import rounds_table
-from mixalign.fingerprint import differences
+from mixalign.files import write_json
 from mixalign.influence.benefit import measure
 from mixalign.influence.settings import Influence, Reading
 from mixalign.mixers.base import Mixer, MixSignal
 from mixalign.mixers.fixed import Temperature
 from mixalign.models.reference import LIVE
-from mixalign.pipelines.build import build, plain
-from mixalign.pipelines.files import write_json
+from mixalign.pipelines.build import build
 from mixalign.pipelines.generalist import train_generalist
 from mixalign.pipelines.job import Job
+from mixalign.pipelines.ranks import agree, is_first, rank, score_on_ranks, total, wait, world
 from mixalign.pipelines.stages import Frozen, load_frozen
-from mixalign.scoring.score import frozen_losses, score_rows
+from mixalign.scoring.score import frozen_losses
+from mixalign.training.checkpoints import newest_checkpoint
 
-__all__ = ["claim_rounds", "in_rounds", "run_rounds"]
+__all__ = ["in_rounds", "run_rounds"]
 
 log = logging.getLogger(__name__)
 
-SHOWN_ONLY = {"progress", "debug", "log_every", "run_dir", "name", "logger"}  # settings that may change in between
 KEPT = ("mixture.json", "mix.jsonl", "metrics.csv")  # files of the best round that its run has as well
 
 
 def in_rounds(mixer: Mixer) -> bool:
     """Whether the mixer decides between trainings, and not while one runs."""
     return "benefit_K" in mixer.needs
-
-
-def claim_rounds(run_dir: Path, cfg: Any) -> None:
-    """Refuses a folder whose rounds were begun with other settings.
-
-    Raises:
-        MixalignError: naming the settings that differ.
-    """
-    settings, path = plain(cfg), run_dir / "rounds" / "settings.json"
-    settings = {key: value for key, value in settings.items() if key not in SHOWN_ONLY}
-    if path.is_file():
-        if wrong := differences(json.loads(path.read_text()), json.loads(json.dumps(settings))):
-            raise MixalignError(
-                f"{run_dir} holds rounds that were begun with other settings ({'; '.join(wrong)}). Restore them to go "
-                "on, or choose another `run_dir`."
-            )
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
 
 
 def run_rounds(job: Job, mixer: Any, reference: Frozen, judged: bool, run_dir: Path) -> dict[str, Any]:
@@ -105,18 +83,17 @@ class _Rounds:
         """One training on these volumes; its losses on the reference tables."""
         job, folder = self.job, self.folder / str(number)
         path = folder / "round.json"
-        if path.is_file():
+        if agree(path.is_file()):
             return json.loads(path.read_text())
         rows = sum(len(d) for d in job.data["train"])
         steps = job.cfg.steps if self.mixer.budget == "steps" else max(1, round(job.cfg.steps * sum(volume_K) / rows))
         said = ", ".join(f"{task} {n:,}" for task, n in zip(job.tasks, volume_K, strict=True))
         log.info("round %d of %d: %d steps on %s", number + 1, self.mixer.rounds + 1, steps, said)
-        newest = folder / "checkpoints" / "last.ckpt"
-        if not (folder / "eval.json").is_file():
-            how = {"volume_K": volume_K, "steps": steps, "resume": newest if newest.is_file() else None}
+        if not agree((folder / "eval.json").is_file()):
+            how = {"volume_K": volume_K, "steps": steps, "resume": newest_checkpoint(folder)}
             folder.mkdir(parents=True, exist_ok=True)
             train_generalist(job, Temperature(1.0), self.reference, self.judged, folder, export="last", **how)
-        _wait()
+        wait()
         losses = _reference_losses(job, load_frozen(folder / "model", self.reference))
         log.info("round %d: mean reference loss %.4f", number + 1, np.mean(list(losses.values())))
         entry = {
@@ -133,7 +110,7 @@ class _Rounds:
         """What more of each task would do for the reference loss of a round's model."""
         job, folder = self.job, self.folder / str(number)
         path = folder / "benefit.json"
-        if path.is_file():
+        if agree(path.is_file()):
             return json.loads(path.read_text())
         model = load_frozen(folder / "model", self.reference, trainable=True).to(_device(job))
         live = LIVE.get(job.cfg.reference.mode) if job.objective.uses_reference else None
@@ -144,7 +121,9 @@ class _Rounds:
                 precision=str(job.cfg.trainer.precision),
                 live_reference=live(model) if live else None,
                 on_batch=lambda done, total: _show(bar, done, total),
-                **_ranks(),
+                rank=rank(),
+                world=world(),
+                reduce=total,
             )
             domains, volume_K = job.data["train"], list(entry["volumes"].values())
             influence: Influence = build(job.cfg.influence)
@@ -172,7 +151,7 @@ def _reference_losses(job: Job, model: torch.nn.Module) -> dict[str, float]:
     names = list(dict.fromkeys([*job.tasks, *(d.task for d in job.references)]))
     precision, losses = str(job.cfg.trainer.precision), {}
     for dataset in job.references:
-        table = score_rows(model, dataset, {}, job.cfg.eval_batch_size, job.layout, precision)
+        table = score_on_ranks(model, dataset, {}, job.cfg.eval_batch_size, job.layout, precision)
         loss_N = frozen_losses(job.reference_objective, dataset, table.align(dataset), names.index(dataset.task))
         losses[dataset.task] = float(loss_N.mean(dtype=np.float64))
     return losses
@@ -200,14 +179,14 @@ def _finish(run_dir: Path, told: list[dict[str, Any]]) -> dict[str, Any]:
     folder = run_dir / "rounds" / str(best["round"])
     result = json.loads((folder / "eval.json").read_text())
     result |= {"rounds": told, "best_round": best["round"]}
-    if _ranks()["rank"] == 0:
+    if is_first():
         shutil.copytree(folder / "model", run_dir / "model", dirs_exist_ok=True)
         for name in KEPT:
             if (folder / name).is_file():
                 shutil.copy(folder / name, run_dir / name)
         write_json(run_dir / "eval.json", result)
         print(rounds_table(told, best["round"]))
-    _wait()
+    wait()
     return result
 
 
@@ -220,25 +199,7 @@ def _device(job: Job) -> str:
     return "cuda" if torch.cuda.is_available() and job.cfg.trainer.accelerator != "cpu" else "cpu"
 
 
-def _ranks() -> dict[str, Any]:
-    """This process among those of the training, which stay connected after it."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return {"rank": 0, "world": 1}
-
-    def reduce(total: Tensor) -> Tensor:
-        dist.all_reduce(total)
-        return total
-
-    return {"rank": dist.get_rank(), "world": dist.get_world_size(), "reduce": reduce}
-
-
-def _wait() -> None:
-    """Until the first process has written what all will read."""
-    if _ranks()["world"] > 1:
-        dist.barrier()
-
-
 def _write(path: Path, content: dict[str, Any]) -> None:
-    if _ranks()["rank"] == 0:
+    if is_first():
         write_json(path, content)
-    _wait()
+    wait()

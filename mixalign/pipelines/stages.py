@@ -3,10 +3,8 @@
 import gc
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.data.module import MixtureData
 from mixalign.data.sampler import MixtureSampler
 from mixalign.errors import MixalignError
+from mixalign.files import replacing, write_json
 from mixalign.fingerprint import differences, fingerprint
 from mixalign.mixers.fixed import Temperature
 from mixalign.models.load import Pretrained, add_lora, weights_fingerprint
@@ -27,7 +26,8 @@ from mixalign.objectives.base import Objective
 from mixalign.objectives.sft import SFT
 from mixalign.pipelines.build import build, plain
 from mixalign.pipelines.job import Job, num_steps, rows_fingerprint
-from mixalign.scoring.score import frozen_losses, score_rows
+from mixalign.pipelines.ranks import is_first, made_once, score_on_ranks, trainer_options, world
+from mixalign.scoring.score import frozen_losses
 from mixalign.scoring.table import ScoreTable
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
@@ -35,6 +35,7 @@ from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.engine import prepare_model, rows_within
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
+from mixalign.training.sharding import save_model
 
 __all__ = [
     "Frozen",
@@ -93,7 +94,7 @@ def reference_policy(job: Job) -> Frozen:
         how = _fit_settings(job, steps, settings.sft_batch_size)
         return _train(job, base, SFT(), job.tasks, data, how, settings.sft_lr, settings.seed, "reference")
 
-    _ensure(place, recipe, train, job.tokenizer)
+    _ensure(job, place, recipe, train)
     return Frozen(fingerprint(recipe), Pretrained(str(place / "model"), dtype=_dtype(base)).build)
 
 
@@ -102,7 +103,7 @@ def _as_loaded(job: Job, base: Any, start: str) -> Frozen:
     if not plain(job.cfg.lora) or base.config._name_or_path:
         return Frozen(start, job.source.build)
     place = job.cache / "reference" / start
-    _ensure(place, {"stage": "base", "start": start}, lambda: base, job.tokenizer)
+    _ensure(job, place, {"stage": "base", "start": start}, lambda: base)
     return Frozen(start, Pretrained(str(place / "model"), dtype=_dtype(base)).build)
 
 
@@ -135,7 +136,7 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
         place, recipe = places[task]
         if task in missing:
             log.info("specialist %d/%d: %s", number + 1, len(job.tasks), task)
-        _ensure(place, recipe, partial(_train_specialist, job, reference, number), job.tokenizer)
+        _ensure(job, place, recipe, partial(_train_specialist, job, reference, number))
         _attach_losses(job, number, Frozen(fingerprint(recipe), partial(load_frozen, place / "model", reference)))
     return True
 
@@ -236,7 +237,7 @@ def mean_length(datasets: Sequence[TaskDataset]) -> float:
 
 
 def _fit_settings(job: Job, steps: int, batch_size: int) -> Fit:
-    options = plain(job.cfg.trainer) | {"enable_progress_bar": bool(job.cfg.progress), "limit_val_batches": 0}
+    options = trainer_options(job.cfg) | {"enable_progress_bar": bool(job.cfg.progress), "limit_val_batches": 0}
     micro = micro_batch_size(job, batch_size)
     return Fit(steps, batch_size, micro if micro and batch_size % micro == 0 else None, trainer=options)
 
@@ -244,10 +245,7 @@ def _fit_settings(job: Job, steps: int, batch_size: int) -> Fit:
 def micro_batch_size(job: Job, batch_size: int) -> int | None:
     """Rows of one forward pass: as configured, or as many as `engine.max_tokens` allows; None takes all at once."""
     if job.engine.max_tokens:
-        devices, nodes = job.cfg.trainer.get("devices", 1), job.cfg.trainer.get("num_nodes", 1)
-        if not isinstance(devices, int) or devices < 1:
-            raise MixalignError(f"`engine.max_tokens` needs a number in `trainer.devices`, but it is {devices!r}.")
-        return rows_within(job.engine.max_tokens, job.data["train"], batch_size, devices * nodes)
+        return rows_within(job.engine.max_tokens, job.data["train"], batch_size, world())
     return job.cfg.micro_batch_size
 
 
@@ -259,27 +257,27 @@ def _dtype(model: nn.Module) -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
-def _ensure(place: Path, recipe: Mapping[str, Any], train: Callable[[], nn.Module], tokenizer: Any) -> None:
+def _ensure(job: Job, place: Path, recipe: Mapping[str, Any], train: Callable[[], nn.Module]) -> None:
     """Makes sure that a folder holds the model of a recipe: checks it, or trains it and renames it into place.
+
+    All processes train it together; of several runs that need it, one does.
 
     Raises:
         MixalignError: when the folder was made by another recipe, naming every setting that differs.
     """
-    if (place / "recipe.json").is_file():
-        found = json.loads((place / "recipe.json").read_text())
-        if wrong := differences(found, recipe):
-            raise MixalignError(
-                f"{place} is stale: it was made with other settings ({'; '.join(wrong)}). Restore the settings, delete "
-                "the folder to have it made again, or point `specialists.dir` or `cache_dir` elsewhere."
-            )
-        return
-    part = place.with_name(f".{place.name}.{os.getpid()}")
-    model: Any = train()
-    model.save_pretrained(part / "model")
-    tokenizer.save_pretrained(part / "model")
-    (part / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True))
-    shutil.rmtree(place, ignore_errors=True)  # what an interrupted run may have left
-    part.replace(place)
+    with made_once(place / "recipe.json", job.cache / "locks") as missing:
+        if missing:
+            model = train()
+            with replacing(place) if is_first() else nullcontext(place) as part:
+                save_model(model, job.tokenizer, part / "model", is_first())
+                if is_first():
+                    write_json(part / "recipe.json", recipe)
+    found = json.loads((place / "recipe.json").read_text())
+    if wrong := differences(found, recipe):
+        raise MixalignError(
+            f"{place} is stale: it was made with other settings ({'; '.join(wrong)}). Restore the settings, delete "
+            "the folder to have it made again, or point `specialists.dir` or `cache_dir` elsewhere."
+        )
 
 
 @contextmanager
@@ -306,8 +304,11 @@ def _score(job: Job, frozen: Frozen, get: Callable[[], nn.Module], dataset: Task
     recipe = {"model": frozen.identity, "rows": rows_fingerprint([dataset]), "task": dataset.task}
     recipe |= {"precision": str(job.cfg.trainer.precision)}
     path = job.cache / "scores" / f"{fingerprint(recipe)}.safetensors"
-    if not path.is_file():
-        with tqdm(total=len(dataset), desc=title, unit="row", leave=False, disable=not job.cfg.progress) as bar:
-            how = (job.cfg.eval_batch_size, job.layout, str(job.cfg.trainer.precision))
-            score_rows(get(), dataset, recipe, *how, bar.update).save(path)
+    with made_once(path, job.cache / "locks") as missing:
+        if missing:
+            with tqdm(total=len(dataset), desc=title, unit="row", leave=False, disable=not job.cfg.progress) as bar:
+                how = (job.cfg.eval_batch_size, job.layout, str(job.cfg.trainer.precision))
+                table = score_on_ranks(get(), dataset, recipe, *how, bar.update)
+            if is_first():
+                table.save(path)
     return ScoreTable.load(path, recipe)

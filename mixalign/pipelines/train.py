@@ -1,11 +1,13 @@
 """`mixalign train`: from a configuration to a generalist, its mixture and its report."""
 
+import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.evaluation.summary import eval_table
@@ -13,15 +15,20 @@ from mixalign.mixers.base import Composition, Mixer
 from mixalign.models.reference import LIVE
 from mixalign.pipelines.build import build
 from mixalign.pipelines.generalist import check_batch, train_generalist
-from mixalign.pipelines.job import prepare
-from mixalign.pipelines.rounds import claim_rounds, in_rounds, run_rounds
-from mixalign.pipelines.stages import attach_reference, attach_specialists, reference_policy
+from mixalign.pipelines.job import Job, prepare
+from mixalign.pipelines.merge import merges_of, run_merges
+from mixalign.pipelines.ranks import decide, on_all_ranks
+from mixalign.pipelines.resume import claim
+from mixalign.pipelines.rounds import in_rounds, run_rounds
+from mixalign.pipelines.stages import Frozen, attach_reference, attach_specialists, reference_policy
+from mixalign.training.checkpoints import newest_checkpoint
 
 __all__ = ["needs_specialists", "run"]
 
 log = logging.getLogger(__name__)
 
 
+@on_all_ranks
 def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any]:
     """Trains a generalist and fills its run folder.
 
@@ -37,28 +44,34 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
     """
     _check(cfg)
     mixer = build(cfg.mixer, "name")
-    _claim(cfg, run_dir)
     if in_rounds(mixer) and cfg.resume:
         raise MixalignError("A run in rounds goes on by itself: leave `resume` out, and give the same `run_dir`.")
     train_specialists = needs_specialists(cfg, mixer, in_sweep)
+    run_dir.mkdir(parents=True, exist_ok=True)
     job = prepare(cfg)
+    merges_of(cfg, len(job.tasks))  # refuses what cannot be merged before anything is trained
     if not in_rounds(mixer):
         check_batch(job, mixer)
     rows = sum(map(len, job.data["train"]))
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", cfg.name, len(job.tasks), rows, cfg.steps, cfg.batch_size)
     reference = reference_policy(job)
-    if in_rounds(mixer):
-        claim_rounds(run_dir, cfg)
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
-    attach_reference(job, reference)
-    judged = attach_specialists(job, reference, train_specialists)
-    if in_rounds(mixer):
-        result = run_rounds(job, mixer, reference, judged, run_dir)
+    if decide(partial(claim, run_dir, cfg)):
+        log.info("%s is finished already", run_dir)
+        result = json.loads((run_dir / "eval.json").read_text())
     else:
-        resume = Path(cfg.resume) if cfg.resume else None
-        result = train_generalist(job, mixer, reference, judged, run_dir, export=cfg.export, resume=resume)
+        attach_reference(job, reference)
+        judged = attach_specialists(job, reference, train_specialists)
+        result = _train(job, mixer, reference, judged, run_dir)
     _say(f"{eval_table(result)}\nrun folder: {run_dir}")
+    run_merges(job, reference, run_dir)
     return result
+
+
+def _train(job: Job, mixer: Mixer, reference: Frozen, judged: bool, run_dir: Path) -> dict[str, Any]:
+    if in_rounds(mixer):
+        return run_rounds(job, mixer, reference, judged, run_dir)
+    resume = newest_checkpoint(run_dir) if job.cfg.resume is None else Path(job.cfg.resume)
+    return train_generalist(job, mixer, reference, judged, run_dir, export=job.cfg.export, resume=resume)
 
 
 @rank_zero_only
@@ -71,11 +84,13 @@ def needs_specialists(cfg: DictConfig, mixer: Mixer, in_sweep: bool) -> bool:
     policy = cfg.specialists.train
     if policy not in ("auto", "always", "never"):
         raise MixalignError(f"`specialists.train` is {policy!r}. Known: auto, always, never.")
-    needed = mixer.descends_on == "excess" or any("excess" in name for name in mixer.needs)
+    merged = bool(cfg.merge.methods)
+    needed = merged or mixer.descends_on == "excess" or any("excess" in name for name in mixer.needs)
     if needed and policy == "never" and not cfg.specialists.dir:
+        who = "merge.methods" if merged else f"mixer={cfg.mixer.name}"
         raise MixalignError(
-            f"`mixer={cfg.mixer.name}` needs specialists, but `specialists.train=never`. Set it to auto, or point "
-            "`specialists.dir` at trained ones."
+            f"`{who}` needs specialists, but `specialists.train=never`. Set it to auto, or point `specialists.dir` at "
+            "trained ones."
         )
     return policy == "always" or (policy == "auto" and (needed or in_sweep))
 
@@ -87,19 +102,11 @@ def _check(cfg: DictConfig) -> None:
     if cfg.composition not in (None, *get_args(Composition)):
         hint = did_you_mean(str(cfg.composition), get_args(Composition))
         raise MixalignError(f"`composition` is {cfg.composition!r}. {hint}")
+    if cfg.resume is not None and not Path(cfg.resume).is_file():
+        raise MixalignError(
+            f"`resume={cfg.resume}` is no file. Leave it out: a run goes on by itself when it gets the same `run_dir`."
+        )
     if cfg.reference.mode not in ("cached", *LIVE):
         raise MixalignError(f"`reference.mode` is {cfg.reference.mode!r}. Known: cached, {', '.join(LIVE)}.")
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise MixalignError(f"`seed` is {cfg.seed!r}, but must be a whole number from 0 to 2**32 - 1.")
-
-
-def _claim(cfg: DictConfig, run_dir: Path) -> None:
-    """Makes the run's folder; refuses one that holds another run."""
-    if (run_dir / "mix.jsonl").exists() and not cfg.resume:
-        raise MixalignError(
-            f"{run_dir} already holds a run. Choose another `run_dir`, or go on with it: "
-            f"`resume={run_dir}/checkpoints/last.ckpt`."
-        )
-    if cfg.resume and not Path(cfg.resume).is_file():
-        raise MixalignError(f"`resume={cfg.resume}` is no file. Checkpoints lie in <run_dir>/checkpoints.")
-    run_dir.mkdir(parents=True, exist_ok=True)

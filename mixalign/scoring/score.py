@@ -74,6 +74,8 @@ def _losses(
         task_B=torch.full((stop - start,), task),
         num_tokens_BS=torch.from_numpy(dataset.num_tokens(start, stop).astype(np.float32)),
     )
+    if "label" in dataset.columns:
+        batch["label_B"] = torch.tensor(dataset.columns["label"][start:stop])
     if objective.uses_reference:
         batch["reference_logp_BS"] = torch.tensor(dataset.columns["reference_logp"][start:stop])
     return objective.scores(torch.tensor(logp_NS[start:stop]), batch)["loss"].numpy()

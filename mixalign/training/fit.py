@@ -1,20 +1,29 @@
 """One training: a model, a mixture of tasks, a number of steps. Every stage and every run is a call of this."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from mixalign.data.loader import EvalLoader
 from mixalign.data.module import MixtureData
 from mixalign.errors import MixalignError
+from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.checkpoints import WholeCheckpoints
 from mixalign.training.module import AlignModule
+from mixalign.training.sharding import EvenBatches, FullySharded
 
 __all__ = ["Fit", "fit", "make_trainer"]
+
+SHARDED = ("fsdp", "deepspeed", "model_parallel", "<lightning")  # strategies that write their own checkpoints
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,10 @@ def make_trainer(
     """
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1} | settings.trainer
     options |= {"use_distributed_sampler": False}
+    if isinstance(options.get("strategy"), FullySharded):
+        options["inference_mode"] = False  # what is gathered in a validation is used again by the next training step
+    if not str(options.get("strategy", "auto")).startswith(SHARDED):
+        options["plugins"] = [*(options.get("plugins") or ()), WholeCheckpoints()]
     try:
         trainer = L.Trainer(
             max_steps=settings.steps,
@@ -64,7 +77,7 @@ def make_trainer(
             val_check_interval=None,
             log_every_n_steps=1,
             default_root_dir=root,
-            callbacks=[*callbacks, _ValidateAtTheEnd()],
+            callbacks=[*callbacks, _ValidateAtTheEnd(), _SameMixture()],
             logger=list(loggers) or False,
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             enable_model_summary=False,
@@ -72,6 +85,9 @@ def make_trainer(
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise MixalignError(f"Lightning refuses the settings of `trainer`: {error}") from error
+    if trainer.world_size > 1:
+        strategy: Any = trainer.strategy
+        strategy.process_dataloader = partial(_even, trainer.world_size)  # Lightning passes every loader through it
     trainer.accumulate_grad_batches = _accumulate(settings, trainer.world_size)
     every = settings.val_every * trainer.accumulate_grad_batches
     trainer.val_check_interval = min(every, settings.steps * trainer.accumulate_grad_batches)
@@ -93,9 +109,43 @@ def _accumulate(settings: Fit, world: int) -> int:
     return settings.batch_size // (micro * world)
 
 
+def _even(world: int, loader: Any) -> Any:
+    return EvenBatches(loader, world) if isinstance(loader, EvalLoader) else loader
+
+
 class _ValidateAtTheEnd(Callback):
     """Makes the last step one that is validated, also when `val_every` does not divide the steps."""
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
+
+
+class _SameMixture(Callback):
+    """Compares mixtures and cursors of all processes, after each validation and at the end of a training.
+
+    Processes that disagreed would train on batches that overlap, and on another objective than the one that is logged.
+    """
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._compare(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._compare(trainer, pl_module)
+
+    def _compare(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        mixing = next((c for c in trainer.callbacks if isinstance(c, Mixing)), None)
+        if trainer.world_size == 1 or mixing is None:
+            return
+        digest = hashlib.sha256(trainer.datamodule.sampler.cursor_K.tobytes())
+        for weight_K in (mixing.mix.sample_K, mixing.mix.loss_K):
+            digest.update(b"" if weight_K is None else weight_K.cpu().numpy().tobytes())
+        own = int.from_bytes(digest.digest()[:7])
+        pair = torch.tensor([own, -own], device=pl_module.device)
+        largest, minus_least = trainer.strategy.reduce(pair, reduce_op="max").tolist()
+        if largest != -minus_least:
+            raise MixalignError(
+                f"The mixture is not the same on all {trainer.world_size} processes at step {trainer.global_step}: a "
+                "mixer or callback reads something that differs between them. Mixers may only use what `update` gets."
+            )

@@ -1,21 +1,32 @@
 """metrics.csv of a run folder."""
 
 import csv
-import warnings
+import io
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from mixalign.files import write_text
 
 __all__ = ["MetricsFile"]
 
 
-class MetricsFile(CSVLogger):
-    """Lightning's CSV logger without a sub-folder, and with the lines of the run that is resumed.
+class _Writer(ExperimentWriter):
+    """Adds to the file that is there; Lightning's own deletes it."""
 
-    Lightning's own deletes the file that it finds.
-    """
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.metrics_keys = list(_read(Path(self.metrics_file_path))[0])
+
+    def _check_log_dir_exists(self) -> None:
+        pass
+
+
+class MetricsFile(CSVLogger):
+    """Lightning's CSV logger without a sub-folder, and with the lines of the run that is resumed."""
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(save_dir, name="", version="")
@@ -23,12 +34,7 @@ class MetricsFile(CSVLogger):
     @property
     def experiment(self) -> Any:
         if self._experiment is None:
-            path = Path(self.log_dir) / "metrics.csv"
-            before = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-                writer: Any = super().experiment
-            writer.metrics = [{key: value for key, value in row.items() if value} for row in before]
+            self._experiment = _Writer(self.log_dir)
         return super().experiment
 
     @rank_zero_only
@@ -37,5 +43,23 @@ class MetricsFile(CSVLogger):
         self.save()  # so that it can be followed, and survives the process
 
     def forget_after(self, step: int) -> None:
-        """Drops the lines of later steps, which a run that goes on from `step` will write again."""
-        self.experiment.metrics = [row for row in self.experiment.metrics if int(row["step"]) <= step]
+        """Drops the lines of later steps, which a run that goes on from `step` will write again, and a torn one."""
+        path = Path(self.experiment.metrics_file_path)
+        if not path.is_file():
+            return
+        keys, rows = _read(path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, keys)
+        writer.writeheader()
+        writer.writerows(row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
+        write_text(path, text.getvalue())
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the columns, and the whole lines."""
+    if not path.is_file():
+        return [], []
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]  # else it is torn
+    reader = csv.DictReader(lines)
+    rows = [row for row in reader if None not in row.values()]
+    return list(reader.fieldnames or []), rows

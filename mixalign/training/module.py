@@ -12,6 +12,7 @@ from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip, clip_sample
 from mixalign.metrics.task_mean import TaskMean, sum_dtype
 from mixalign.objectives.base import Objective
+from mixalign.training import sharding
 from mixalign.training.schedule import learning_rate_factor
 from mixalign.types import Batch
 
@@ -81,6 +82,11 @@ class AlignModule(L.LightningModule):
                     part.p = 0.0
         self._validation: TaskMean | None = None
 
+    def configure_model(self) -> None:
+        # the mesh comes from a strategy that spreads parameters; Lightning calls this before a validation once more
+        if self.device_mesh is not None and not sharding.is_sharded(self):
+            sharding.shard(self, self.model, self.device_mesh["data_parallel"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         scores = self._scores(batch)
         value_B = scores["loss"]
@@ -128,6 +134,8 @@ class AlignModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         scores = self._scores(batch)
+        if sharding.is_filler(batch):
+            return  # there only for the forward pass, which takes all processes
         loss_B = scores["loss"]
         specialist_B = batch.get("specialist_loss_B", torch.full_like(loss_B, torch.nan))
         gap_B = loss_B - specialist_B
@@ -163,9 +171,12 @@ class AlignModule(L.LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         # Trainer(gradient_clip_val=...) refuses a fused optimizer under mixed precision
-        if self.settings.max_grad_norm:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-            self.grad_norm = norm.detach()
+        limit = self.settings.max_grad_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.grad_norm = sharding.whole(norm.detach())
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            # as a gradient scaler tells a fused optimizer: a step that is not finite leaves the weights as they are
+            optimizer.found_inf = (~self.grad_norm.isfinite()).float()
 
     def on_fit_start(self) -> None:
         self.model.train()  # from_pretrained gives evaluation mode, and Lightning keeps what it finds

@@ -145,7 +145,6 @@ ERRORS = {
         {"prompt": "Why?", "chosen": [SKY, BLUE], "rejected": [SKY, GREEN]},
         "do not both begin",
     ),
-    "unpaired": ({"prompt": "a", "completion": "b", "label": True}, "unpaired"),
     "tools": ({"messages": [SKY, BLUE], "tools": "{"}, "`tools` is a text that is not JSON"),
     "tools object": ({"messages": [SKY, BLUE], "tools": "{}"}, "must be a list of JSON schemas"),
     "half a character": (

@@ -296,6 +296,7 @@ SPECS = {
     ),
     "column value": ({"columns": {"prompt": 1}}, "must be the name of a column"),
     "objective": ({"objective": {"beta": "x"}}, r"`data\.tasks\.maths\.objective\.beta` is 'x'"),
+    "objective's loss": ({"objective": {"loss": 2}}, r"`data\.tasks\.maths\.objective\.loss` is 2, but must be a word"),
     "both": ({"path": "a", "generator": "b"}, "both a path and a generator"),
     "no effect": ({"path": "a", "rows": 5}, r"`data\.tasks\.maths\.rows` is for generated tasks"),
     "not a mapping": ("a.jsonl", r"`data\.tasks\.maths` is 'a\.jsonl', but must be a mapping"),

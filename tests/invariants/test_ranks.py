@@ -19,11 +19,11 @@ SECONDS = 240
 pytestmark = pytest.mark.slow
 
 
-def launch(folder: Path) -> None:
+def launch(folder: Path, part: str = "main") -> None:
     """Runs the script on two processes in a group of their own, which ends with this call whatever happens."""
     env = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")}
     env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), "2", str(folder)]
+    command = [sys.executable, str(SCRIPT), "2", str(folder), part]
     process = subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -1,4 +1,6 @@
-"""Trains the small job on some processes of one machine and saves what each of them saw: `two_ranks.py N folder`.
+"""Trains the small job on some processes of one machine and saves what each of them saw: `two_ranks.py N folder part`.
+
+The parts are functions below: `main` for test_ranks.py, and the others for test_sharded.py.
 
 A script, because Lightning starts the other processes by running the main program again.
 """
@@ -9,12 +11,18 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from mixalign.errors import MixalignError
 from mixalign.mixers.ama_r import AMAR
 from mixalign.mixers.ama_s import AMAS
 from mixalign.mixers.group_dro import GroupDRO
+from mixalign.models.load import LoRA
+from mixalign.models.reference import LIVE
+from mixalign.models.tiny import TinyLlama
+from mixalign.training.sharding import FullySharded, load_weights, save_model, whole
 
 CASES = {
     "ama_r": (AMAR(eta=0.5), None),
@@ -61,6 +69,104 @@ def main(devices: int, folder: Path, make_job: Callable) -> None:
     torch.save(out, folder / f"rank{rank}of{devices}.pt")
 
 
+class Tied(TinyLlama):
+    """The head's weights are those of the embedding."""
+
+    def build(self):
+        model = super().build()
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+        return model
+
+
+TIED = Tied(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=64)
+
+LONG = {
+    "float64": {"dtype": torch.float64},
+    "float32": {},
+    "tied": {"tiny": TIED},
+    "accumulated": {"dtype": torch.float64},
+    "lora": {"dtype": torch.float64, "lora": LoRA(r=4)},
+    "lora, its base is the reference": {"dtype": torch.float64, "lora": LoRA(r=4)},
+}
+
+
+def strategy_of(kind: str):
+    return {"one": "auto", "ddp": "ddp", "fsdp2": FullySharded(), "fsdp2 folders": FullySharded(True)}[kind]
+
+
+def long_run(kind: str, case: str, folder: Path, make_job: Callable, **further):
+    """50 steps of global batches of 8, in micro-batches that are the same however they are shared out."""
+    job = make_job(validation_rows=3, **LONG[case])
+    live = "reference" in case
+    for table in (*job.train, *job.validation) if live else ():
+        del table.columns["reference_logp"]
+    settings = {"micro": 2 if case == "accumulated" else 4, "steps": 50, "batch_size": 8, "val_every": 25}
+    settings |= {"eval_batch_size": 4, "lr": 1e-3, "live": LIVE["adapter_off"] if live else None}
+    options = {"devices": 1 if kind == "one" else 2, "strategy": strategy_of(kind)}
+    return job.run(folder, AMAR(eta=0.5), trainer_options=options, **settings | further)
+
+
+def whole_weights(run) -> dict[str, torch.Tensor]:
+    return {name: whole(p.detach()).clone() for name, p in run.module.model.named_parameters()}
+
+
+def trained(kind: str, folder: Path, make_job: Callable) -> int:
+    """Every case, for a comparison with one process; saves the model as the last thing."""
+    out = {}
+    for case in LONG:
+        run = long_run(kind, case, folder, make_job)
+        out[case] = {
+            "alphas": torch.stack(run.seen.alphas),
+            "weights": whole_weights(run),
+            "evaluation": run.module.evaluation,
+            "grad_norm": run.module.grad_norm,
+        }
+        tokenizer = (LONG[case].get("tiny") or TIED).tokenizer()
+        save_model(run.module.model, tokenizer, folder / kind / case, run.trainer.is_global_zero)
+    torch.save(out, folder / f"{kind}{run.trainer.global_rank}.pt")
+    return run.trainer.global_rank
+
+
+class Other(L.Callback):
+    """A callback gone wrong: it sees to it that the second process draws from a mixture of its own."""
+
+    def on_validation_start(self, trainer, *_) -> None:
+        trainer.datamodule.sampler.cursor_K[0] += trainer.global_rank
+
+
+def sharded(folder: Path, make_job: Callable) -> None:
+    """What only FSDP2 does, and what many processes refuse."""
+    rank = trained("fsdp2", folder, make_job)
+    out = {}
+    for kind, case in (("fsdp2", "lora"), ("fsdp2", "tied"), ("fsdp2 folders", "lora"), ("fsdp2 folders", "tied")):
+        name, place = f"{kind} {case}", folder / "checkpoints" / f"{kind} {case}"
+        keep = ModelCheckpoint(place, "at{step}", save_top_k=-1, monitor=None, auto_insert_metric_name=False)
+        run = long_run(kind, case, folder, make_job, callbacks=[keep])
+        resumed = long_run(kind, case, folder, make_job, resume=place / "at25.ckpt")
+        out[name] = {"weights": whole_weights(run), "resumed": whole_weights(resumed)}
+        out[name] |= {"alphas": torch.stack(run.seen.alphas), "alphas resumed": torch.stack(resumed.seen.alphas)}
+        load_weights(resumed.module, place / "at25.ckpt")
+        out[name]["back"] = whole_weights(resumed)
+    torch.save(out, folder / f"sharded{rank}.pt")
+
+
+def refusals(folder: Path, make_job: Callable) -> None:
+    """One validation row for two processes, and a mixture that differs."""
+    out = {}
+    for kind in ("ddp", "fsdp2"):
+        job = make_job({"reverse": 30}, validation_rows=1)
+        options = {"devices": 2, "strategy": strategy_of(kind)}
+        run = job.run(folder, steps=2, batch_size=4, trainer_options=options)
+        out[kind] = run.module.evaluation["count"].tolist()
+        try:
+            long_run(kind, "float32", folder, make_job, callbacks=[Other()])
+        except MixalignError as error:
+            out[f"{kind} refused"] = str(error)
+    torch.save(out, folder / f"refusals{run.trainer.global_rank}.pt")
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import conftest
@@ -68,4 +174,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    main(int(sys.argv[1]), Path(sys.argv[2]), conftest.make_job)
+    number, place, part = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    if part == "main":
+        main(number, place, conftest.make_job)
+    elif part in ("one", "ddp"):
+        trained(part, place, conftest.make_job)
+    else:
+        {"sharded": sharded, "refusals": refusals}[part](place, conftest.make_job)

@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import CLIPS
 from mixalign.mixers.base import PROVIDERS, Mixer, MixSignal
+from mixalign.mixers.lengths import for_run
+from mixalign.mixers.wrapped import Wrapped
 from mixalign.pipelines.build import CONF, build
 
 FILES = {path.stem: path for path in sorted((CONF / "mixer").glob("*.yaml"))}
@@ -22,17 +24,28 @@ MEASUREMENTS = [f.name for f in fields(MixSignal) if f.name not in ("step", "cou
 
 
 def make(name, **settings):
-    return build(OmegaConf.load(FILES[name]), "name", **settings)
+    """The rule of a file, told the length of the run where it asks for it."""
+    return for_run(build(OmegaConf.load(FILES[name]), "name", **settings), [], 10)
 
 
 MIXERS = {name: make(name) for name in FILES}
 MOVING = [name for name, mixer in MIXERS.items() if mixer.needs]
 ROUNDS = [name for name in MOVING if "benefit_K" in MIXERS[name].needs]
-MEAN_BASED = [n for n in MOVING if n not in ROUNDS and not any(need.endswith("_iw_K") for need in MIXERS[n].needs)]
+MEAN_BASED = [
+    n for n in MOVING if n not in ROUNDS and n != "skill_it" and not any(x.endswith("_iw_K") for x in MIXERS[n].needs)
+]
 SETTINGS = [(name, field.name) for name, mixer in MIXERS.items() for field in fields(mixer)]
 
-every_mixer = pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
-moving_mixers = pytest.mark.parametrize("mixer", [MIXERS[n] for n in MOVING], ids=MOVING)
+WRAPS = {
+    "alone": {},
+    "all": {"prior": "proportional", "temperature": 2, "average": True, "floor": 0.1, "warmup": 3, "max_epochs": 5},
+    "interval": {"every": 3},
+}
+WRAPPED = {f"{n}-{w}": Wrapped(MIXERS[n], **WRAPS[w]) for n in ("ama_s", "ama_r", "odm") for w in WRAPS}
+MOVING_MIXERS = {n: MIXERS[n] for n in MOVING} | WRAPPED
+
+every_mixer = pytest.mark.parametrize("mixer", (MIXERS | WRAPPED).values(), ids=MIXERS | WRAPPED)
+moving_mixers = pytest.mark.parametrize("mixer", MOVING_MIXERS.values(), ids=MOVING_MIXERS)
 mean_based_mixers = pytest.mark.parametrize("mixer", [MIXERS[n] for n in MEAN_BASED], ids=MEAN_BASED)
 
 
@@ -105,7 +118,7 @@ def test_says_what_it_needs_and_how_batches_are_made_up(mixer):
 def test_holds_no_state_of_its_own(mixer):
     with pytest.raises(FrozenInstanceError):
         mixer.needs_more = 1
-    assert all(isinstance(v, int | float | str | tuple) for v in vars(mixer).values())
+    assert all(v is None or isinstance(v, int | float | str | tuple | Mixer) for v in vars(mixer).values())
 
 
 @every_mixer
@@ -124,7 +137,7 @@ def test_a_single_task_has_all_the_weight(mixer):
 
 @moving_mixers
 def test_a_moving_rule_moves_exactly_one_lever(mixer):
-    (first, _), (last, _) = mixer.init(rows(6)), run(mixer, 6, 5)
+    (first, _), (last, _) = mixer.init(rows(6)), run(mixer, 6, 20)
     moved = [name for name, weight_K in levers(last).items() if not torch.equal(weight_K, levers(first)[name])]
     assert len(moved) == 1
     assert torch.equal(last.alpha_K, levers(last)[moved[0]]), "alpha_K must be the lever that moves"
@@ -212,11 +225,10 @@ def test_a_bad_setting_is_named(name, key):
             make(name, **{key: bad})
 
 
-@every_mixer
-def test_every_setting_is_in_the_file(mixer):
+@pytest.mark.parametrize("name", FILES)
+def test_every_setting_is_in_the_file(name):
     """The file is where users look for what can be set."""
-    name = next(n for n, m in MIXERS.items() if m is mixer)
-    assert {f.name for f in fields(mixer)} == {*OmegaConf.load(FILES[name])} - {"_target_", "name"}
+    assert {f.name for f in fields(MIXERS[name])} == {*OmegaConf.load(FILES[name])} - {"_target_", "name"}
 
 
 @pytest.mark.parametrize("name", FILES)

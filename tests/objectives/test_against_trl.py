@@ -13,9 +13,11 @@ import torch
 
 from mixalign.data.collate import collate
 from mixalign.data.tokenise import tokenise
+from mixalign.losses.preference import LOSSES
 from mixalign.models.forward import score_completions
 from mixalign.models.tiny import TinyLlama
 from mixalign.objectives.dpo import DPO
+from mixalign.objectives.kto import KTO
 from mixalign.objectives.sft import SFT
 from mixalign.scoring.score import score_rows
 
@@ -34,6 +36,9 @@ PAIRS = [
     {"prompt": "same start?", "chosen": " It is so.", "rejected": " It is not."},
 ]
 ANSWERS = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]
+LONG = {"prompt": PAIRS[4]["prompt"], "completion": "no"}  # the answer above it is cut behind its prompt
+UNCUT = [*ANSWERS[:3], {"prompt": "q2", "completion": PAIRS[2]["rejected"]}, LONG, ANSWERS[5]]
+VERDICTS = [row | {"label": n % 3 != 1} for n, row in enumerate(UNCUT)]
 
 
 def models():
@@ -93,6 +98,37 @@ def dpo(tmp_path_factory):
     table, _ = tokenise(PAIRS, tokenizer, task="t", form="preference", max_length=MAX_LENGTH)
     table.attach("reference_logp", score_rows(reference, table, {}).align(table))
     return trainer, policy, table
+
+
+def kto_trainer(rows, folder, swapped=False, **options):
+    """TRL's trainer with all rows in one batch, and the rows as ours read them, with the reference's scores."""
+    from datasets import Dataset
+    from trl import KTOConfig, KTOTrainer
+
+    policy, reference = reversed(models()) if swapped else models()
+    tokenizer = TINY.tokenizer()
+    kind = options.get("loss_type", "kto")
+    with quiet():
+        trainer = KTOTrainer(
+            model=deepcopy(policy),
+            ref_model=deepcopy(reference),
+            args=KTOConfig(beta=0.05, per_device_train_batch_size=2 * len(rows), **options, **settings(folder)),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )
+    table, _ = tokenise(rows, tokenizer, task="t", form=KTO(loss=kind).form, max_length=MAX_LENGTH)
+    table.attach("reference_logp", score_rows(reference, table, {}).align(table))
+    return trainer, policy, table
+
+
+@pytest.fixture(scope="module", params=["kto", "kto, swapped", "apo_zero_unpaired"])
+def kto(request, tmp_path_factory):
+    """With the KL estimate clamped at 0, above 0 where policy and reference are swapped, and without one."""
+    weights = {"desirable_weight": 1.5, "undesirable_weight": 0.5}
+    loss, _, swapped = request.param.partition(", ")
+    trained = kto_trainer(VERDICTS, tmp_path_factory.mktemp("kto"), bool(swapped), loss_type=loss, **weights)
+    assert (theirs(trained[0], EVERY)[2]["kl"] > 0.1) == bool(swapped)
+    return KTO(0.05, loss, **weights), *trained
 
 
 @pytest.fixture(scope="module")
@@ -159,14 +195,56 @@ def test_pairs_have_the_same_tokens(dpo):
     assert len(table[4]["completions"][0]) == MAX_LENGTH - len(table[4]["prompt"])  # one row is cut
 
 
+@pytest.fixture
+def trl_loss(dpo, monkeypatch):
+    """Makes TRL's trainer compute another loss."""
+
+    def choose(*names, weights=(1.0,), smoothing=0.0, beta=BETA):
+        trainer = dpo[0]
+        for name, value in (("loss_types", names), ("loss_weights", weights)):
+            monkeypatch.setattr(trainer, name, list(value))
+        monkeypatch.setattr(trainer, "label_smoothing", smoothing)
+        monkeypatch.setattr(trainer, "beta", beta)
+
+    return choose
+
+
+OF_TRL = [(name, 0.0) for name, loss in LOSSES.items() if loss.uses_reference] + [("robust", 0.2)]
+
+
 @pytest.mark.parametrize("rows", BATCHES, ids=str)
-def test_dpo_losses_and_gradients_are_those_of_trl(dpo, rows):
+@pytest.mark.parametrize(("name", "smoothing"), OF_TRL, ids=str)
+def test_dpo_losses_and_gradients_are_those_of_trl(dpo, trl_loss, name, smoothing, rows):
     trainer, policy, table = dpo
+    beta = 0.05 if name.startswith("apo") else BETA  # far out their gradients are too small to compare
+    trl_loss(name, smoothing=smoothing, beta=beta)
     wanted, wanted_grads, _ = theirs(trainer, rows)
-    loss_B, grads = ours(DPO(BETA), policy, table, rows)
+    loss_B, grads = ours(DPO(beta, smoothing, name), policy, table, rows)
     assert loss_B.mean().item() == pytest.approx(wanted, rel=1e-5)
     assert abs(wanted - np.log(2)) > 1e-3  # the policy is not the reference
+    if name != "hinge" or wanted > 0:
+        assert_same_gradients(grads, wanted_grads)
+
+
+@pytest.mark.parametrize("rows", ONE_BY_ONE, ids=str)
+def test_the_nll_term_is_trls_sft_loss_of_a_row(dpo, trl_loss, rows):
+    trainer, policy, table = dpo
+    trl_loss("ipo", "sft", weights=(1.0, 0.3))
+    wanted, wanted_grads, _ = theirs(trainer, rows)
+    loss_B, grads = ours(DPO(BETA, loss="ipo", nll_weight=0.3), policy, table, rows)
+    assert loss_B.item() == pytest.approx(wanted, rel=1e-5)
     assert_same_gradients(grads, wanted_grads)
+
+
+@pytest.mark.parametrize("name", ["ipo", "sigmoid_norm"])
+def test_margins_of_means_are_logged_as_sums(dpo, trl_loss, name):
+    trainer, policy, table = dpo
+    trl_loss(name)
+    for n in EVERY:
+        margin = theirs(trainer, [n])[2]["rewards/margins"]
+        with torch.no_grad():
+            scores = DPO(BETA, loss=name)(policy, collate([table], np.zeros(1, int), np.array([n])))
+        assert scores["margin"].item() == pytest.approx(margin, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("rows", ONE_BY_ONE, ids=str)
@@ -222,3 +300,42 @@ def test_sft_batches_of_trl_are_our_rows_weighted_by_their_tokens(sft, rows):
     assert float((weight_B * loss_B).sum()) == pytest.approx(wanted, rel=1e-5)
     assert loss_B.mean().item() != pytest.approx(wanted, rel=1e-3)
     assert_same_gradients(grads, wanted_grads)
+
+
+def test_kto_rows_and_mismatched_answers_are_those_of_trl(kto):
+    objective, trainer, _, table = kto
+    assert len(table) == len(trainer.train_dataset) == len(VERDICTS)
+    assert table.columns["label"].tolist() == [row["label"] for row in VERDICTS]
+    for row, other in zip((table[n] for n in EVERY), trainer.train_dataset, strict=True):
+        room = MAX_LENGTH - len(other["prompt_ids"])
+        assert row["prompt"].tolist() == other["prompt_ids"]
+        assert row["completions"][0].tolist() == other["completion_ids"][:room]
+        if objective.loss == "kto":
+            assert row["completions"][1].tolist() == other["KL_completion_ids"][:room]
+            assert (len(other["KL_completion_ids"]) > room) == (other["prompt_ids"] == table[4]["prompt"].tolist())
+
+
+@pytest.mark.parametrize("rows", [EVERY, [4, 2], [0, 3, 5], [1, 4], [0]], ids=str)
+def test_kto_losses_and_gradients_are_those_of_trl(kto, rows):
+    """Every batch has a KL estimate of its own, from the rows of the batch."""
+    objective, trainer, policy, table = kto
+    wanted, wanted_grads, logged = theirs(trainer, rows)
+    loss_B, grads = ours(objective, policy, table, rows)
+    assert loss_B.mean().item() == pytest.approx(wanted, rel=1e-5)
+    assert_same_gradients(grads, wanted_grads)
+    batch = collate([table], np.zeros(len(rows), int), np.array(rows))
+    if objective.loss == "kto":
+        with torch.no_grad():
+            ratio_B = (score_completions(policy, batch).logp_BS - batch["reference_logp_BS"])[:, 1]
+        assert logged["kl"] == pytest.approx(max(float(ratio_B.mean()), 0), rel=1e-4, abs=1e-5)
+
+
+def test_pairs_are_taken_apart_as_by_trl(tmp_path):
+    pairs = [*PAIRS[:4], PAIRS[5]]
+    trainer, _, table = kto_trainer(pairs, tmp_path)
+    assert len(table) == len(trainer.train_dataset) == 2 * len(pairs)
+    for n, other in enumerate(trainer.train_dataset):
+        room = MAX_LENGTH - len(other["prompt_ids"])
+        assert table[n]["completions"][0].tolist() == other["completion_ids"][:room]
+        assert table[n]["completions"][1].tolist() == other["KL_completion_ids"][:room]
+        assert table.columns["label"][n] == other["label"]

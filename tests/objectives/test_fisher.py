@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from mixalign.errors import MixalignError
 from mixalign.models.load import LoRA, add_lora
 from mixalign.objectives.dpo import DPO
 from mixalign.objectives.sft import SFT
@@ -104,22 +105,70 @@ def test_sft_draws_are_seeded(sft_job):
     torch.testing.assert_close(SFT().fisher_loss(adapted, padded, generator()), loss_B, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_dpo_over_both_winners_is_the_second_derivative(monkeypatch, smoothing):
-    """Log ratio 2 and beta 0.5 make h = 1: p = 0.731059, and p (1 - p) beta^2 = 0.0491530."""
-    logp_BS = torch.tensor([[-10.0, -14.0]] * 20_000, dtype=torch.float64, requires_grad=True)
-    batch = Batch(
-        reference_logp_BS=torch.tensor([[-11.0, -13.0]], dtype=torch.float64), task_B=torch.zeros(20_000, dtype=int)
+def pairs(times, logp=(-10.0, -14.0)):
+    """The same pair many times: log-probabilities with a gradient, and the batch."""
+    logp_BS = torch.tensor([logp] * times, dtype=torch.float64, requires_grad=True)
+    reference_BS = torch.tensor([[-11.0, -13.0]], dtype=torch.float64).repeat(times, 1)
+    tokens_BS = torch.tensor([[2.0, 4.0]]).repeat(times, 1)
+    return logp_BS, Batch(
+        reference_logp_BS=reference_BS, num_tokens_BS=tokens_BS, task_B=torch.zeros(times, dtype=torch.long)
     )
-    monkeypatch.setattr("mixalign.objectives.dpo.score_completions", lambda *_: SimpleNamespace(logp_BS=logp_BS))
-    objective = DPO(beta=0.5, label_smoothing=smoothing)
-    loss_B = objective.fisher_loss(None, batch, generator())
-    (g_BS,) = torch.autograd.grad(loss_B.sum(), logp_BS)
-    # (sigmoid(h) - 1) beta where the chosen side wins, else sigmoid(h) beta; the rejected side has the opposite
-    assert sorted(set(g_BS[:, 0].float().tolist())) == pytest.approx([-0.5 * 0.268941, 0.5 * 0.731059], rel=1e-5)
-    assert float((g_BS[:, 0] < 0).double().mean()) == pytest.approx(0.731059, abs=0.012)
-    assert float(g_BS[:, 0].square().mean()) == pytest.approx(0.0491530, rel=0.03)
-    assert g_BS[:, 0].equal(-g_BS[:, 1])
-    one_BS = logp_BS[:1].detach()
-    second = torch.autograd.functional.hessian(lambda x: objective.scores(x, batch)["loss"].double().mean(), one_BS)
-    assert float(second[0, 0, 0, 0]) == pytest.approx(0.0491530, rel=1e-4)
+
+
+@pytest.fixture
+def fisher_gradients(monkeypatch):
+    """Gradients of DPO's `fisher_loss` by the log-probabilities, of many draws."""
+
+    def compute(objective, times=20_000):
+        logp_BS, batch = pairs(times)
+        monkeypatch.setattr("mixalign.objectives.dpo.score_completions", lambda *_: SimpleNamespace(logp_BS=logp_BS))
+        loss_B = objective.fisher_loss(None, batch, generator())
+        assert loss_B.shape == (times,)
+        assert loss_B.dtype == torch.float32
+        return torch.autograd.grad(loss_B.double().sum(), logp_BS)[0]
+
+    return compute
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_dpo_is_the_second_derivative_and_the_moment_of_a_drawn_winner(fisher_gradients, smoothing):
+    """Log ratio 2 and beta 0.5 make h = 1: p = 0.731059, and p (1 - p) beta^2 = 0.0491530.
+
+    Drawn winners have the gradients beta (p - 1) with probability p and beta p with 1 - p: their squares are on average
+    beta^2 [p (1 - p)^2 + (1 - p) p^2], the same.
+    """
+    p = 0.731059
+    assert 0.25 * (p * (1 - p) ** 2 + (1 - p) * p**2) == pytest.approx(0.0491530, rel=1e-5)
+    g_BS = fisher_gradients(DPO(beta=0.5, label_smoothing=smoothing))
+    assert g_BS.square().mean(0).tolist() == pytest.approx([0.0491530] * 2, rel=1e-5)
+    assert float(g_BS.mean()) == pytest.approx(0, abs=1e-8)
+    assert abs(float(g_BS[:, 0].sign().mean())) < 0.03  # both signs, as often
+    torch.testing.assert_close(g_BS[:, 0], -g_BS[:, 1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        DPO(beta=0.5, loss="ipo"),
+        DPO(beta=0.5, loss="robust", label_smoothing=0.2),
+        DPO(beta=0.5, loss="sigmoid_norm"),
+        DPO(beta=2.0, loss="simpo"),
+        DPO(beta=0.1, reference_free=True),
+        DPO(beta=0.5, nll_weight=3.0),  # which is linear
+    ],
+    ids=str,
+)
+def test_convex_losses_have_their_second_derivative(fisher_gradients, objective):
+    g_BS = fisher_gradients(objective)
+    logp_BS, batch = pairs(1)
+    wanted_SS = torch.autograd.functional.hessian(
+        lambda x: objective._preference(objective._ratios(x, batch), batch).sum(), logp_BS.detach()
+    )[0, :, 0]
+    assert float(wanted_SS.abs().max()) > 1e-3
+    torch.testing.assert_close(g_BS.t() @ g_BS / len(g_BS), wanted_SS, rtol=1e-4, atol=1e-9)
+
+
+def test_straight_losses_are_refused(fisher_gradients):
+    with pytest.raises(MixalignError, match=r"objective.loss=hinge` is made of straight lines.*influence=identity"):
+        fisher_gradients(DPO(loss="hinge"))
+    assert fisher_gradients(DPO(loss=("hinge", "sigmoid")), 5).abs().max() == 0  # task 0, of two

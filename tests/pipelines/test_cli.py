@@ -8,7 +8,7 @@ import pytest
 from mixalign import __version__, cli
 from mixalign.pipelines import main as pipelines
 
-VERBS = ("train", "plan", "specialists", "score", "evaluate", "report")
+VERBS = ("train", "plan", "specialists", "score", "evaluate", "merge", "report")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_version(call, word):
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"), [("tran", "Did you mean `train`?"), ("xyz", "Known: evaluate, plan, report")]
+    ("word", "hint"), [("tran", "Did you mean `train`?"), ("xyz", "Known: evaluate, merge, plan, report")]
 )
 def test_an_unknown_verb_is_one_line(call, word, hint):
     code, out, err = call(word)

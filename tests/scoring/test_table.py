@@ -1,6 +1,7 @@
 """Score tables on disk: what was written comes back, and nothing else is believed."""
 
 import mmap
+import os
 
 import numpy as np
 import pytest
@@ -152,13 +153,13 @@ def test_an_interrupted_write_leaves_the_old_table(path, monkeypatch, failing):
         part.write_bytes(b"half of a table")
         raise OSError("no space left on device")
 
-    def refuse(self, target):
+    def refuse(part, target):
         raise OSError("interrupted")
 
     if failing == "save_file":
         monkeypatch.setattr(mapped, "save_file", half)
     else:
-        monkeypatch.setattr(type(path), "replace", refuse)
+        monkeypatch.setattr(os, "replace", refuse)
     new = ScoreTable(TABLE.row_id_N, TABLE.logp_NS * 2, {"model": "new"})
     with pytest.raises(OSError, match=r"no space|interrupted"):
         new.save(path)

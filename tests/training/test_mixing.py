@@ -2,6 +2,7 @@
 
 import json
 
+import lightning as L
 import pytest
 import torch
 
@@ -58,6 +59,41 @@ def test_a_signal_is_the_mean_over_the_global_batch(dpo_job, tmp_path, micro, cl
             assert float(signal.excess_K[k]) == pytest.approx(mean, rel=1e-5, abs=1e-6, nan_ok=True)
             wanted = float(loss_B[mine].mean()) if number else float("nan")
             assert float(signal.loss_K[k]) == pytest.approx(wanted, rel=1e-5, nan_ok=True)
+
+
+def test_importance_weighted_losses_are_sums_over_the_draws(dpo_job, tmp_path):
+    spy = Spy(AMAS(eta=2.0))
+    run = dpo_job.run(tmp_path, spy, steps=4)
+    for signal, batch in zip(spy.signals, run.seen.batches, strict=True):
+        for k in range(3):
+            weighted = float((batch.loss_B / batch.draw_prob_B)[batch.task_B == k].sum()) / 12
+            assert float(signal.loss_iw_K[k]) == pytest.approx(weighted, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("clip", ["sample", "task", "none"])
+def test_the_update_after_a_validation_sees_its_losses(dpo_job, tmp_path, clip):
+    """Validations after steps 2 and 4 of 5; every other update has nothing new to see."""
+    spy, found = Spy(AMAS(eta=0.5, clip=clip)), []
+
+    class Keep(L.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            found.append(dict(pl_module.evaluation))
+
+    dpo_job.run(tmp_path, spy, steps=5, val_every=2, callbacks=[Keep()])
+    assert [bool(s.eval_loss_K.isfinite().all()) for s in spy.signals] == [False, False, True, False, True]
+    assert [bool(s.eval_excess_K.isfinite().all()) for s in spy.signals] == [False, False, True, False, True]
+    for signal, evaluation in zip((spy.signals[2], spy.signals[4]), found, strict=False):
+        wanted_K = evaluation["excess"] if clip == "sample" else evaluation["gap"]
+        wanted_K = wanted_K.clamp_min(0) if clip == "task" else wanted_K
+        assert signal.eval_loss_K.tolist() == evaluation["loss"].tolist()
+        assert signal.eval_excess_K.tolist() == wanted_K.tolist()
+
+
+def test_a_checkpoint_keeps_the_validation_that_no_update_has_seen(dpo_job, tmp_path):
+    run = dpo_job.run(tmp_path, GroupDRO(), steps=2, val_every=2)
+    fresh = Mixing(GroupDRO(), dpo_job.tasks, [60, 40, 50])
+    fresh.load_state_dict(run.mixing.state_dict())
+    assert fresh.state_dict()["eval"]["eval_loss_K"].tolist() == run.module.evaluation["loss"].tolist()
 
 
 def test_an_update_acts_on_the_very_next_batch(dpo_job, tmp_path):

@@ -3,23 +3,27 @@
 import json
 import logging
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 
-from mixalign.errors import MixalignError
+from mixalign.errors import MixalignError, did_you_mean
+from mixalign.files import write_text
 from mixalign.losses.excess import clip_mean
 from mixalign.metrics.task_mean import OnItsWay, TaskMean, sum_dtype
 from mixalign.mixers.base import Mix, Mixer, MixSignal, State
 from mixalign.mixers.diagnostics import Moment, alternating, diverging
+from mixalign.mixers.simplex import normalise
 
 __all__ = ["Mixing"]
 
 log = logging.getLogger(__name__)
+OnNan = Literal["raise", "skip", "quarantine"]
 WINDOW = 50  # updates between two looks at the path of the weights
 
 
@@ -31,9 +35,22 @@ class Mixing(L.Callback):
         tasks: names of the K tasks.
         rows_K: training rows of each task.
         history: file that gets one JSON line an update; None writes none.
+        on_nan: what happens when a task's loss is not finite. The weights never take such a step. `raise` ends the
+            run; `skip` goes on with the next batch; `quarantine` also gives the task no weight any more.
     """
 
-    def __init__(self, mixer: Mixer, tasks: list[str], rows_K: list[int], history: Path | None = None) -> None:
+    def __init__(
+        self,
+        mixer: Mixer,
+        tasks: list[str],
+        rows_K: list[int],
+        history: Path | None = None,
+        on_nan: OnNan = "raise",
+    ) -> None:
+        if on_nan not in get_args(OnNan):
+            raise MixalignError(f"`on_nan` is {on_nan!r}. {did_you_mean(str(on_nan), get_args(OnNan))}")
+        self.on_nan = on_nan
+        self.banned_K = torch.zeros(len(tasks), dtype=torch.bool)  # tasks in quarantine
         self.mixer, self.tasks, self.rows_K, self.history = mixer, tasks, rows_K, history
         self.mix: Mix
         self.state: State
@@ -47,6 +64,9 @@ class Mixing(L.Callback):
         self._sums: TaskMean | None = None
         self._micro_batches = 0
         self._arriving: OnItsWay | None = None
+        unknown_K = torch.full((len(tasks),), torch.nan, dtype=torch.float64)
+        self._no_eval: dict[str, Any] = {"eval_loss_K": unknown_K, "eval_excess_K": unknown_K}
+        self._eval = self._no_eval  # validated since the last update
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         # before the loader's first draw, which Lightning makes ahead of `on_train_start`
@@ -78,33 +98,71 @@ class Mixing(L.Callback):
         if trainer.global_step > self.updates:  # the last micro-batch of an optimizer step
             self._update(trainer, pl_module)
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        found = {name: value_K.to("cpu", torch.float64) for name, value_K in pl_module.evaluation.items()}
+        excess_K = found.get(
+            "excess" if self.mixer.clip == "sample" else "gap", torch.full_like(found["loss"], torch.nan)
+        )
+        self._eval = {"eval_loss_K": found["loss"], "eval_excess_K": clip_mean(excess_K, self.mixer.clip)}
+
     def _update(self, trainer: Any, pl_module: Any) -> None:
-        self.signal = self._measure()
+        self.signal, bad_K = self._measure()
         self._sample_sum_K += self.mix.sample_K
         self._loss_sum_K += self._loss_factor()
         self._remember(trainer)
-        self.mix, self.state = self.mixer.update(self.signal, self.state)
+        if not bad_K.any():
+            self.mix, self.state = self.mixer.update(self.signal, self.state)
+            self._eval = self._no_eval
+        elif self.on_nan == "quarantine":
+            self.banned_K |= bad_K
+        if self.banned_K.any():
+            self.mix = self._without_banned()
         self.updates += 1
         self._apply(trainer, pl_module)
         self._look_back()
 
-    def _measure(self) -> MixSignal:
-        """Means over all ranks and micro-batches of the step; waits for the last forward pass, not for the step."""
+    def _measure(self) -> tuple[MixSignal, Tensor]:
+        """Means over all ranks and micro-batches of the step, and tasks whose loss is not finite (K,).
+
+        Waits for the last forward pass, not for the step.
+        """
         assert self._arriving is not None
         found = self._arriving.by_name()
         count_K, loss_K = found["count"], found["loss"]
-        bad = [t for t, n, x in zip(self.tasks, count_K, loss_K, strict=True) if n > 0 and not x.isfinite()]
-        if bad:
-            raise MixalignError(
-                f"The loss of task `{'`, `'.join(bad)}` is not finite at step {self.updates}. Nothing was saved since "
-                "the last checkpoint. Look for rows of that task that are far from the rest, or lower "
-                "`optimizer.lr`."
-            )
+        bad_K = (count_K > 0) & ~loss_K.isfinite()
+        if bad_K.any():
+            self._bad(bad_K)
+        loss_iw_K = (loss_K * count_K / self.mix.sample_K).nan_to_num(0.0) / count_K.sum()
+        signal = MixSignal(self.updates, count_K, loss_K, loss_iw_K=loss_iw_K, eval_loss_K=self._eval["eval_loss_K"])
         if found["excess"].isnan().all():
-            return MixSignal(self.updates, count_K, loss_K)
+            return signal, bad_K
         clip = self.mixer.clip
         weighted_K = (found["weighted"] * count_K).nan_to_num(0.0) / count_K.sum()
-        return MixSignal(self.updates, count_K, loss_K, clip_mean(found["excess"], clip), clip_mean(weighted_K, clip))
+        excess_K, weighted_K = clip_mean(found["excess"], clip), clip_mean(weighted_K, clip)
+        return replace(signal, excess_K=excess_K, excess_iw_K=weighted_K, **self._eval), bad_K
+
+    def _bad(self, bad_K: Tensor) -> None:
+        """Raises, or says which tasks spoilt a step."""
+        names = "`, `".join(task for task, bad in zip(self.tasks, bad_K, strict=True) if bad)
+        what = f"The loss of task `{names}` is not finite at step {self.updates}."
+        if self.on_nan == "raise":
+            raise MixalignError(
+                f"{what} The weights did not take that step. Look for rows of that task that are far from the rest, "
+                "lower `optimizer.lr`, or go on without such steps: `on_nan=skip`, or `on_nan=quarantine`."
+            )
+        if self.on_nan == "quarantine" and (self.banned_K | bad_K).all():
+            raise MixalignError(f"{what} No task is left that is not in quarantine. Lower `optimizer.lr`.")
+        log.warning("%s The step is skipped%s.", what, ", and so is the task from now on" * (self.on_nan != "skip"))
+
+    def _without_banned(self) -> Mix:
+        """The mixture with nothing for the tasks in quarantine."""
+        left_K = (~self.banned_K).double()
+
+        def kept(weight_K: Tensor) -> Tensor:
+            weight_K = weight_K * left_K
+            return normalise(weight_K if weight_K.sum() > 0 else left_K)
+
+        return Mix(kept(self.mix.sample_K), None if self.mix.loss_K is None else kept(self.mix.loss_K))
 
     def _apply(self, trainer: Any, pl_module: Any) -> None:
         trainer.datamodule.sampler.set_mixture(self.mix.sample_K)
@@ -132,7 +190,7 @@ class Mixing(L.Callback):
         """Cuts the history at the checkpoint that a resumed run goes on from."""
         if self.history is not None and self.history.is_file():
             lines = self.history.read_text().splitlines(keepends=True)
-            self.history.write_text("".join(lines[: self.updates]))
+            write_text(self.history, "".join(lines[: self.updates]))
 
     def _look_back(self) -> None:
         if len(self._path) == self._path.maxlen and self.updates % WINDOW == 0 and self.mixer.needs:
@@ -170,6 +228,8 @@ class Mixing(L.Callback):
             "updates": self.updates,
             "sample_sum_K": self._sample_sum_K.clone(),
             "loss_sum_K": self._loss_sum_K.clone(),
+            "banned_K": self.banned_K.clone(),
+            "eval": dict(self._eval),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -178,6 +238,8 @@ class Mixing(L.Callback):
         self.updates = state_dict["updates"]
         self._sample_sum_K = state_dict["sample_sum_K"].clone()
         self._loss_sum_K = state_dict["loss_sum_K"].clone()
+        self.banned_K = state_dict["banned_K"].clone()
+        self._eval = dict(state_dict["eval"])
 
 
 def _plain(value_K: Tensor | None) -> list[float | None] | None:

@@ -1,0 +1,98 @@
+"""Kahneman-Tversky optimisation: single answers with a verdict, no pairs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from mixalign.errors import MixalignError, did_you_mean
+from mixalign.losses.curvature import draw_slopes
+from mixalign.losses.kto import kl_estimate, kto
+from mixalign.models.forward import score_completions
+from mixalign.objectives.base import Form, Scores, by_task, check_number, check_overrides, per_task
+from mixalign.types import Batch
+
+__all__ = ["KTO"]
+
+SETTINGS = ("beta", "desirable_weight", "undesirable_weight")  # may differ by task
+FORMS: dict[str, Form] = {"kto": "mismatched", "apo_zero_unpaired": "unpaired"}
+
+
+@dataclass(frozen=True)
+class KTO:
+    """The KTO loss of each answer (arXiv 2402.01306, eq. 7), as TRL 1.16's KTOTrainer has it.
+
+    The point that an answer's log ratio is measured from is the mean log ratio, over the micro-batch of this process,
+    of every row's prompt with another row's answer. TRL pairs the answers of one batch with each other and averages
+    over processes; here the other answer is a row's second completion (see `with_mismatched`), so that its score under
+    the reference policy is known from the tables. Accuracy is the share of answers on their side of that point, a tie
+    not being one, and the margin how far on it they are, beta times nats.
+
+    Attributes:
+        beta: how soon an answer counts as good enough; a tuple has one value a task, here and below.
+        loss: `kto`, or `apo_zero_unpaired`: the same measured from 0, without another answer.
+        desirable_weight: of the loss of desirable answers.
+        undesirable_weight: of the loss of the others. The paper (eq. 8) wants the ratio of the two, times that of the
+            numbers of answers, within 1 and 4/3.
+    """
+
+    beta: float | tuple[float, ...] = 0.1
+    loss: str = "kto"
+    desirable_weight: float | tuple[float, ...] = 1.0
+    undesirable_weight: float | tuple[float, ...] = 1.0
+
+    name: ClassVar[str] = "kto"
+    uses_reference: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+
+    def __post_init__(self) -> None:
+        if self.loss not in tuple(FORMS):  # it may be a list
+            raise MixalignError(f"`objective.loss` is {self.loss!r}. {did_you_mean(str(self.loss), FORMS)}")
+        check_number("beta", self.beta, lambda x: x > 0, "above 0 (0.1 is usual)")
+        check_number("desirable_weight", self.desirable_weight, lambda x: x >= 0, "at least 0")
+        check_number("undesirable_weight", self.undesirable_weight, lambda x: x >= 0, "at least 0")
+
+    @property
+    def form(self) -> Form:
+        return FORMS[self.loss]
+
+    def for_tasks(self, overrides: Sequence[Mapping[str, Any]]) -> "KTO":
+        check_overrides(self.name, overrides, SETTINGS)
+        changed = {key for override in overrides for key in override}
+        settings: dict[str, Any] = {key: per_task(key, getattr(self, key), overrides) for key in changed}
+        return replace(self, **settings)
+
+    def scores(self, logp_BS: Tensor, batch: Batch) -> Scores:
+        ratio_BS = _ratios(logp_BS, batch)
+        loss_B, h_B = self._loss(ratio_BS[:, :1], self._kl(ratio_BS), batch)
+        return {"loss": loss_B.float(), "accuracy": (h_B > 0).float(), "margin": h_B.detach().float()}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Scores:
+        return self.scores(score_completions(model, batch).logp_BS, batch)
+
+    def fisher_loss(self, model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+        """Log ratios times random slopes, whose second moment is the convex part of the loss's second derivative.
+
+        The loss is convex where an answer is on its side of the point, which is held fixed.
+        """
+        ratio_BS = _ratios(score_completions(model, batch).logp_BS, batch)
+        kl, own_BS = self._kl(ratio_BS), ratio_BS[:, :1]
+        slope_BS = draw_slopes(lambda x_BS: self._loss(x_BS, kl, batch)[0], own_BS.detach(), generator)
+        return (slope_BS * own_BS).sum(1).float()
+
+    def _kl(self, ratio_BS: Tensor) -> Tensor | float:
+        return kl_estimate(ratio_BS[:, 1]) if self.loss == "kto" else 0.0
+
+    def _loss(self, own_BS: Tensor, kl: Tensor | float, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The weighted loss and h (B,), of the log ratios of the rows' own answers (B, 1)."""
+        task_B, desirable_B = batch["task_B"], batch["label_B"]
+        loss_B, h_B = kto(own_BS[:, 0], kl, desirable_B, by_task(self.beta, task_B))
+        weights = by_task(self.desirable_weight, task_B), by_task(self.undesirable_weight, task_B)
+        return torch.where(desirable_B, *weights) * loss_B, h_B
+
+
+def _ratios(logp_BS: Tensor, batch: Batch) -> Tensor:
+    """log p of each completion minus that of the reference (B, S), sums in nats."""
+    return logp_BS - batch["reference_logp_BS"].to(logp_BS.dtype)

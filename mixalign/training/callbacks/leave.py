@@ -1,0 +1,64 @@
+"""Leaving a training on a signal, with everything saved."""
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+from mixalign.errors import Stopped
+from mixalign.training.checkpoints import LAST
+
+__all__ = ["Leave"]
+
+log = logging.getLogger(__name__)
+EVERY = 10  # optimizer steps between two questions whether another rank was told to stop
+
+
+class Leave(L.Callback):
+    """On SIGTERM (a preempted job) or Ctrl-C, ends the step, saves, and raises Stopped; a second Ctrl-C does not wait.
+
+    Args:
+        folder: of the checkpoints.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LAST
+        self._told = 0
+        self._step = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._told, self._step = 0, trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            # here, since Lightning puts its own handler in place before; its would leave in the middle of a validation
+            self._before = {n: signal.signal(n, self._hear) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._told and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._told = number
+        log.warning("%s: saving after this step%s", signal.Signals(number).name, " (again: at once)" * (number == 2))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self._step:
+            return  # between the micro-batches of a step
+        self._step = trainer.global_step
+        if self._agreed(trainer):
+            trainer.save_checkpoint(self.path)
+            number = self._told or signal.SIGTERM
+            raise Stopped(f"stopped by {signal.Signals(number).name}; saved {self.path}", 128 + number)
+
+    def _agreed(self, trainer: Any) -> bool:
+        """Whether any rank was told to stop; all ranks ask at the same steps."""
+        if trainer.world_size == 1:
+            return bool(self._told)
+        return self._step % EVERY == 0 and trainer.strategy.reduce_boolean_decision(bool(self._told), all=False)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

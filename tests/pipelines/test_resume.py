@@ -1,0 +1,149 @@
+"""A run goes on by itself: after an error, a signal or a torn checkpoint, with the same settings and no others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mixalign.errors import MixalignError
+from mixalign.pipelines import train as train_module
+from mixalign.pipelines.api import train_from_overrides
+from mixalign.training.callbacks.task_log import TaskLog
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def same(run: Path, other: Path) -> None:
+    """Whether two runs ended with the same bytes."""
+    for name in ("mix.jsonl", "mixture.json", "eval.json", "metrics.csv", "model/model.safetensors"):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture
+def cut(tiny, tmp_path, monkeypatch):
+    """The folder of a run that was cut off at step 3, behind the checkpoint of step 2."""
+    log, folder = TaskLog.on_train_batch_end, tmp_path / "run"
+
+    def power_cut(self, trainer, *rest):
+        log(self, trainer, *rest)
+        if trainer.global_step == 3:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(TaskLog, "on_train_batch_end", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_from_overrides(tiny("val_every=2"), str(folder))
+    monkeypatch.undo()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calm(tiny, tmp_path_factory):
+    """The same run, undisturbed."""
+    folder = tmp_path_factory.mktemp("calm") / "run"
+    train_from_overrides(tiny("val_every=2"), str(folder))
+    return folder
+
+
+def test_the_same_folder_goes_on_where_it_stopped(cut, calm, tiny, monkeypatch):
+    started, real = [], train_module.train_generalist
+
+    def train(*args, resume, **how):
+        started.append(resume)
+        return real(*args, resume=resume, **how)
+
+    monkeypatch.setattr(train_module, "train_generalist", train)
+    train_from_overrides(tiny("val_every=2"), str(cut))
+    assert started == [cut / "checkpoints" / "last.ckpt"]
+    same(cut, calm)
+
+
+def test_a_torn_checkpoint_is_skipped_and_said(cut, calm, tiny, caplog):
+    last = cut / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    train_from_overrides(tiny("val_every=2"), str(cut))
+    assert f"{last} cannot be read" in caplog.text
+    same(cut, calm)
+
+
+def test_without_any_whole_checkpoint_it_starts_again(cut, calm, tiny, caplog):
+    for path in (cut / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(b"torn")
+    train_from_overrides(tiny("val_every=2"), str(cut))
+    assert caplog.text.count("cannot be read") == 2
+    same(cut, calm)
+
+
+def test_what_the_machine_is_like_may_change_and_what_is_trained_may_not(cut, tiny):
+    with pytest.raises(MixalignError, match=r"other settings \(optimizer.lr: got 0.0004, wanted 0.1\)"):
+        train_from_overrides(tiny("val_every=2", "optimizer.lr=0.1", "specialists.lr=0.0004"), str(cut))
+    train_from_overrides(tiny("val_every=2", "log_every=2", "engine.compile=false", "trainer.devices=1"), str(cut))
+
+
+def test_a_finished_run_is_not_trained_again(calm, tiny, monkeypatch, caplog):
+    def never(*args, **how):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(train_module, "train_generalist", never)
+    result = train_from_overrides(tiny("val_every=2"), str(calm))
+    assert result == read(calm / "eval.json")
+    with pytest.raises(MixalignError, match=r"other settings \(.*seed: got 0, wanted 1\)"):
+        train_from_overrides(tiny("val_every=2", "seed=1"), str(calm))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_run_goes_on(tiny, tmp_path, number, code):
+    """Steps enough for the signal to come in the middle, whatever else the machine does."""
+    overrides = [*tiny("steps=400", "val_every=400", "mixer=uniform", "specialists.train=never"), "log_every=50"]
+
+    def start(folder):
+        command = [sys.executable, "-m", "mixalign", "train", *overrides, f"run_dir={folder}"]
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+
+    process = start(tmp_path / "cut")
+    history = tmp_path / "cut" / "mix.jsonl"
+    while process.poll() is None and not (history.is_file() and history.read_text().count("\n") > 20):
+        time.sleep(0.005)
+    process.send_signal(number)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == code, said
+    assert f"stopped by {signal.Signals(number).name}; saved {tmp_path}/cut/checkpoints/last.ckpt" in said
+    assert "Traceback" not in said
+    assert history.read_text().count("\n") < 400
+    for folder in ("cut", "whole"):
+        last = start(tmp_path / folder)
+        assert last.communicate(timeout=240)[1] is not None
+        assert last.returncode == 0
+    same(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_said_with_what_to_lower(tiny, tmp_path):
+    """A limit on the memory of the process itself, far below what the batch takes."""
+    overrides = [*tiny("mixer=uniform", "specialists.train=never", "objective=sft"), "steps=2", "batch_size=4000"]
+    overrides += [f"run_dir={tmp_path}/run", "model.hidden_size=1024", "model.intermediate_size=4096"]
+    code = (
+        "import resource, sys, torch, lightning, transformers, peft, datasets, hydra\n"
+        "from mixalign.cli import main\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 900 * 2**20, -1))\n"
+        "main()\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", *overrides], env=env, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert "error: Memory ran out with 4000 rows in a forward pass" in done.stderr
+    assert "micro_batch_size" in done.stderr
+    assert "Traceback" not in done.stderr
