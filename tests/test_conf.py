@@ -45,7 +45,7 @@ def test_composes_resolves_and_names_real_arguments(choice):
     for node in targets(cfg):
         kind = get_class(node["_target_"])
         if is_dataclass(kind) and kind.__module__.startswith("mixalign."):
-            assert {*node} - {"_target_", "name", "recommended"} == {f.name for f in fields(kind)}
+            assert {*node} - {"_target_", "name", "recommended", "wrap"} == {f.name for f in fields(kind)}
 
 
 @pytest.mark.parametrize("group", OPTIONS)
@@ -65,7 +65,7 @@ def test_groups_are_all_there():
 
 @pytest.mark.parametrize("name", OPTIONS["mixer"])
 def test_mixers_build(name):
-    assert isinstance(build(compose(f"mixer={name}").mixer, "name"), Mixer)
+    assert isinstance(build(compose(f"mixer={name}").mixer, "name", "wrap"), Mixer)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("dpo", DPO), ("sft", SFT)])

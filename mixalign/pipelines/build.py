@@ -9,8 +9,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mixalign.errors import MixalignError
+from mixalign.mixers.base import Mixer
+from mixalign.mixers.wrapped import wrap
 
-__all__ = ["CONF", "build", "plain", "register_resolvers"]
+__all__ = ["CONF", "build", "build_mixer", "plain", "register_resolvers"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (p / "train.yaml").is_file())
@@ -52,6 +54,11 @@ def build(node: Any, *drop: str, **arguments: Any) -> Any:
         if isinstance(error.__cause__, MixalignError):
             raise error.__cause__ from None
         raise MixalignError(f"`{target}` cannot be built: {error.__cause__ or error}") from error
+
+
+def build_mixer(node: DictConfig) -> Mixer:
+    """The rule of a configuration, with `mixer.wrap` around it."""
+    return wrap(build(node, "name", "wrap"), plain(node.wrap))
 
 
 def _own_targets() -> list[str]:

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from mixalign.data.tokenise import TokenCounts
 from mixalign.mixers.base import Mixer
-from mixalign.pipelines.build import build
+from mixalign.mixers.lengths import for_run
+from mixalign.pipelines.build import build_mixer
 from mixalign.pipelines.job import Job, prepare
 from mixalign.pipelines.stages import reference_steps, specialist_steps
 from mixalign.pipelines.train import needs_specialists
@@ -84,8 +85,9 @@ def warnings_of(rows: list[PlanRow]) -> list[str]:
 
 def run(cfg: DictConfig) -> None:
     """Prints the plan: tasks, rows, tokens, shares, epochs, stages and warnings."""
-    mixer = build(cfg.mixer, "name")
+    mixer = build_mixer(cfg.mixer)
     job = prepare(cfg)
+    mixer = for_run(mixer, job.tasks, cfg.steps)
     rows = plan_rows(job, mixer)
     console = Console(width=118)
     title = f"{cfg.mixer.name}: {cfg.steps} steps of {cfg.batch_size} rows, {cfg.objective.name}"

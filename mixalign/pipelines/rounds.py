@@ -21,7 +21,6 @@ from mixalign.influence.benefit import measure
 from mixalign.influence.settings import Influence, Reading
 from mixalign.mixers.base import Mixer, MixSignal
 from mixalign.mixers.fixed import Temperature
-from mixalign.models.reference import LIVE
 from mixalign.pipelines.build import build
 from mixalign.pipelines.generalist import train_generalist
 from mixalign.pipelines.job import Job
@@ -113,13 +112,11 @@ class _Rounds:
         if agree(path.is_file()):
             return json.loads(path.read_text())
         model = load_frozen(folder / "model", self.reference, trainable=True).to(_device(job))
-        live = LIVE.get(job.cfg.reference.mode) if job.objective.uses_reference else None
         with tqdm(desc=f"influence {number + 1}", unit="row", leave=False, disable=not job.cfg.progress) as bar:
             reading = Reading(
                 batch_size=min(16, job.cfg.eval_batch_size),
                 layout=job.layout,
                 precision=str(job.cfg.trainer.precision),
-                live_reference=live(model) if live else None,
                 on_batch=lambda done, total: _show(bar, done, total),
                 rank=rank(),
                 world=world(),

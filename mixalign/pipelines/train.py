@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.evaluation.summary import eval_table
 from mixalign.mixers.base import Composition, Mixer
+from mixalign.mixers.lengths import for_run
 from mixalign.models.reference import LIVE
-from mixalign.pipelines.build import build
+from mixalign.pipelines.build import build_mixer
 from mixalign.pipelines.generalist import check_batch, train_generalist
 from mixalign.pipelines.job import Job, prepare
 from mixalign.pipelines.merge import merges_of, run_merges
@@ -43,12 +44,18 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
         MixalignError: for anything in the configuration, the rows or the folder that cannot be used.
     """
     _check(cfg)
-    mixer = build(cfg.mixer, "name")
+    mixer = build_mixer(cfg.mixer)
     if in_rounds(mixer) and cfg.resume:
         raise MixalignError("A run in rounds goes on by itself: leave `resume` out, and give the same `run_dir`.")
+    if in_rounds(mixer) and cfg.reference.mode != "cached":
+        raise MixalignError(
+            f"`reference.mode={cfg.reference.mode}`, but `mixer={cfg.mixer.name}` reads cached scores between its "
+            "trainings. Set it to cached."
+        )
     train_specialists = needs_specialists(cfg, mixer, in_sweep)
     run_dir.mkdir(parents=True, exist_ok=True)
     job = prepare(cfg)
+    mixer = for_run(mixer, job.tasks, cfg.steps)
     merges_of(cfg, len(job.tasks))  # refuses what cannot be merged before anything is trained
     if not in_rounds(mixer):
         check_batch(job, mixer)

@@ -20,7 +20,7 @@ from mixalign.reporting.runs import Run, differing_keys, setting
 
 __all__ = ["STATIC_MIXERS", "TITLES", "Comparison", "Paired", "Row", "Score", "Verdict", "compare", "signed"]
 
-STATIC_MIXERS = ("proportional", "uniform", "temperature")
+STATIC_MIXERS = ("proportional", "uniform", "temperature", "schedule")
 MIN_SEEDS = 3  # fewer shared seeds give a standard error that nothing should rest on
 TITLES = {
     "worst_excess": "worst excess",

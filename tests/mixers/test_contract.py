@@ -31,9 +31,8 @@ def make(name, **settings):
 MIXERS = {name: make(name) for name in FILES}
 MOVING = [name for name, mixer in MIXERS.items() if mixer.needs]
 ROUNDS = [name for name in MOVING if "benefit_K" in MIXERS[name].needs]
-MEAN_BASED = [
-    n for n in MOVING if n not in ROUNDS and n != "skill_it" and not any(x.endswith("_iw_K") for x in MIXERS[n].needs)
-]
+WINDOWED = ["skill_it"]  # its weights are a softmax over the last validations, not steps from the weights before
+MEAN_BASED = [n for n in MOVING if n not in ROUNDS + WINDOWED and not any(x.endswith("_iw_K") for x in MIXERS[n].needs)]
 SETTINGS = [(name, field.name) for name, mixer in MIXERS.items() for field in fields(mixer)]
 
 WRAPS = {

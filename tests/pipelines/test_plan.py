@@ -10,7 +10,7 @@ from mixalign.pipelines.job import prepare
 
 def rows_of(overrides: list[str]) -> dict[str, plan.PlanRow]:
     cfg = compose_config(overrides)
-    return {row.counts.task: row for row in plan.plan_rows(prepare(cfg), build(cfg.mixer, "name"))}
+    return {row.counts.task: row for row in plan.plan_rows(prepare(cfg), build(cfg.mixer, "name", "wrap"))}
 
 
 @pytest.fixture

@@ -139,6 +139,11 @@ def test_a_resume_is_refused(tiny, tmp_path, refuse):
     assert "goes on by itself" in refuse(tiny(*IDEAL, f"resume={tmp_path}/last.ckpt"))
 
 
+def test_a_live_reference_is_refused(tiny, refuse):
+    message = refuse(tiny(*IDEAL, "objective=dpo", "lora=default", "reference.mode=adapter_off"))
+    assert "reads cached scores" in message
+
+
 @pytest.mark.parametrize(
     ("losses", "benefits", "ended"),
     [

@@ -1,0 +1,181 @@
+"""What every rule may be given on top: a prior, a floor, a warm-up and the like, as a mixer around a mixer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from math import inf
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mixalign.errors import MixalignError
+from mixalign.losses.excess import Clip
+from mixalign.mixers.base import Composition, DescendsOn, Mix, Mixer, MixSignal, State, read
+from mixalign.mixers.checks import check_flag, check_range
+from mixalign.mixers.lengths import for_run, in_steps, known
+from mixalign.mixers.simplex import normalise, uniform
+from mixalign.mixers.weights import check_weights, in_order, resolve
+
+__all__ = ["Wrapped", "wrap"]
+
+INNER = "mixer."  # prefix of the rule's own state
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """Changes the lever that a rule moves, in this order: temperature, prior, average, floor, warm-up, cap of epochs.
+
+    Every default leaves the rule as it is, to the bit. Importance-weighted measurements stay unbiased, as they are
+    divided by the probabilities that the rows were drawn with, which are those of the wrapped mixture.
+
+    Attributes:
+        mixer: the rule; not one that works in rounds.
+        prior: multiplies the rule's weights, as p0 in DynamixSFT (arXiv 2508.12116): `softmax(log alpha + log p0)`.
+            `uniform`, `proportional` to rows, a list in the order of the tasks, or one by task name.
+        temperature: the rule's weights to the power 1 / temperature; above 1 is flatter.
+        average: takes the mean of all the rule's mixtures so far, as DoReMi's result (arXiv 2305.10429).
+        floor: share that is spread over the tasks as the prior has it, or uniformly without one.
+        warmup: steps that have the prior, or the uniform mixture, while the rule is updated; below 1 it is a share
+            of the run.
+        every: steps between two updates of the rule. In between, means are weighted by counts, importance-weighted
+            sums are averaged over batches, and of validations the last one counts.
+        max_epochs: a task of whose rows so many passes were drawn gets no weight any more; once all are, each has its
+            weight again. A batch may overshoot it.
+    """
+
+    mixer: Mixer
+    prior: str | Sequence[float] | Mapping[str, float] | None = None
+    temperature: float = 1.0
+    average: bool = False
+    floor: float = 0.0
+    warmup: float = 0
+    every: int = 1
+    max_epochs: float = inf
+
+    def __post_init__(self) -> None:
+        if "benefit_K" in self.mixer.needs:
+            raise MixalignError("`mixer.wrap` has no meaning for a mixer that decides volumes between rounds.")
+        if self.prior is not None:
+            check_weights("wrap.prior", self.prior)
+        check_range("wrap.temperature", self.temperature, 1e-3)
+        check_flag("wrap.average", self.average)
+        check_range("wrap.floor", self.floor, 0, 1)
+        check_range("wrap.warmup", self.warmup, 0)
+        check_range("wrap.every", self.every, 1)
+        check_range("wrap.max_epochs", self.max_epochs, 0, finite=False)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.mixer.needs
+
+    @property
+    def composition(self) -> Composition:
+        return self.mixer.composition
+
+    @property
+    def descends_on(self) -> DescendsOn:
+        return self.mixer.descends_on
+
+    @property
+    def clip(self) -> Clip:
+        return self.mixer.clip
+
+    def caution(self, num_tasks: int, batch_size: int) -> str | None:
+        """The rule's own warning; it sees the samples of `every` batches at once."""
+        caution = getattr(self.mixer, "caution", None)
+        return caution and caution(num_tasks, batch_size * self.every)
+
+    def for_run(self, tasks: list[str], steps: int) -> "Wrapped":
+        """The wrapper and its rule for a run of that many steps."""
+        prior = in_order("wrap.prior", self.prior, tasks)
+        mixer = for_run(self.mixer, tasks, steps)
+        return replace(self, mixer=mixer, prior=prior, warmup=in_steps(self.warmup, steps))
+
+    def init(self, rows_K: Tensor) -> tuple[Mix, State]:
+        known("wrap.warmup", self.warmup)
+        rows_K = rows_K.double()
+        zero = torch.zeros((), dtype=torch.float64)
+        state = {"rows_K": rows_K, "seen_K": torch.zeros_like(rows_K), "updates": zero}
+        state |= self._nothing(rows_K)
+        state = self._decide(*self.mixer.init(rows_K), state)
+        return self._mix(0, state), state
+
+    def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:
+        state = self._gather(signal, state)
+        if float(state["batches"]) >= self.every:
+            inner = {name.removeprefix(INNER): value for name, value in state.items() if name.startswith(INNER)}
+            mix, inner = self.mixer.update(self._gathered(signal, state), inner)
+            state = self._decide(mix, inner, state | self._nothing(state["rows_K"]))
+        return self._mix(signal.step + 1, state), state
+
+    def _nothing(self, rows_K: Tensor) -> State:
+        """Sums of no batch."""
+        zero_K, unknown_K = torch.zeros_like(rows_K), torch.full_like(rows_K, torch.nan)
+        sums = {f"sum.{name}": unknown_K if name.startswith("eval_") else zero_K for name in self.needs}
+        return sums | {"count_K": zero_K, "batches": zero_K.sum()}
+
+    def _gather(self, signal: MixSignal, state: State) -> State:
+        """The sums with one batch more."""
+        more: State = {}
+        for name in self.needs:
+            value_K, old_K = read(signal, name, state["rows_K"]), state[f"sum.{name}"]
+            if name.startswith("eval_"):
+                more[f"sum.{name}"] = value_K.where(~value_K.isnan(), old_K)
+            elif name.endswith("_iw_K"):
+                more[f"sum.{name}"] = old_K + value_K
+            else:
+                more[f"sum.{name}"] = old_K + (value_K * signal.count_K).nan_to_num(0.0)
+        more["batches"] = state["batches"] + 1
+        more |= {name: state[name] + signal.count_K for name in ("count_K", "seen_K")}
+        return state | more
+
+    def _gathered(self, signal: MixSignal, state: State) -> MixSignal:
+        """What the batches since the rule's last update showed, as one signal."""
+        if self.every == 1:
+            return signal
+        means: dict[str, Any] = {}
+        for name in self.needs:
+            sum_K = state[f"sum.{name}"]
+            batches_or_count = state["batches"] if name.endswith("_iw_K") else state["count_K"]
+            means[name] = sum_K if name.startswith("eval_") else sum_K / batches_or_count  # 0 / 0: nan, not measured
+        return replace(signal, count_K=state["count_K"], **means)
+
+    def _decide(self, mix: Mix, inner: State, state: State) -> State:
+        """The state after the rule's own decision, which `lever_K` keeps until the next one."""
+        lever_K = mix.alpha_K
+        if self.temperature != 1:
+            lever_K = normalise(lever_K ** (1 / self.temperature))
+        if self.prior is not None:
+            prior_K = self._prior(state["rows_K"])
+            weight_K = prior_K * lever_K
+            lever_K = normalise(weight_K) if weight_K.sum() > 0 else prior_K
+        updates = state["updates"] + 1
+        if self.average and updates > 1:
+            lever_K = torch.lerp(state["lever_K"], lever_K, 1 / float(updates))
+        state = state | {INNER + name: value for name, value in inner.items()}
+        state |= {"lever_K": lever_K, "updates": updates}
+        return state if mix.loss_K is None else state | {"sample_K": mix.sample_K}
+
+    def _mix(self, step: int, state: State) -> Mix:
+        """The mixture of a step, counted from 0."""
+        base_K = self._prior(state["rows_K"])
+        lever_K = base_K if step < self.warmup else (1 - self.floor) * state["lever_K"] + self.floor * base_K
+        lever_K = self._capped(lever_K, state)
+        return Mix(self._capped(state["sample_K"], state), lever_K) if "sample_K" in state else Mix(lever_K)
+
+    def _prior(self, rows_K: Tensor) -> Tensor:
+        return uniform(len(rows_K)) if self.prior is None else resolve("wrap.prior", self.prior, rows_K)
+
+    def _capped(self, weight_K: Tensor, state: State) -> Tensor:
+        if self.max_epochs == inf:
+            return weight_K
+        left_K = weight_K * (state["seen_K"] < self.max_epochs * state["rows_K"])
+        return normalise(left_K) if left_K.sum() > 0 else weight_K
+
+
+def wrap(mixer: Mixer, settings: Mapping[str, Any]) -> Mixer:
+    """The rule with `mixer.wrap` around it; the rule itself where every setting is at its default."""
+    defaults = {field.name: field.default for field in fields(Wrapped)}
+    if all(value == defaults.get(name) for name, value in settings.items()):
+        return mixer
+    return cast(Mixer, Wrapped(mixer, **settings))  # a cast, because Mixer's class variables are properties here
