@@ -33,7 +33,7 @@ demo: $(VENV)/.installed ## the main job: four mixers on generated tasks, a tabl
 	$(BIN)/mixalign report runs/demo
 
 test: $(VENV)/.installed-dev ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.installed-dev ## the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"

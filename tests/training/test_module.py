@@ -129,7 +129,9 @@ def test_excess_without_specialists_is_refused(dpo_job, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("live", "lora"), [(frozen_copy, None), (frozen_copy, LoRA(r=2)), (adapter_off, LoRA(r=2))], ids=str
+    ("live", "lora"),
+    [(frozen_copy, None), (frozen_copy, LoRA(r=2)), (adapter_off, LoRA(r=2))],
+    ids=["frozen copy", "frozen copy, LoRA", "adapter off"],
 )
 def test_a_live_reference_gives_the_losses_of_the_cached_one(dpo_job, tmp_path, lora, live):
     dpo_job.lora = lora
