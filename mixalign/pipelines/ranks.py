@@ -331,6 +331,9 @@ def take_part(folder: str) -> None:
         raise
     except Stopped:
         pass
+    except Exception:
+        time.sleep(2)  # most likely the first process is gone: then the thread above ends this one, and tidies up
+        raise
     finally:
         _disconnect()
         if os.getppid() != first:

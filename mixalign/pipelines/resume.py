@@ -6,7 +6,6 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from mixalign.errors import MixalignError
-from mixalign.files import write_text
 from mixalign.fingerprint import differences
 from mixalign.pipelines.build import plain
 
@@ -18,7 +17,7 @@ MACHINES = {"accelerator", "devices", "num_nodes", "strategy"}
 
 
 def claim(run_dir: Path, cfg: DictConfig) -> bool:
-    """Writes the settings of a run into its folder, or makes sure that those there are the same.
+    """Makes sure that a folder holds no run with other settings.
 
     Returns:
         Whether the run is finished already.
@@ -27,17 +26,17 @@ def claim(run_dir: Path, cfg: DictConfig) -> bool:
         MixalignError: when the folder holds a run with other settings, naming them.
     """
     path = run_dir / "config.yaml"
-    if path.is_file() and not cfg.resume:
-        found = _that_matter(cast(DictConfig, OmegaConf.load(path)))
-        if wrong := differences(found, _that_matter(cfg)):
-            raise MixalignError(
-                f"{run_dir} already holds a run with other settings ({'; '.join(wrong)}). Choose another `run_dir`, or "
-                "restore them to go on with that run."
-            )
-        if (run_dir / "eval.json").is_file():
-            return True
-    write_text(path, OmegaConf.to_yaml(cfg, resolve=True))
-    return False
+    if cfg.resume or not path.is_file():
+        return False
+    found, wanted = _that_matter(cast(DictConfig, OmegaConf.load(path))), _that_matter(cfg)
+    if wanted["trainer"].get("precision") == "auto":  # it depends on the model, which is not there yet
+        wanted["trainer"]["precision"] = found["trainer"].get("precision")
+    if wrong := differences(found, wanted):
+        raise MixalignError(
+            f"{run_dir} already holds a run with other settings ({'; '.join(wrong)}). Choose another `run_dir`, or "
+            "restore them to go on with that run."
+        )
+    return (run_dir / "eval.json").is_file()
 
 
 def _that_matter(cfg: DictConfig) -> dict[str, Any]:

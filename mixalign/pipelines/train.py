@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.evaluation.summary import eval_table
+from mixalign.files import write_text
 from mixalign.mixers.base import Composition, Mixer
 from mixalign.mixers.lengths import for_run
 from mixalign.models.reference import LIVE
@@ -59,13 +60,15 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
     merges_of(cfg, len(job.tasks))  # refuses what cannot be merged before anything is trained
     if not in_rounds(mixer):
         check_batch(job, mixer)
+    finished = decide(partial(claim, run_dir, cfg))
     rows = sum(map(len, job.data["train"]))
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", cfg.name, len(job.tasks), rows, cfg.steps, cfg.batch_size)
     reference = reference_policy(job)
-    if decide(partial(claim, run_dir, cfg)):
+    if finished:
         log.info("%s is finished already", run_dir)
         result = json.loads((run_dir / "eval.json").read_text())
     else:
+        decide(partial(write_text, run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)))
         attach_reference(job, reference)
         judged = attach_specialists(job, reference, train_specialists)
         result = _train(job, mixer, reference, judged, run_dir)

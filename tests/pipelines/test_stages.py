@@ -11,6 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from mixalign.pipelines import score, specialists
 from mixalign.pipelines.api import compose_config
+from mixalign.pipelines.job import prepare
+from mixalign.pipelines.stages import find_specialists, reference_policy
 
 TASKS = ("helpful", "reverse", "compare")
 
@@ -31,13 +33,12 @@ def own_cache(finished, cache, tmp_path) -> Path:
 
 
 @pytest.fixture
-def pinned(finished, cache, tmp_path) -> Path:
+def pinned(finished, tiny, tmp_path) -> Path:
     """A folder for `specialists.dir`: those of `finished`, by the name of their task."""
     folder = tmp_path / "pinned"
-    for place in (cache / "specialists").iterdir():
-        recipe = read(place / "recipe.json")
-        if recipe["objective"].get("beta") == 0.5 and not recipe["lora"] and recipe["fit"]["lr"] == 4e-4:
-            shutil.copytree(place, folder / recipe["task"])
+    job = prepare(compose_config(tiny("mixer=ama_s")))
+    for task, (place, _) in find_specialists(job, reference_policy(job)).items():
+        shutil.copytree(place, folder / task)
     assert sorted(p.name for p in folder.iterdir()) == sorted(TASKS)
     return folder
 
