@@ -69,7 +69,6 @@ def train_generalist(
     model = add_lora(reference.build(), build(cfg.lora), cfg.seed)
     L.seed_everything(cfg.seed, verbose=False)
     module = _module(job, mixer, model)
-    check_batch(job, mixer)
     composition = cfg.composition or mixer.composition
     sampler = MixtureSampler(rows_K, cfg.batch_size, composition, cfg.seed, volume_K)
     data = MixtureData(train, job.data["validation"], sampler, steps, cfg.eval_batch_size, job.layout)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -71,6 +72,11 @@ class Job:
         self.cfg.trainer.precision = choose_precision(self.cfg.trainer.precision, model)
         kind = "packed" if self.layout is pack else "padded"
         log.info("engine: %s batches, precision %s", kind, self.cfg.trainer.precision)
+
+    @property
+    def device(self) -> str:
+        """Where models are read outside of Lightning's trainer."""
+        return "cuda" if torch.cuda.is_available() and self.cfg.trainer.accelerator != "cpu" else "cpu"
 
     @property
     def cache(self) -> Path:

@@ -111,7 +111,7 @@ class _Rounds:
         path = folder / "benefit.json"
         if agree(path.is_file()):
             return json.loads(path.read_text())
-        model = load_frozen(folder / "model", self.reference, trainable=True).to(_device(job))
+        model = load_frozen(folder / "model", self.reference, trainable=True).to(job.device)
         with tqdm(desc=f"influence {number + 1}", unit="row", leave=False, disable=not job.cfg.progress) as bar:
             reading = Reading(
                 batch_size=min(16, job.cfg.eval_batch_size),
@@ -144,7 +144,7 @@ class _Rounds:
 
 def _reference_losses(job: Job, model: torch.nn.Module) -> dict[str, float]:
     """Mean loss on each reference table, nats."""
-    model = model.to(_device(job))
+    model = model.to(job.device)
     names = list(dict.fromkeys([*job.tasks, *(d.task for d in job.references)]))
     precision, losses = str(job.cfg.trainer.precision), {}
     for dataset in job.references:
@@ -190,10 +190,6 @@ def _finish(run_dir: Path, told: list[dict[str, Any]]) -> dict[str, Any]:
 def _show(bar: Any, done: int, total: int) -> None:
     bar.total, bar.n = total, done
     bar.refresh()
-
-
-def _device(job: Job) -> str:
-    return "cuda" if torch.cuda.is_available() and job.cfg.trainer.accelerator != "cpu" else "cpu"
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -287,8 +286,7 @@ def _borrowed(frozen: Frozen, job: Job, datasets: Sequence[TaskDataset]) -> Any:
 
     def get() -> nn.Module:
         if not held:
-            device = "cuda" if torch.cuda.is_available() and job.cfg.trainer.accelerator != "cpu" else "cpu"
-            model = frozen.build().to(device)
+            model = frozen.build().to(job.device)
             prepare_model(model, job.engine, sum(int(d.length_N.sum()) for d in datasets), training=False)
             held.append(model)
         return held[0]
