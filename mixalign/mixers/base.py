@@ -14,7 +14,7 @@ from torch import Tensor
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip
 
-__all__ = ["Composition", "DescendsOn", "Mix", "MixSignal", "Mixer", "State", "read"]
+__all__ = ["PROBED", "Composition", "DescendsOn", "Mix", "MixSignal", "Mixer", "State", "read"]
 
 State = dict[str, Tensor]
 Composition = Literal["stratified", "multinomial"]
@@ -57,6 +57,12 @@ class MixSignal:
         confidence_K: probability that the sign of `benefit_K` is right; comes with it.
         eval_loss_K: mean loss on the validation rows, nats; nan without a validation since the last update.
         eval_excess_K: the same of the excess, clipped as the mixer's `clip` says.
+        probe_loss_K: mean loss on a fixed sample of validation rows, nats; like all that follow it is measured by
+            probes, after the steps that the mixer asks for, and is nan after the others.
+        gain_K: share of a task's loss that one trial step on its own rows takes away.
+        gradient_KK: dot products of the tasks' mean gradients, entry ij for tasks i and j; the diagonal, too, is an
+            unbiased estimate from a few rows.
+        noise_K: variance of one row's gradient around its task's mean, summed over the weights.
     """
 
     step: int
@@ -69,11 +75,20 @@ class MixSignal:
     loss_iw_K: Tensor | None = None
     eval_loss_K: Tensor | None = None
     eval_excess_K: Tensor | None = None
+    probe_loss_K: Tensor | None = None
+    gain_K: Tensor | None = None
+    gradient_KK: Tensor | None = None
+    noise_K: Tensor | None = None
 
 
 @runtime_checkable
 class Mixer(Protocol):
-    """A rule that decides how much each task counts."""
+    """A rule that decides how much each task counts.
+
+    Further methods that a rule may have: `for_run(tasks, steps)` gives the rule for a run of that length;
+    `asks(step)` says whether probes measure after that many steps (a rule without it asks always);
+    `caution(num_tasks, batch_size)` gives a warning, or None.
+    """
 
     needs: ClassVar[frozenset[str]]  # fields of MixSignal that `update` reads
     composition: ClassVar[Composition]  # how a batch is made up, unless the sampler is told otherwise
@@ -93,6 +108,7 @@ class Mixer(Protocol):
 _ALWAYS = "the Mixing callback measures it in every run"
 _ROUNDS = "it is measured between rounds of training: run the mixer with `mixalign train`"
 _SPECIALISTS = "it needs specialist losses: set `specialists.train=auto`, or point `specialists.dir` at trained ones"
+_PROBES = "a probe of mixalign.training.callbacks measures it: run the mixer with `mixalign train`"
 PROVIDERS = {
     "loss_K": _ALWAYS,
     "loss_iw_K": _ALWAYS,
@@ -102,18 +118,23 @@ PROVIDERS = {
     "eval_excess_K": _SPECIALISTS,
     "benefit_K": _ROUNDS,
     "confidence_K": _ROUNDS,
+    "probe_loss_K": _PROBES,
+    "gain_K": _PROBES,
+    "gradient_KK": _PROBES,
+    "noise_K": _PROBES,
 }
+PROBED = frozenset(name for name, source in PROVIDERS.items() if source == _PROBES)
 
 
 def read(signal: MixSignal, name: str, state_K: Tensor) -> Tensor:
-    """The measurement `name` as float64 (K,), checked against the number of tasks of the state.
+    """The measurement `name` as float64 (K,) or (K, K), checked against the number of tasks of the state.
 
     Raises:
-        MixalignError: when nothing measured it, or its shape is not (K,).
+        MixalignError: when nothing measured it, or its shape is not (K,), or (K, K) for a name in `_KK`.
     """
     value_K = getattr(signal, name)
     if value_K is None:
         raise MixalignError(f"This mixer needs `{name}`, and nothing measured it: {PROVIDERS[name]}.")
-    if value_K.shape != state_K.shape:
+    if value_K.shape != state_K.shape * name.count("K"):
         raise MixalignError(f"`{name}` has shape {tuple(value_K.shape)}, but the mixture has {len(state_K)} tasks.")
     return value_K.to(torch.float64)

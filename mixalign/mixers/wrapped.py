@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, Mixer, MixSignal, State, read
+from mixalign.mixers.base import PROBED, Composition, DescendsOn, Mix, Mixer, MixSignal, State, read
 from mixalign.mixers.checks import check_flag, check_range
 from mixalign.mixers.lengths import for_run, in_steps, known
 from mixalign.mixers.simplex import normalise, uniform
@@ -38,7 +38,7 @@ class Wrapped:
         warmup: steps that have the prior, or the uniform mixture, while the rule is updated; below 1 it is a share
             of the run.
         every: steps between two updates of the rule. In between, means are weighted by counts, importance-weighted
-            sums are averaged over batches, and of validations the last one counts.
+            sums are averaged over batches, and of validations and probes the last one counts.
         max_epochs: a task of whose rows so many passes were drawn gets no weight any more; once all are, each has its
             weight again. A batch may overshoot it.
     """
@@ -85,6 +85,11 @@ class Wrapped:
         caution = getattr(self.mixer, "caution", None)
         return caution and caution(num_tasks, batch_size * self.every)
 
+    def asks(self, step: int) -> bool:
+        """Whether probes measure after that many steps."""
+        asks = getattr(self.mixer, "asks", None)
+        return asks is None or asks(step)
+
     def for_run(self, tasks: list[str], steps: int) -> "Wrapped":
         """The wrapper and its rule for a run of that many steps."""
         prior = in_order("wrap.prior", self.prior, tasks)
@@ -111,7 +116,10 @@ class Wrapped:
     def _nothing(self, rows_K: Tensor) -> State:
         """Sums of no batch."""
         zero_K, unknown_K = torch.zeros_like(rows_K), torch.full_like(rows_K, torch.nan)
-        sums = {f"sum.{name}": unknown_K if name.startswith("eval_") else zero_K for name in self.needs}
+        sums = {f"sum.{name}": zero_K for name in self.needs if not _counts_last(name)}
+        for name in self.needs:
+            if _counts_last(name):
+                sums[f"sum.{name}"] = unknown_K.expand(len(rows_K), -1) if name.endswith("_KK") else unknown_K
         return sums | {"count_K": zero_K, "batches": zero_K.sum()}
 
     def _gather(self, signal: MixSignal, state: State) -> State:
@@ -119,7 +127,7 @@ class Wrapped:
         more: State = {}
         for name in self.needs:
             value_K, old_K = read(signal, name, state["rows_K"]), state[f"sum.{name}"]
-            if name.startswith("eval_"):
+            if _counts_last(name):
                 more[f"sum.{name}"] = value_K.where(~value_K.isnan(), old_K)
             elif name.endswith("_iw_K"):
                 more[f"sum.{name}"] = old_K + value_K
@@ -137,7 +145,7 @@ class Wrapped:
         for name in self.needs:
             sum_K = state[f"sum.{name}"]
             batches_or_count = state["batches"] if name.endswith("_iw_K") else state["count_K"]
-            means[name] = sum_K if name.startswith("eval_") else sum_K / batches_or_count  # 0 / 0: nan, not measured
+            means[name] = sum_K if _counts_last(name) else sum_K / batches_or_count  # 0 / 0: nan, not measured
         return replace(signal, count_K=state["count_K"], **means)
 
     def _decide(self, mix: Mix, inner: State, state: State) -> State:
@@ -171,6 +179,11 @@ class Wrapped:
             return weight_K
         left_K = weight_K * (state["seen_K"] < self.max_epochs * state["rows_K"])
         return normalise(left_K) if left_K.sum() > 0 else weight_K
+
+
+def _counts_last(name: str) -> bool:
+    """Whether the last of several measurements counts, and not their mean: those that are not made at every step."""
+    return name.startswith("eval_") or name in PROBED
 
 
 def wrap(mixer: Mixer, settings: Mapping[str, Any]) -> Mixer:

@@ -19,12 +19,13 @@ from mixalign.files import write_json
 from mixalign.mixers.base import Mixer
 from mixalign.models.load import add_lora
 from mixalign.models.reference import LIVE
-from mixalign.pipelines.build import build
+from mixalign.pipelines.build import build, plain
 from mixalign.pipelines.job import Job
 from mixalign.pipelines.ranks import trainer_options
 from mixalign.pipelines.stages import Frozen, mean_length, micro_batch_size
 from mixalign.training.callbacks.leave import Leave
 from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.callbacks.probes import probes_for
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.callbacks.task_log import TaskLog
@@ -77,7 +78,7 @@ def train_generalist(
     try:
         if done := prepare_model(model, job.engine, steps * cfg.batch_size * mean_length(train)):
             log.info("engine: %s", ", ".join(done))
-        trainer = _trainer(job, steps, mixing, judged, folder, loggers)
+        trainer = _trainer(job, mixer, steps, mixing, judged, folder, loggers)
         try:
             fit(trainer, module, data, resume)
         except RuntimeError as error:
@@ -137,7 +138,9 @@ def check_batch(job: Job, mixer: Mixer) -> None:
         )
 
 
-def _trainer(job: Job, steps: int, mixing: Mixing, judged: bool, folder: Path, loggers: list[Logger]) -> L.Trainer:
+def _trainer(
+    job: Job, mixer: Mixer, steps: int, mixing: Mixing, judged: bool, folder: Path, loggers: list[Logger]
+) -> L.Trainer:
     cfg = job.cfg
     watched = "eval/worst_excess" if judged else "eval/worst_loss"
     # after each validation; by default Lightning saves only once, at the end, when every batch is validated
@@ -145,7 +148,8 @@ def _trainer(job: Job, steps: int, mixing: Mixing, judged: bool, folder: Path, l
     keeper = kept("step{step}", monitor=watched, auto_insert_metric_name=False, enable_version_counter=False)
     # `save_last` would save the best one under that name
     newest = kept("last", enable_version_counter=False, every_n_train_steps=cfg.save_every)
-    callbacks = [mixing, SpecialistCheck(), TaskLog(mixing, cfg.log_every), WandbBoard(mixing), keeper, newest]
+    probes = probes_for(mixer, cfg.seed, **plain(cfg.probe))
+    callbacks = [*probes, mixing, SpecialistCheck(), TaskLog(mixing, cfg.log_every), WandbBoard(mixing), keeper, newest]
     callbacks.append(Leave(folder / "checkpoints"))
     if cfg.progress:
         callbacks.append(MixtureProgress(mixing, cfg.name))

@@ -74,6 +74,7 @@ class AlignModule(L.LightningModule):
         self.evaluation: dict[str, Tensor] = {}  # per-task means (K,) of the last validation
         self.summary: dict[str, float] = {}  # its mean and worst task, as `eval/...`
         self.grad_norm: Tensor | None = None  # before clipping, of the last step
+        self.probed: dict[str, Tensor] = {}  # what probes measured of the tasks after the last step
         self.measured: dict[str, Tensor] = {}  # what the last micro-batch showed of each sample, (B,)
         self.strict_loading = False  # checkpoints hold trained weights only
         if disable_dropout:

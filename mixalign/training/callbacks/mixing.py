@@ -16,7 +16,7 @@ from mixalign.errors import MixalignError, did_you_mean
 from mixalign.files import write_text
 from mixalign.losses.excess import clip_mean
 from mixalign.metrics.task_mean import OnItsWay, TaskMean, sum_dtype
-from mixalign.mixers.base import Mix, Mixer, MixSignal, State
+from mixalign.mixers.base import PROBED, Mix, Mixer, MixSignal, State
 from mixalign.mixers.diagnostics import Moment, alternating, diverging
 from mixalign.mixers.simplex import normalise
 
@@ -106,7 +106,7 @@ class Mixing(L.Callback):
         self._eval = {"eval_loss_K": found["loss"], "eval_excess_K": clip_mean(excess_K, self.mixer.clip)}
 
     def _update(self, trainer: Any, pl_module: Any) -> None:
-        self.signal, bad_K = self._measure()
+        self.signal, bad_K = self._measure(pl_module)
         self._sample_sum_K += self.mix.sample_K
         self._loss_sum_K += self._loss_factor()
         self._remember(trainer)
@@ -121,7 +121,7 @@ class Mixing(L.Callback):
         self._apply(trainer, pl_module)
         self._look_back()
 
-    def _measure(self) -> tuple[MixSignal, Tensor]:
+    def _measure(self, pl_module: Any) -> tuple[MixSignal, Tensor]:
         """Means over all ranks and micro-batches of the step, and tasks whose loss is not finite (K,).
 
         Waits for the last forward pass, not for the step.
@@ -134,12 +134,21 @@ class Mixing(L.Callback):
             self._bad(bad_K)
         loss_iw_K = (loss_K * count_K / self.mix.sample_K).nan_to_num(0.0) / count_K.sum()
         signal = MixSignal(self.updates, count_K, loss_K, loss_iw_K=loss_iw_K, eval_loss_K=self._eval["eval_loss_K"])
+        signal = replace(signal, **self._take_probed(pl_module))
         if found["excess"].isnan().all():
             return signal, bad_K
         clip = self.mixer.clip
         weighted_K = (found["weighted"] * count_K).nan_to_num(0.0) / count_K.sum()
         excess_K, weighted_K = clip_mean(found["excess"], clip), clip_mean(weighted_K, clip)
         return replace(signal, excess_K=excess_K, excess_iw_K=weighted_K, **self._eval), bad_K
+
+    def _take_probed(self, pl_module: Any) -> dict[str, Tensor]:
+        """What probes measured after this step; nan for what the mixer reads and they did not."""
+        found, num_tasks = dict(pl_module.probed), len(self.tasks)
+        pl_module.probed.clear()
+        for name in (self.mixer.needs & PROBED) - {*found}:
+            found[name] = torch.full((num_tasks,) * name.count("K"), torch.nan, dtype=torch.float64)
+        return found
 
     def _bad(self, bad_K: Tensor) -> None:
         """Raises, or says which tasks spoilt a step."""
