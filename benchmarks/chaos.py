@@ -1,8 +1,9 @@
 """Kills trainings at random moments, starts them again, and compares what they end with to an undisturbed run.
 
 Every case trains once undisturbed and again under kills (SIGKILL to the process and all it started): at any moment,
-while it trains or ends, or while a checkpoint is being written. Final weights, the path of the mixture, counters,
-metrics and results must be the same bytes. `--kills 50` over all cases; exit status 1 when one differs.
+before the training (with an empty cache, so that references, specialists and scores are being made), while it trains,
+validates or ends, or while a checkpoint is being written. Final weights, the path of the mixture, counters, metrics
+and results must be the same bytes. `--kills 50` over all cases; exit status 1 when one differs.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SIZES = {"helpful": 400, "reverse": 120, "compare": 160}
@@ -41,11 +44,12 @@ CASES: dict[str, tuple[str, ...]] = {
     "ama_s, accumulated, cosine": ("mixer=ama_s", "micro_batch_size=4", "optimizer.schedule=cosine"),
     "ama_r, LoRA": ("mixer=ama_r", "lora=default", "lora.r=4"),
     "ama_s, packed": ("mixer=ama_s", "engine.layout=packed"),
+    "ama_r, workers": ("mixer=ama_r", "data.workers=2", "optimizer.schedule=linear"),
     "ideal": ("mixer=ideal", "objective=sft", "mixer.rounds=1", "steps=30", "influence.samples=32"),
     "ama_r, two ranks": ("mixer=ama_r", "trainer.devices=2", "trainer.strategy=ddp"),
 }
 COMPARED = ("mix.jsonl", "mixture.json", "eval.json", "metrics.csv")
-AIMS = ("any moment", "training", "checkpoint")  # what a kill waits for before its random delay, in equal shares
+AIMS = ("any moment", "stages", "training", "checkpoint")  # where a kill aims, in equal shares
 LIMIT = 300.0  # seconds of one start
 
 
@@ -53,36 +57,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="in all, shared out over the cases")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="CASE")
+    parser.add_argument("--jobs", type=int, default=2, help="cases that run side by side")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, default=Path("runs/chaos"), help="is emptied first")
     args = parser.parse_args()
     shutil.rmtree(args.folder, ignore_errors=True)
-    rng, wrong, killed, began = random.Random(args.seed), [], 0, time.monotonic()
-    where: Counter[str] = Counter()
-    for number, case in enumerate(args.cases):
-        share = args.kills // len(args.cases) + (number < args.kills % len(args.cases))
-        calm, stormy = (args.folder / f"{number}_{kind}" for kind in ("calm", "stormy"))
-        before, after = _run(case, calm)
-        kills, differing = 0, []
-        while kills < share:
-            phase = _kill_once(case, stormy, before, after, rng)
-            if phase is None:  # it was faster: this run is compared, and another one begins
-                differing += _differences(calm / "run", stormy / "run")
-                shutil.rmtree(stormy)
-                continue
-            kills += 1
-            where[phase] += 1
-        killed += kills
-        _run(case, stormy)
-        differing += _differences(calm / "run", stormy / "run")
-        wrong += [f"{case}: {name}" for name in differing]
-        print(
-            f"{case}: {share} kills, {'equal' if not differing else 'DIFFERS in ' + ', '.join(differing)}", flush=True
-        )
-    print(f"killed {killed} times: {', '.join(f'{phase} {n}' for phase, n in where.most_common())}")
-    print(f"{len(args.cases) - len({w.split(':')[0] for w in wrong})} of {len(args.cases)} cases equal, bit for bit")
+    began = time.monotonic()
+    shares = [args.kills // len(args.cases) + (n < args.kills % len(args.cases)) for n in range(len(args.cases))]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = [
+            pool.submit(disturb, case, share, args.folder / str(n), random.Random(f"{args.seed} {case}"))
+            for n, (case, share) in enumerate(zip(args.cases, shares, strict=True))
+        ]
+        found = [job.result() for job in jobs]
+    where = sum((one.where for one in found), Counter())
+    good = sum(not one.differing for one in found)
+    print(f"killed {where.total()} times: {', '.join(f'{phase} {n}' for phase, n in where.most_common())}")
+    print(f"{good} of {len(found)} cases equal, bit for bit, after {where.total()} kills in {len(found)} cases")
     print(f"{time.monotonic() - began:.0f} s")
-    sys.exit(bool(wrong))
+    sys.exit(good < len(found))
+
+
+@dataclass
+class Disturbed:
+    """What became of one case: files that differ, and how often it was killed while doing what."""
+
+    differing: list[str] = field(default_factory=list)
+    where: Counter[str] = field(default_factory=Counter)
+
+
+def disturb(case: str, kills: int, folder: Path, rng: random.Random) -> Disturbed:
+    """Trains a case undisturbed, and under so many kills; compares."""
+    calm, stormy = folder / "calm", folder / "stormy"
+    before, after = _run(case, calm)
+    found = Disturbed()
+    while found.where.total() < kills:
+        phase = _kill_once(case, stormy, before, after, rng)
+        if phase is None:  # it was faster: this run is compared, and another one begins
+            found.differing += _differences(calm / "run", stormy / "run")
+            shutil.rmtree(stormy)
+        else:
+            found.where[phase] += 1
+    _run(case, stormy)
+    found.differing += _differences(calm / "run", stormy / "run")
+    print(
+        f"{case}: {kills} kills, {'DIFFERS in ' + ', '.join(found.differing) if found.differing else 'equal'}",
+        flush=True,
+    )
+    return found
 
 
 def _start(case: str, folder: Path) -> subprocess.Popen:
@@ -111,9 +133,14 @@ def _run(case: str, folder: Path) -> tuple[float, float]:
 
 def _kill_once(case: str, folder: Path, before: float, after: float, rng: random.Random) -> str | None:
     """Kills one start at a random moment; says what it was doing, or None when it had finished."""
-    begin, process, aim = time.time(), _start(case, folder), rng.choice(AIMS)
+    aim = rng.choice(AIMS)
+    if aim == "stages":
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+    begin, process = time.time(), _start(case, folder)
     if aim == "any moment":
         _sleep(process, rng.uniform(0, before + after))
+    elif aim == "stages":
+        _sleep(process, rng.uniform(0.4, 1) * before)  # the first part is the start of Python
     else:
         while process.poll() is None and not _trains_since(folder, begin):
             time.sleep(0.01)
@@ -122,9 +149,25 @@ def _kill_once(case: str, folder: Path, before: float, after: float, rng: random
             pass  # it takes milliseconds
     if process.poll() is not None:
         return None
-    saving, phase = _is_saving(folder), "training" if _trains_since(folder, begin) else "before training"
+    phase = _phase(folder, begin)
     _kill(process)
-    return "while a checkpoint was written" if saving else phase
+    return phase
+
+
+def _phase(folder: Path, begin: float) -> str:
+    """What a run is doing, by its files and its log."""
+    if _is_saving(folder):
+        return "writing a checkpoint"
+    if _trains_since(folder, begin):
+        return "training and validation"
+    said = (folder / "log").read_text().rstrip().split("\n")[-1]
+    stages = {
+        "specialist ": "specialists",
+        "reference: ": "reference",
+        "engine: ": "tokens and scores",
+        "round ": "rounds",
+    }
+    return next((name for start, name in stages.items() if said.startswith(start)), "start")
 
 
 def _sleep(process: subprocess.Popen, seconds: float) -> None:

@@ -166,7 +166,7 @@ class AlignModule(L.LightningModule):
         optimizer = torch.optim.AdamW(
             trained, s.lr, betas=(s.betas[0], s.betas[1]), weight_decay=s.weight_decay, fused=True
         )
-        factor = learning_rate_factor(s.schedule, s.warmup_steps, int(self.trainer.max_steps))
+        factor = learning_rate_factor(s.schedule, s.warmup_steps, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
