@@ -15,10 +15,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 SIZES = {"helpful": 400, "reverse": 120, "compare": 160}
 SHORT = (
@@ -49,6 +51,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "ama_r, two ranks": ("mixer=ama_r", "trainer.devices=2", "trainer.strategy=ddp"),
 }
 COMPARED = ("mix.jsonl", "mixture.json", "eval.json", "metrics.csv")
+Start = Callable[[str, Path], Any]  # of a case in a folder; gives what has the methods of subprocess.Popen
 AIMS = ("any moment", "stages", "training", "checkpoint")  # where a kill aims, in equal shares
 LIMIT = 300.0  # seconds of one start
 
@@ -86,19 +89,33 @@ class Disturbed:
     where: Counter[str] = field(default_factory=Counter)
 
 
-def disturb(case: str, kills: int, folder: Path, rng: random.Random) -> Disturbed:
+def arguments(case: str, folder: Path) -> list[str]:
+    """Of `mixalign`, for a run in a folder with a cache of its own."""
+    return ["train", *SHORT, *CASES[case], f"run_dir={folder / 'run'}", f"cache_dir={folder / 'cache'}"]
+
+
+def start(case: str, folder: Path) -> subprocess.Popen:
+    """Starts a run, whose log is the file `log` in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mixalign", *arguments(case, folder)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def disturb(case: str, kills: int, folder: Path, rng: random.Random, start: Start = start) -> Disturbed:
     """Trains a case undisturbed, and under so many kills; compares."""
     calm, stormy = folder / "calm", folder / "stormy"
-    before, after = _run(case, calm)
+    before, after = _run(start, case, calm)
     found = Disturbed()
     while found.where.total() < kills:
-        phase = _kill_once(case, stormy, before, after, rng)
+        phase = _kill_once(start, case, stormy, before, after, rng)
         if phase is None:  # it was faster: this run is compared, and another one begins
             found.differing += _differences(calm / "run", stormy / "run")
             shutil.rmtree(stormy)
         else:
             found.where[phase] += 1
-    _run(case, stormy)
+    _run(start, case, stormy)
     found.differing += _differences(calm / "run", stormy / "run")
     print(
         f"{case}: {kills} kills, {'DIFFERS in ' + ', '.join(found.differing) if found.differing else 'equal'}",
@@ -107,18 +124,9 @@ def disturb(case: str, kills: int, folder: Path, rng: random.Random) -> Disturbe
     return found
 
 
-def _start(case: str, folder: Path) -> subprocess.Popen:
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "mixalign", "train", *SHORT, *CASES[case]]
-    command += [f"run_dir={folder / 'run'}", f"cache_dir={folder / 'cache'}"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with (folder / "log").open("w") as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-
-
-def _run(case: str, folder: Path) -> tuple[float, float]:
+def _run(start: Start, case: str, folder: Path) -> tuple[float, float]:
     """Runs to the end; gives the seconds before its first training step and those after it."""
-    begin, process, first = time.time(), _start(case, folder), 0.0
+    begin, process, first = time.time(), start(case, folder), 0.0
     try:
         while process.poll() is None and time.time() < begin + LIMIT:
             first = first or (time.time() if _trains_since(folder, begin) else 0.0)
@@ -131,12 +139,12 @@ def _run(case: str, folder: Path) -> tuple[float, float]:
     return first - begin, time.time() - first
 
 
-def _kill_once(case: str, folder: Path, before: float, after: float, rng: random.Random) -> str | None:
+def _kill_once(start: Start, case: str, folder: Path, before: float, after: float, rng: random.Random) -> str | None:
     """Kills one start at a random moment; says what it was doing, or None when it had finished."""
     aim = rng.choice(AIMS)
     if aim == "stages":
         shutil.rmtree(folder / "cache", ignore_errors=True)
-    begin, process = time.time(), _start(case, folder)
+    begin, process = time.time(), start(case, folder)
     if aim == "any moment":
         _sleep(process, rng.uniform(0, before + after))
     elif aim == "stages":
@@ -170,7 +178,7 @@ def _phase(folder: Path, begin: float) -> str:
     return next((name for start, name in stages.items() if said.startswith(start)), "start")
 
 
-def _sleep(process: subprocess.Popen, seconds: float) -> None:
+def _sleep(process: Any, seconds: float) -> None:
     end = time.time() + seconds
     while process.poll() is None and time.time() < end:
         time.sleep(0.01)
@@ -186,7 +194,7 @@ def _is_saving(folder: Path) -> bool:
     return any((folder / "run").glob("**/checkpoints/.*.ckpt.*"))
 
 
-def _kill(process: subprocess.Popen) -> None:
+def _kill(process: Any) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,9 +1,12 @@
 """A small job that the trainings of the tests share: three generated tasks, scored, with made-up specialists."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -209,3 +212,57 @@ def _sft_job() -> SmallJob:
 def sft_job(_sft_job: SmallJob) -> SmallJob:
     """The chosen answers of the same tasks, for supervised training."""
     return deepcopy(_sft_job)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What the Hugging Face hub answers: a folder's files as a repository, or a status with the hub's own code."""
+
+    answers: dict[str, Any]  # repository -> folder, or (status, code)
+    asked: list[str]  # paths
+
+    def do_HEAD(self) -> None:
+        self.asked.append(self.path)
+        repo, _, file = self.path.strip("/").partition("/resolve/main/")
+        answer = self.answers.get(repo, (404, "EntryNotFound" if repo.startswith("api/") else "RepoNotFound"))
+        if isinstance(answer, Path):
+            answer = (200, (answer / file).read_bytes()) if (answer / file).is_file() else (404, "EntryNotFound")
+        status, content = answer
+        self.send_response(status)
+        self.send_header("X-Repo-Commit", "c" * 40)
+        if status == 200:
+            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        else:
+            self.send_header("X-Error-Code", content)
+            content = b""
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
+    """A hub on this machine, with an empty cache; `close` makes it one that cannot be reached."""
+    from huggingface_hub import constants
+
+    handler = type("OwnHub", (Hub,), {"answers": {}, "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+
+    url = f"http://127.0.0.1:{server.server_port}"
+    handler.url, handler.close, handler.cache = url, close, tmp_path / "hub"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield handler
+    close()

@@ -32,7 +32,9 @@ MIXERS = {name: make(name) for name in FILES}
 MOVING = [name for name, mixer in MIXERS.items() if mixer.needs]
 ROUNDS = [name for name in MOVING if "benefit_K" in MIXERS[name].needs]
 WINDOWED = ["skill_it"]  # its weights are a softmax over the last validations, not steps from the weights before
-MEAN_BASED = [n for n in MOVING if n not in ROUNDS + WINDOWED and not any(x.endswith("_iw_K") for x in MIXERS[n].needs)]
+HELD = ["doremi"]  # a task without a sample has its last excess once more
+OTHERS = ROUNDS + WINDOWED + HELD
+MEAN_BASED = [n for n in MOVING if n not in OTHERS and not any(x.endswith("_iw_K") for x in MIXERS[n].needs)]
 SETTINGS = [(name, field.name) for name, mixer in MIXERS.items() for field in fields(mixer)]
 
 WRAPS = {

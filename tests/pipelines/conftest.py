@@ -1,10 +1,12 @@
 """Tiny runs: three generated tasks, a model of a few thousand weights, four steps, one cache for all tests."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -83,17 +85,80 @@ def refuse(tmp_path, capsys) -> Callable[[Sequence[str]], str]:
     return go
 
 
-@pytest.fixture(scope="session")
-def cli(tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs `python -m mixalign` in a process of its own, in an empty folder, without network."""
-    home = tmp_path_factory.mktemp("home")
+class Command:
+    """A command that a fork server started, with the methods of subprocess.Popen."""
 
-    def go(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MIXALIGN_", "WANDB_", "LOCAL_RANK", "PL_"))}
-        env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOME": str(home)}
-        env |= {"MPLCONFIGDIR": str(home / "matplotlib")} | environment
-        command = [sys.executable, "-m", "mixalign", *map(str, arguments)]
-        return subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=300)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pid = int(self._wait_for("pid", 60))
+
+    def poll(self) -> int | None:
+        path = self.folder / "code"
+        return int(path.read_text()) if path.is_file() else None
+
+    def wait(self, timeout: float = 300) -> int:
+        return int(self._wait_for("code", timeout))
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    @property
+    def stdout(self) -> str:
+        return (self.folder / "out").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self.folder / "err").read_text()
+
+    def _wait_for(self, name: str, timeout: float) -> str:
+        path, end = self.folder / name, time.monotonic() + timeout
+        while not path.is_file():
+            assert time.monotonic() < end, f"no `{name}` of {self.folder} after {timeout} s"
+            time.sleep(0.005)
+        return path.read_text()
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Path:
+    """The empty folder where commands run."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def environment(home) -> dict[str, str]:
+    """Of commands: no network, and nothing that this machine's user has set."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MIXALIGN_", "WANDB_", "LOCAL_RANK", "PL_"))}
+    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOME": str(home)}
+    return env | {"MPLCONFIGDIR": str(home / "matplotlib")}
+
+
+@pytest.fixture(scope="session")
+def start(home, environment, tmp_path_factory) -> Iterator[Callable[..., Command]]:
+    """Starts `mixalign` with arguments, in a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as server:
+        assert server.stdout.readline() == "ready\n"
+
+        def go(*arguments: str, **more: str) -> Command:
+            folder = tmp_path_factory.mktemp("command")
+            files = {name: str(folder / name) for name in ("out", "err", "pid", "code")}
+            job = {"argv": [*map(str, arguments)], "cwd": str(home), "env": environment | more} | files
+            server.stdin.write(json.dumps(job) + "\n")
+            server.stdin.flush()
+            return Command(folder)
+
+        yield go
+        server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def cli(start) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `mixalign` with arguments, in a process of its own, to its end."""
+
+    def go(*arguments: str, **more: str) -> subprocess.CompletedProcess:
+        command = start(*arguments, **more)
+        return subprocess.CompletedProcess(arguments, command.wait(), command.stdout, command.stderr)
 
     return go
 

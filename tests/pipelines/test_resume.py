@@ -1,7 +1,9 @@
 """A run goes on by itself: after an error, a signal or a torn checkpoint, with the same settings and no others."""
 
+import importlib.util
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -101,30 +103,48 @@ def test_a_finished_run_is_not_trained_again(calm, tiny, monkeypatch, caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_the_run_goes_on(tiny, tmp_path, number, code):
+def test_a_signal_saves_and_the_run_goes_on(start, tiny, tmp_path, number, code):
     """Steps enough for the signal to come in the middle, whatever else the machine does."""
     overrides = [*tiny("steps=400", "val_every=400", "mixer=uniform", "specialists.train=never"), "log_every=50"]
-
-    def start(folder):
-        command = [sys.executable, "-m", "mixalign", "train", *overrides, f"run_dir={folder}"]
-        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-
-    process = start(tmp_path / "cut")
+    command = start("train", *overrides, f"run_dir={tmp_path / 'cut'}")
     history = tmp_path / "cut" / "mix.jsonl"
-    while process.poll() is None and not (history.is_file() and history.read_text().count("\n") > 20):
+    while command.poll() is None and not (history.is_file() and history.read_text().count("\n") > 20):
         time.sleep(0.005)
-    process.send_signal(number)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == code, said
-    assert f"stopped by {signal.Signals(number).name}; saved {tmp_path}/cut/checkpoints/last.ckpt" in said
-    assert "Traceback" not in said
+    command.send_signal(number)
+    assert command.wait() == code, command.stderr
+    said = f"stopped by {signal.Signals(number).name}; saved {tmp_path}/cut/checkpoints/last.ckpt"
+    assert said in command.stderr
+    assert "Traceback" not in command.stderr
     assert history.read_text().count("\n") < 400
     for folder in ("cut", "whole"):
-        last = start(tmp_path / folder)
-        assert last.communicate(timeout=240)[1] is not None
-        assert last.returncode == 0
+        assert start("train", *overrides, f"run_dir={tmp_path / folder}").wait() == 0
     same(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_five_kills_leave_no_trace(chaos, start, tmp_path):
+    """The short form of `make chaos`."""
+
+    def begin(case, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        command = start(*chaos.arguments(case, folder))
+        (folder / "log").unlink(missing_ok=True)
+        (folder / "log").symlink_to(command.folder / "err")
+        return command
+
+    found = chaos.disturb("ama_s", 5, tmp_path, random.Random(0), begin)
+    assert found.where.total() == 5
+    assert found.differing == []
+
+
+@pytest.fixture
+def chaos():
+    """The script of `make chaos`."""
+    spec = importlib.util.spec_from_file_location("chaos", ROOT / "benchmarks" / "chaos.py")
+    module = sys.modules["chaos"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["chaos"]
 
 
 @pytest.mark.slow
