@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints-cpu.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@echo "installing mixalign and its test tools into $(VENV) ..."
-	$(PIP) -e '.[dev,trl,sweeps]'
+	$(PIP) -e '.[dev,trl,sweeps,mergekit]'
 	@touch $@ $(VENV)/.installed
 
 install: $(VENV)/.installed ## install into .venv

@@ -1,8 +1,4 @@
-"""Merges equal mergekit's. It is LGPL-3.0 and no part of mixalign: these tests run where it happens to be installed.
-
-python -m venv venv && venv/bin/pip install mergekit==0.1.5 pytest
-PYTHONPATH=. venv/bin/python -m pytest -c /dev/null --noconftest tests/models/test_merge_mergekit.py
-"""
+"""Merges equal mergekit's. It is LGPL-3.0 and no part of mixalign: an extra of the tests, `pip install -e .[mergekit]`."""
 
 import pytest
 import torch
@@ -12,6 +8,7 @@ from mixalign.models.merge_files import merge_folders
 from mixalign.models.merge_methods import Merge
 
 pytest.importorskip("mergekit")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of its own, and of what it imports
 TOLERANCE = {"rtol": 0, "atol": 1e-6}
 WEIGHTS = (0.2, 0.5, 0.3)
 
