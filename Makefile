@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check evidence evidence-ideal chaos bench clean
+.PHONY: help install demo test test-fast check compare compare-sft evidence evidence-ideal chaos convergence bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,11 +46,22 @@ check: $(VENV)/.installed-dev ## format, lint and types
 evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform, AMA-R and AMA-S; the figures of the README
 	$(BIN)/python benchmarks/evidence.py
 
+compare: $(VENV)/.installed-dev ## every mixer, static mixture and merge by DPO on generated tasks, five seeds; runs/compare/report.html
+	OMP_NUM_THREADS=1 $(BIN)/mixalign train -m experiment=compare_dpo launcher=joblib progress=false run_dir=runs/compare
+	$(BIN)/mixalign report runs/compare
+
+compare-sft: $(VENV)/.installed-dev ## the same by SFT; runs/compare_sft/report.html
+	OMP_NUM_THREADS=1 $(BIN)/mixalign train -m experiment=compare_sft launcher=joblib progress=false run_dir=runs/compare_sft
+	$(BIN)/mixalign report runs/compare_sft
+
 evidence-ideal: $(VENV)/.installed ## IDEAL against joint training on generated domains, three seeds
 	$(BIN)/python benchmarks/evidence_ideal.py
 
 chaos: $(VENV)/.installed ## kill trainings fifty times and compare with undisturbed ones
 	$(BIN)/python benchmarks/chaos.py
+
+convergence: $(VENV)/.installed ## how fast AMA reaches the minimax value of convex problems; fails above a slope of -.45
+	$(BIN)/python benchmarks/convergence.py
 
 bench: $(VENV)/.installed-dev ## speed and memory against TRL, in short forms; writes benchmarks/results/<machine>.json
 	$(BIN)/python benchmarks/all.py --short

@@ -19,6 +19,7 @@ with configuration keys (mixalign train --help lists them):
 
 with run folders:
   evaluate     RUN [--split test]                    evaluate a trained run again
+  fit-mixture  RUNS... [--target worst]              the best fixed weights; --method mixmin: from the specialists
   merge        MODELS... --out F [--method ties]     merge models; --specialists RUN: those of a run
   report       RUNS... [--baseline MIXER] [--out F]  compare runs: a table and a self-contained page
 
@@ -90,6 +91,7 @@ def _verbs() -> dict[str, Callable[[], None]]:
         "specialists": pipelines.specialists,
         "score": pipelines.score,
         "evaluate": pipelines.evaluate,
+        "fit-mixture": pipelines.fit_mixture,
         "merge": pipelines.merge,
         "report": pipelines.report,
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from mixalign.errors import MixalignError
 
-__all__ = ["replacing", "write_json", "write_text"]
+__all__ = ["read_json", "replacing", "write_json", "write_text"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LITTLE = 2**20  # bytes; with less than that on the disk, a failure to write is taken for a full disk
@@ -22,30 +22,52 @@ def replacing(path: Path) -> Iterator[Path]:
     """Gives a place beside `path` to write a file or a folder to, and moves it to `path` afterwards.
 
     Nobody ever sees half of it, also after a kill or a power cut; when writing fails, nothing is left behind and what
-    was at `path` stays. An older folder at `path` is removed first, since a folder cannot be replaced in one move.
+    was at `path` stays. An older folder at `path` is moved aside first, since it cannot be replaced in one move.
 
     Raises:
         MixalignError: when the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
+    old = path.with_name(f".{path.name}.old")
     _remove(part)  # of a process that was killed and had the same number
     try:
         yield part
-        if part.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            _flush(part)
+        for file in filter(Path.is_file, [part, *part.rglob("*")]):
+            _flush(file)
+        if path.is_dir() or (part.is_dir() and path.exists()):
+            _remove(old)
+            os.rename(path, old)
         os.replace(part, path)
     except Exception as error:
         if _is_full(error, path.parent):
-            raise MixalignError(
-                f"The disk is full: {path} could not be written, and what was there is unharmed. Make room, and start "
-                "the same command again: it goes on from the last checkpoint."
-            ) from error
+            raise _full(path) from error
         raise
     finally:
-        _remove(part)
+        for rest in (part, old):
+            _remove(rest)
+
+
+@contextmanager
+def adding_to(path: Path) -> Iterator[None]:
+    """For lines that are added to a file, of which the last may be torn.
+
+    Raises:
+        MixalignError: when the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise _full(path) from error
+        raise
+
+
+def _full(path: Path) -> MixalignError:
+    return MixalignError(
+        f"The disk is full: {path} could not be written, and what was there is unharmed. Make room, and start the same "
+        "command again: it goes on from the last checkpoint."
+    )
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
@@ -76,6 +98,21 @@ def write_text(path: Path, text: str) -> None:
     """Replaces the file's content."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        MixalignError: when the file is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of the encoding
+        raise MixalignError(f"{path} is damaged ({error}). Delete it to have it made again.") from error
+    if not isinstance(found, dict):
+        raise MixalignError(f"{path} holds a {type(found).__name__} in place of an object. Delete it.")
+    return found
 
 
 def write_json(path: Path, content: Any) -> None:

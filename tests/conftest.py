@@ -1,6 +1,8 @@
 """A small job that the trainings of the tests share: three generated tasks, scored, with made-up specialists."""
 
 import hashlib
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -46,9 +48,10 @@ class Recorder(L.Callback):
         self.alphas: list[Tensor] = []  # the mixture after each update
         self.samples: list[Tensor] = []
         self._updates = 0
+        self._first = 0  # step
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self._updates = self.mixing.updates  # those of a training that is resumed
+        self._updates, self._first = self.mixing.updates, trainer.global_step  # those of a training that is resumed
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         self.grads.append({n: p.grad.clone() for n, p in pl_module.model.named_parameters() if p.requires_grad})
@@ -63,7 +66,7 @@ class Recorder(L.Callback):
 
     def losses(self) -> dict[tuple[int, int], float]:
         """The loss of each drawn sample, by (optimizer step, row); a row is drawn at most once a step here."""
-        out, step = {}, 0
+        out, step = {}, self._first
         for batch in self.batches:
             for row, loss in zip(batch.row_id_B.tolist(), batch.loss_B.tolist(), strict=True):
                 out[step, row] = loss
@@ -222,7 +225,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.asked.append(self.path)
-        repo, _, file = self.path.strip("/").partition("/resolve/main/")
+        repo, _, file = self.path.strip("/").partition("/resolve/")
+        file = file.partition("/")[2]  # behind the revision
         answer = self.answers.get(repo, (404, "EntryNotFound" if repo.startswith("api/") else "RepoNotFound"))
         if isinstance(answer, Path):
             answer = (200, (answer / file).read_bytes()) if (answer / file).is_file() else (404, "EntryNotFound")
@@ -266,3 +270,20 @@ def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     yield handler
     close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = (
+        shutil.which("mount")
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("mounting a small disk needs rights that this user lacks")
+    yield place  # tables of it may still be mapped
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

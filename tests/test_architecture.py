@@ -5,7 +5,7 @@ Imports point downwards only, and never to a neighbour of the same layer:
     types < losses, mixers, metrics < data, models < objectives < scoring, influence < training, evaluation
           < pipelines < cli
 
-`reporting` reads run folders and nothing else of the package. `errors`, `files` and `fingerprint` are free for all.
+`reporting` reads run folders and nothing else of the package. `errors`, `files`, `fingerprint` and `hub` are free.
 """
 
 import ast
@@ -29,7 +29,7 @@ LAYERS = [
     ["__init__", "__main__"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-FREE = {"errors", "files", "fingerprint"}
+FREE = {"errors", "files", "fingerprint", "hub"}
 NEIGHBOURS = {("mixers", "mixalign.losses.excess")}  # a mixer says how its excess is clipped
 PURE = ("losses", "mixers")  # maths: tensors in, tensors out
 

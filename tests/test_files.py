@@ -2,32 +2,15 @@
 
 import json
 import os
-import shutil
-import subprocess
 
+import numpy as np
 import pytest
 import torch
 
 from mixalign.errors import MixalignError
 from mixalign.files import replacing, write_json, write_text
+from mixalign.scoring.table import ScoreTable
 from mixalign.training.checkpoints import WholeCheckpoints
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = (
-        shutil.which("mount")
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
-        ).returncode
-    )
-    if not mounted:
-        pytest.skip("mounting a small disk needs rights that this user lacks")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -44,6 +27,16 @@ def test_a_folder_is_replaced(tmp_path):
             (part / f"{number}").write_text("")
     assert os.listdir(tmp_path) == ["folder"]
     assert os.listdir(tmp_path / "folder") == ["2"]
+
+
+def test_a_folder_takes_the_place_of_a_file_and_a_file_that_of_a_folder(tmp_path):
+    write_text(tmp_path / "x", "old")
+    with replacing(tmp_path / "x") as part:
+        part.mkdir()
+    assert (tmp_path / "x").is_dir()
+    write_text(tmp_path / "x", "new")
+    assert (tmp_path / "x").read_text() == "new"
+    assert os.listdir(tmp_path) == ["x"]
 
 
 def test_what_fails_leaves_the_old_file_and_nothing_new(tmp_path):
@@ -66,19 +59,19 @@ def test_a_part_of_a_killed_process_with_our_number_is_no_obstacle(tmp_path):
     assert os.listdir(tmp_path) == ["x"]
 
 
-@pytest.mark.parametrize("kind", ["text", "checkpoint"])
+WRITERS = {
+    "text": lambda size, path: write_text(path, "x" * size),
+    "checkpoint": lambda size, path: WholeCheckpoints().save_checkpoint({"weight": torch.zeros(size // 4)}, path),
+    "score table": lambda size, path: ScoreTable(np.arange(size // 16), np.zeros((size // 16, 1)), {}).save(path),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
 def test_a_full_disk_is_named_and_harms_nothing(small_disk, kind):
-    path = small_disk / "file"
-
-    def write(size):
-        if kind == "text":
-            write_text(path, "x" * size)
-        else:
-            WholeCheckpoints().save_checkpoint({"weight": torch.zeros(size // 4)}, path)
-
-    write(10_000)
+    path, write = small_disk / "file", WRITERS[kind]
+    write(10_000, path)
     before = path.read_bytes()
     with pytest.raises(MixalignError, match=rf"The disk is full: {path} could not be written.*goes on"):
-        write(4_000_000)
+        write(4_000_000, path)
     assert path.read_bytes() == before
     assert os.listdir(small_disk) == ["file"]

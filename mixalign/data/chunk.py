@@ -49,6 +49,7 @@ def flatten(pieces: Iterable[Piece], form: str, max_length: int) -> TokenChunk:
             continue
         parts = [piece.full[0][: piece.prompt], *(full[piece.prompt : max_length] for full in piece.full)]
         learned = [mark[piece.prompt : max_length] for mark in piece.supervised]
+        tally["same"] += num_completions == 2 and np.array_equal(parts[1], parts[2])
         ids += parts
         marks += [np.zeros(piece.prompt, bool), *learned]
         lengths.append([len(part) for part in parts])

@@ -145,6 +145,6 @@ class TaskDataset:
         if bad := sum(int((~np.isfinite(chunk)).sum()) for chunk in chunks):
             raise MixalignError(
                 f"Column `{name}` of task `{self.task}` has {bad} entries that are not finite. The model that "
-                "was scored has diverged: train it again with a lower learning rate."
+                "was scored has diverged, or its weights are damaged: train it with a lower rate, or take another."
             )
         self.columns[name] = value_N

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.hub import asked
 
 __all__ = ["SUFFIXES", "Table", "read_file", "read_source", "select", "split_file", "stem"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv")
+MAYBE_JSON = " If the whole file is one array, call it .json."
 BUILDERS = ("json", "parquet", "csv", "arrow", "text")  # of `datasets`, which need data_files
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}  # file names
 
@@ -72,29 +74,50 @@ def read_file(path: Path) -> Table:
         raise MixalignError(f"{path} does not exist.{_nearest(path)}")
     if path.stat().st_size == 0:
         return Table(f"{path}, line", [], [])
-    if path.name.endswith((".parquet", ".csv")):
-        return _tables(str(path), _guarded(str(path), lambda datasets: _table(path, datasets)))["train"]
+    if path.name.endswith(".parquet"):
+        options = {"data_files": str(path), "split": "train"}
+        return _tables(str(path), _guarded(str(path), lambda d: d.load_dataset("parquet", **options)))["train"]
     if not path.name.endswith(SUFFIXES):
         raise MixalignError(f"{path} has a suffix that is not known. Known: {', '.join(SUFFIXES)}.")
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as stream:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as stream:
             lines = list(stream)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise MixalignError(f"{path} cannot be read: {error}. It must be UTF-8 text, or gzip of it.") from error
+    if path.suffix == ".csv":
+        return _csv(path, lines)
     first = next((line.lstrip()[0] for line in lines if line.strip()), "")
     if first == "[" and ".jsonl" not in path.name:
         return _json_array(path, "".join(lines))
     return _json_lines(path, lines)
 
 
-def _table(path: Path, datasets: Any) -> Any:
-    options: dict[str, Any] = {}
-    if path.suffix == ".csv":  # as it is written: no column of numbers, and "NA" is a word
-        with open(path, encoding="utf-8", newline="") as stream:
-            header = next(csv.reader(stream))
-        features = datasets.Features({name: datasets.Value("string") for name in header})
-        options = {"features": features, "keep_default_na": False}
-    return datasets.load_dataset(path.suffix[1:], data_files=str(path), split="train", **options)
+def _csv(path: Path, lines: list[str]) -> Table:
+    """Every cell as it is written: no column of numbers, and "NA" is a word."""
+    limit = csv.field_size_limit(2**31 - 1)  # of characters in a cell, for the whole process
+    try:
+        reader = csv.reader(lines, strict=True)
+        header = next(reader, [])
+        if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+            raise MixalignError(f"{path} has two columns `{twice[0]}`. Rename or remove one.")
+        numbers, rows, start = [], [], reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise MixalignError(
+                    f"{path}, line {start} has {len(cells)} cells, but the first line names {len(header)} columns. Put "
+                    "quotes around cells with commas, quotes or line breaks."
+                )
+            if cells:
+                numbers.append(start)
+                rows.append(dict(zip(header, cells, strict=True)))
+            start = reader.line_num + 1
+        return Table(f"{path}, line", numbers, rows)
+    except csv.Error as error:
+        raise MixalignError(
+            f"{path}, line {reader.line_num} is no CSV ({error}). A quote within a quoted cell is written twice."
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _json_lines(path: Path, lines: list[str]) -> Table:
@@ -102,7 +125,7 @@ def _json_lines(path: Path, lines: list[str]) -> Table:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        rows.append(_json(line, f"{path}, line {number}", line))
+        rows.append(_json(line, f"{path}, line {number}", line, MAYBE_JSON if line.strip() == "[" else ""))
         numbers.append(number)
         if not isinstance(rows[-1], dict):
             raise MixalignError(
@@ -121,13 +144,23 @@ def _json_array(path: Path, text: str) -> Table:
     return Table(f"{path}, row", range(1, len(rows) + 1), rows)
 
 
-def _json(text: str, place: str, context: str) -> Any:
+def _json(text: str, place: str, context: str, hint: str = "") -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         at = getattr(error, "pos", 0)
         snippet = _snippet(context[max(0, at - 30) :])
-        raise MixalignError(f"{place} is not valid JSON ({error}), near `{snippet}`. Correct or remove it.") from error
+        cure = f"Correct or remove it.{hint}"
+        raise MixalignError(f"{place} is not valid JSON ({error}), near `{snippet}`. {cure}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are all different; `json` would keep the last of two."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"`{next(name for name in names if names.count(name) > 1)}` is there twice in one object")
+    return found
 
 
 def _snippet(text: str) -> str:
@@ -168,7 +201,22 @@ def stem(name: str) -> str:
 
 
 def _through_datasets(path: str, arguments: Mapping[str, Any]) -> dict[str, Table]:
-    return _tables(path, _guarded(path, lambda d: d.load_dataset(path, **arguments)))
+    if path in BUILDERS or Path(path).expanduser().is_dir():
+        return _tables(path, _guarded(path, lambda d: d.load_dataset(path, **arguments)))
+    return _tables(path, _guarded(path, lambda d: _from_hub(d, path, arguments)))
+
+
+def _from_hub(datasets: Any, path: str, arguments: Mapping[str, Any]) -> Any:
+    with asked(path, "dataset", arguments.get("revision")) as closed:
+        try:
+            return datasets.load_dataset(path, **arguments)
+        except Exception as error:
+            if closed is None:
+                raise
+            raise MixalignError(
+                f"`{path}` is no file or folder here, {closed.reason}, and the cache "
+                f"{datasets.config.HF_DATASETS_CACHE} does not hold it.{_nearest(Path(path))} {closed.advice}"
+            ) from error
 
 
 def _tables(path: str, loaded: Any) -> dict[str, Table]:
@@ -185,6 +233,8 @@ def _guarded(path: str, load: Callable[[Any], Any]) -> Any:
 
     try:
         return load(datasets)
+    except MixalignError:
+        raise
     # what datasets, huggingface_hub, pyarrow and httpx raise for a bad source has no base class in common
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
@@ -193,10 +243,8 @@ def _guarded(path: str, load: Callable[[Any], Any]) -> Any:
         if Path(path).expanduser().exists() or path in BUILDERS:
             raise MixalignError(f"{path} cannot be read ({reason}).") from error
         raise MixalignError(
-            f"`{path}` is neither a file or folder here nor a data set that could be fetched from the "
-            f"Hugging Face hub ({reason}). A local path must exist.{_nearest(Path(path))} For the hub, check "
-            "the name, the network and HF_TOKEN; with HF_HUB_OFFLINE=1 or HF_DATASETS_OFFLINE=1 only data "
-            "sets fetched before can be read."
+            f"`{path}` is neither a file or folder here nor a data set that the Hugging Face hub gives ({reason})."
+            f"{_nearest(Path(path))} Check `path`, `name`, `data_dir`, `data_files` and `revision`."
         ) from error
 
 

@@ -24,6 +24,7 @@ ROLES = {
     "function": "tool",
     "observation": "tool",
 }  # ShareGPT's speakers to chat roles; others keep their name
+MANY = 12  # column names in a message
 CURE = "Name your columns with `columns:`, for example `columns: {prompt: question, completion: answer}`."
 
 
@@ -42,6 +43,7 @@ def to_example(row: Mapping[str, Any], columns: Mapping[str, str]) -> Example:
     """
     fields = _rename(row, columns)
     example = _recognise(row, fields, columns)(fields)
+    _check_answers(example)
     if fields.get("tools"):
         example["tools"] = _tools(fields["tools"])
     if fields.get("chat_template_kwargs"):
@@ -94,10 +96,22 @@ def _recognise(row: Mapping, fields: Mapping, columns: Mapping[str, str]) -> Cal
     for required, optional, build in FORMATS:
         if all(name in fields for name in required) and mapped <= {*required, *optional}:
             return build
-    found = ", ".join(f"{name} (null)" if row[name] is None else str(name) for name in row) or "none"
+    names = [f"{name} (null)" if row[name] is None else str(name) for name in row]
+    if len(names) > MANY:
+        names = [*names[:MANY], f"and {len(names) - MANY} more"]
+    found = ", ".join(names) or "none"
     wanted = "; ".join(" + ".join(required) for required, _, _ in FORMATS)
     renamed = f" and `columns` is {dict(columns)}" if columns else ""
     raise MixalignError(f"the columns are {found}{renamed}. A row wants one of: {wanted}. {CURE}")
+
+
+def _check_answers(example: Example) -> None:
+    """An answer in the form of turns has one of the assistant, which is what is learned."""
+    for name in ("chosen", "rejected", "completion"):
+        answer: Any = example.get(name)
+        if isinstance(answer, list) and all(turn["role"] != "assistant" for turn in answer):
+            roles = ", ".join(turn["role"] for turn in answer)
+            raise MixalignError(f"`{name}` has no turn of the role `assistant`; its turns are of {roles}. Correct it.")
 
 
 def _check_unicode(example: Example) -> None:
@@ -188,6 +202,8 @@ def _pair(fields: Mapping, prompt: Any) -> Example:
 
 
 def _prompt(value: Any) -> str | list[Message]:
+    if not isinstance(value, str | list | tuple | Mapping):
+        raise MixalignError(f"`prompt` is {_show(value)}, but must be a text or a list of messages.")
     return value if isinstance(value, str) else _filled(value, "prompt", like=[])
 
 

@@ -106,9 +106,9 @@ class Reader:
             )
         if self.form in ("unpaired", "mismatched") and "label" not in example:
             raise MixalignError(
-                f"{self.where}: {row} has no `label` of true or false beside `prompt` and `completion`, but "
-                "objective=kto needs one, or pairs with `chosen` and `rejected`. Give the task such rows, or train "
-                "with objective=sft."
+                f"{self.where}: {row} has no `label` of true or false beside `prompt` and `completion` (quoted, or a "
+                "number, it is none), but objective=kto needs one, or pairs with `chosen` and `rejected`. Give such "
+                "rows, or train with objective=sft."
             )
 
     def _ended(self, completion: str) -> str:
@@ -161,7 +161,7 @@ class Reader:
         return Piece([np.array(encoded["input_ids"], np.int32)], [mask], prompt, False)
 
     def _render(self, messages: list[Message], example: Example, row: str, generation: bool = False) -> str:
-        from jinja2 import TemplateError  # what a template raises on turns that it does not allow
+        from jinja2 import TemplateError, TemplateSyntaxError  # the first: also on turns that it does not allow
 
         if self.tokenizer.chat_template is None:
             raise MixalignError(
@@ -172,8 +172,36 @@ class Reader:
             return self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=generation, **self._variables(example)
             )
-        except (TemplateError, TypeError) as error:
-            raise MixalignError(f"{self.where}: the chat template refuses {row}: {error}. Correct the row.") from error
+        except TemplateSyntaxError as error:
+            raise MixalignError(
+                f"{self.where}: the tokenizer's chat template is not valid, line {error.lineno}: {error}. Correct "
+                "`tokenizer.chat_template`."
+            ) from error
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            raise MixalignError(
+                f"{self.where}: the chat template refuses {row}: {error}. Correct the row or the template."
+            ) from error
+
+    def what_is_lost(self, examples: Sequence[Example]) -> str:
+        """A sentence on why conversations have no token to learn from; empty when the first rows do not show it."""
+        for example in examples:
+            turns: list[Any] = [
+                turn
+                for name in ("messages", "prompt", "completion", "chosen")
+                if isinstance(part := example.get(name), list)
+                for turn in part
+            ]
+            answers = [turn.get("content") for turn in turns if turn["role"] == "assistant"]
+            if turns and not answers:
+                roles = ", ".join(dict.fromkeys(turn["role"] for turn in turns))
+                return f" The turns of row 1 have the roles {roles}; those of `assistant` are learned."
+            if not answers or not isinstance(answers[-1], str):
+                continue
+            text = self._render(turns, example, "row 1")
+            if answers[-1].strip() not in text:
+                shown = repr(text if len(text) <= 60 else text[:57] + "...")
+                return f" The chat template leaves out the assistant's text: row 1 becomes {shown}. Correct it."
+        return ""
 
     def _variables(self, example: Example) -> dict[str, Any]:
         return {"tools": example.get("tools"), **self.kwargs, **example.get("chat_template_kwargs", {})}

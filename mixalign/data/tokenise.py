@@ -40,6 +40,7 @@ class TokenCounts:
     prefix_mismatch: int  # kept rows whose tokenised prompt is not how prompt and completion together begin
     tokens: int  # of all kept rows, prompts counted once
     supervised_tokens: int  # of all kept rows
+    same: int = 0  # kept pairs whose two completions have the same tokens
 
 
 def tokenise(
@@ -74,7 +75,8 @@ def tokenise(
 
     Raises:
         MixalignError: when a row does not have the form, the tokenizer lacks EOS or a chat template, the
-            template does not show which tokens are the assistant's, no row is left, or `workers` is not positive.
+            template does not show which tokens are the assistant's, no row is left, the two answers of every pair are
+            the same, or `workers` is not positive.
     """
     where = f"Task `{task}` ({source})"
     if form in ("unpaired", "mismatched"):
@@ -85,8 +87,14 @@ def tokenise(
     dataset, tally = _join(task, chunks), sum((chunk.tally for chunk in chunks), Counter())
     prompt_N = np.concatenate([chunk.prompt_N for chunk in chunks])
     if not len(dataset):
-        raise MixalignError(_nothing_left(where, tally, prompt_N, max_length))
+        raise MixalignError(_nothing_left(where, tally, prompt_N, max_length) + reader.what_is_lost(examples[:1]))
+    if tally["same"] == len(dataset):
+        raise MixalignError(
+            f"{where}: `chosen` and `rejected` are the same in all {len(dataset)} rows that are left, at least up to "
+            f"max_length={max_length} tokens, so there is nothing to prefer. Look at the columns or raise `max_length`."
+        )
     totals = {"tokens": len(dataset.ids_T), "supervised_tokens": int(dataset.supervised_T.sum())}
+    totals["same"] = tally["same"]
     if form == "mismatched":
         dataset = with_mismatched(dataset, max_length)
     return dataset, TokenCounts(task, len(prompt_N), len(dataset), *(tally[name] for name in TALLY), **totals)

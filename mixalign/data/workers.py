@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mixalign.data.chunk import TokenChunk
 from mixalign.data.reader import Reader
+from mixalign.errors import MixalignError
 
 if TYPE_CHECKING:
     from mixalign.types import Example
@@ -26,7 +29,7 @@ def read_chunks(reader: Reader, examples: Sequence[Example], workers: int) -> It
     """All rows in their order, at least one chunk; one worker is this process.
 
     Raises:
-        MixalignError: that of the first row which cannot be used.
+        MixalignError: that of the first row which cannot be used, or when a worker was ended.
     """
     starts = range(0, max(1, len(examples)), CHUNK)
     if workers == 1:
@@ -40,6 +43,11 @@ def read_chunks(reader: Reader, examples: Sequence[Example], workers: int) -> It
             parts = [pool.submit(_work, examples[start : start + CHUNK], start + 1) for start in starts]
         for part in parts:
             yield part.result()
+    except BrokenProcessPool as error:
+        raise MixalignError(
+            f"{reader.where}: one of the {workers} processes that tokenise was ended by somebody, or by the system "
+            "when memory ran out. Start again with a smaller number in `data.workers`; 1 does without them."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -59,8 +67,16 @@ _held: list[Reader] = []  # in a worker: the one reader that it uses for all chu
 
 
 def _start(reader: Reader) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other workers have the other cores
     _held.append(reader)
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work for ever; nobody sends any when the process that started it was killed."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _work(examples: Sequence[Example], first: int) -> TokenChunk:

@@ -88,6 +88,10 @@ class Mixer(Protocol):
     Further methods that a rule may have: `for_run(tasks, steps)` gives the rule for a run of that length;
     `asks(step)` says whether probes measure after that many steps (a rule without it asks always);
     `caution(num_tasks, batch_size)` gives a warning, or None.
+
+    Further attributes: `final`: True when the mean of its mixtures is the result, on which a model is trained from the
+    start; `excess_over`: `specialists`, as without it, or `baseline`, one model of all tasks, trained on the mixture
+    that the attribute `baseline` says (uniform without it).
     """
 
     needs: ClassVar[frozenset[str]]  # fields of MixSignal that `update` reads

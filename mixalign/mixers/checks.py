@@ -8,15 +8,18 @@ from mixalign.errors import MixalignError, did_you_mean
 __all__ = ["check_choice", "check_flag", "check_range"]
 
 
-def check_range(key: str, value: float, low: float, high: float = inf, *, finite: bool = True) -> None:
-    """Refuses a setting outside [low, high], and infinity unless `finite` is False.
+def check_range(
+    key: str, value: float, low: float, high: float = inf, *, finite: bool = True, whole: bool = False
+) -> None:
+    """Refuses a setting outside [low, high], infinity unless `finite` is False, and fractions where `whole` is True.
 
     Raises:
         MixalignError: when the value is outside, or is not a number.
     """
-    if not isinstance(value, int | float) or not low <= value <= high or (finite and value == inf):
+    is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or (finite and value == inf):
         wanted = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
-        raise MixalignError(f"`mixer.{key}` is {value!r}, but must be a number {wanted}.")
+        raise MixalignError(f"`mixer.{key}` is {value!r}, but must be a {'whole ' * whole}number {wanted}.")
 
 
 def check_flag(key: str, value: bool) -> None:

@@ -1,6 +1,7 @@
-"""Static mixtures: uniform, proportional to size, and in between. The baselines to beat."""
+"""Static mixtures: uniform, proportional to size, in between, or as given. The baselines to beat."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -9,8 +10,9 @@ from mixalign.losses.excess import Clip
 from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State
 from mixalign.mixers.checks import check_range
 from mixalign.mixers.simplex import normalise
+from mixalign.mixers.weights import check_weights, in_order, resolve
 
-__all__ = ["Temperature"]
+__all__ = ["Fixed", "Temperature"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,37 @@ class Temperature:
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         sample_K = normalise(normalise(rows_K) ** (1 / self.temperature))
+        return Mix(sample_K), {"sample_K": sample_K}
+
+    def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:
+        return Mix(state["sample_K"]), state
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Samples by weights that are given, and never moves.
+
+    Attributes:
+        weights: `uniform`, `proportional` to rows, a list in the order of the tasks, or one by task name; they need
+            not sum to 1, and a task without a name has 0.
+    """
+
+    weights: str | Sequence[float] | Mapping[str, float] = "uniform"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    composition: ClassVar[Composition] = "stratified"
+    descends_on: ClassVar[DescendsOn] = "loss"
+    clip: ClassVar[Clip] = "none"
+
+    def __post_init__(self) -> None:
+        check_weights("weights", self.weights)
+
+    def for_run(self, tasks: list[str], steps: int) -> "Fixed":
+        """The rule with its weights in the order of the tasks."""
+        return replace(self, weights=in_order("weights", self.weights, tasks))
+
+    def init(self, rows_K: Tensor) -> tuple[Mix, State]:
+        sample_K = resolve("weights", self.weights, rows_K)
         return Mix(sample_K), {"sample_K": sample_K}
 
     def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:

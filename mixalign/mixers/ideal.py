@@ -57,7 +57,7 @@ class Ideal:
 
     def __post_init__(self) -> None:
         check_range("m", self.m, 0, 1)
-        check_range("rounds", self.rounds, 1)
+        check_range("rounds", self.rounds, 1, whole=True)
         check_range("decay", self.decay, 0, 1)
         check_choice("budget", self.budget, get_args(Budget))
         check_range("min_confidence", self.min_confidence, 0.5, 1)

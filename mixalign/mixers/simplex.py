@@ -20,9 +20,10 @@ def normalise(weight_K: Tensor) -> Tensor:
 def ascend(log_K: Tensor, gain_K: Tensor, eta: float) -> Tensor:
     """One step of exponentiated gradient ascent: the log of `w_i exp(eta gain_i)`, normalised.
 
-    A task whose gain is nan was not measured: it keeps its share, and the others divide the rest.
+    A task whose gain is nan was not measured: it keeps its share, and the others divide the rest. One whose weight is 0
+    keeps that as well.
     """
-    known_K = ~gain_K.isnan()
+    known_K = ~gain_K.isnan() & (log_K > -torch.inf)
     step_K = torch.where(known_K, log_K + eta * gain_K, -torch.inf)
     rest = log_K[known_K].logsumexp(0)
     return torch.where(known_K, step_K - step_K.logsumexp(0) + rest, log_K)

@@ -42,7 +42,7 @@ class SkillIt:
 
     def __post_init__(self) -> None:
         check_range("eta", self.eta, 0)
-        check_range("window", self.window, 1)
+        check_range("window", self.window, 1, whole=True)
         if self.graph == "eye":
             return
         rows = self.graph if isinstance(self.graph, Sequence) and not isinstance(self.graph, str) else []

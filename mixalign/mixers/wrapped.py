@@ -16,7 +16,7 @@ from mixalign.mixers.lengths import for_run, in_steps, known
 from mixalign.mixers.simplex import normalise, uniform
 from mixalign.mixers.weights import check_weights, in_order, resolve
 
-__all__ = ["Wrapped", "wrap"]
+__all__ = ["Wrapped", "rule_of", "wrap"]
 
 INNER = "mixer."  # prefix of the rule's own state
 
@@ -38,7 +38,8 @@ class Wrapped:
         warmup: steps that have the prior, or the uniform mixture, while the rule is updated; below 1 it is a share
             of the run.
         every: steps between two updates of the rule. In between, means are weighted by counts, importance-weighted
-            sums are averaged over batches, and of validations and probes the last one counts.
+            sums are averaged over batches, and of validations and probes the last one counts. Not for rules that
+            have steps of their own (`asks`).
         max_epochs: a task of whose rows so many passes were drawn gets no weight any more; once all are, each has its
             weight again. A batch may overshoot it.
     """
@@ -62,6 +63,12 @@ class Wrapped:
         check_range("wrap.floor", self.floor, 0, 1)
         check_range("wrap.warmup", self.warmup, 0)
         check_range("wrap.every", self.every, 1)
+        if self.every > 1 and hasattr(self.mixer, "asks"):
+            raise MixalignError(
+                f"`mixer.wrap.every` is {self.every}, but {type(self.mixer).__name__} has steps of its own at which it "
+                "measures and decides, and an interval would pass some of them over. Leave `mixer.wrap.every` at 1 "
+                "and set `mixer.every`."
+            )
         check_range("wrap.max_epochs", self.max_epochs, 0, finite=False)
 
     @property
@@ -86,9 +93,9 @@ class Wrapped:
         return caution and caution(num_tasks, batch_size * self.every)
 
     def asks(self, step: int) -> bool:
-        """Whether probes measure after that many steps."""
+        """Whether probes measure after that many steps: when the rule says, or once in an interval."""
         asks = getattr(self.mixer, "asks", None)
-        return asks is None or asks(step)
+        return step % self.every == 0 if asks is None else asks(step)
 
     def for_run(self, tasks: list[str], steps: int) -> "Wrapped":
         """The wrapper and its rule for a run of that many steps."""
@@ -192,3 +199,8 @@ def wrap(mixer: Mixer, settings: Mapping[str, Any]) -> Mixer:
     if all(value == defaults.get(name) for name, value in settings.items()):
         return mixer
     return cast(Mixer, Wrapped(mixer, **settings))  # a cast, because Mixer's class variables are properties here
+
+
+def rule_of(mixer: Mixer) -> Mixer:
+    """The rule itself, without what is wrapped around it."""
+    return mixer.mixer if isinstance(mixer, Wrapped) else mixer

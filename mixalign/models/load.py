@@ -2,15 +2,23 @@
 
 import hashlib
 import json
+import re
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mixalign.errors import MixalignError
+from mixalign.hub import Closed, asked
 
-__all__ = ["LoRA", "ModelSource", "Pretrained", "add_lora", "weights_fingerprint"]
+__all__ = ["LoRA", "ModelSource", "Pretrained", "add_lora", "load_adapter", "weights_fingerprint"]
+
+TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "merges.txt")  # files of tokenizers, of any kind
+CURE = "Give a folder that exists and that `save_pretrained` wrote, or a hub id."
+ADAPTER = "adapter_config.json"  # is in PEFT's folders
 
 
 class ModelSource(Protocol):
@@ -40,12 +48,33 @@ class Pretrained:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path:
+            raise MixalignError(f"`model.path` is {self.path!r}, but must be a folder or a hub id.")
+        dtype = getattr(torch, str(self.dtype), None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise MixalignError(f"`model.dtype` is {self.dtype!r}. Known: float32, bfloat16, float16, float64.")
+        if not isinstance(self.trust_remote_code, bool):
+            raise MixalignError(f"`model.trust_remote_code` is {self.trust_remote_code!r}, but must be true or false.")
+
     def build(self) -> PreTrainedModel:
-        return self._load(
+        """The model with the weights of the folder.
+
+        Raises:
+            MixalignError: when it cannot be loaded, or when weights are missing, which transformers would draw.
+        """
+        model, found = self._load(
             AutoModelForCausalLM,
             dtype=getattr(torch, self.dtype),
             attn_implementation=self.attn_implementation,
+            output_loading_info=True,
         )
+        if missing := sorted(found["missing_keys"]):
+            raise MixalignError(
+                f"`model.path={self.path}` lacks {len(missing)} of the weights of {type(model).__name__}, such as "
+                f"`{missing[0]}`: they would be random. Give the whole model, as `save_pretrained` writes it."
+            )
+        return model
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         tokenizer = self._load(AutoTokenizer)
@@ -54,16 +83,60 @@ class Pretrained:
         return tokenizer
 
     def _load(self, kind: Any, **options: Any) -> Any:
-        try:
-            return kind.from_pretrained(
-                self.path, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
-            )
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
+        folder = Path(self.path).expanduser()  # a shell leaves the ~ of model.path=~/x
+        is_made = (folder.parent / "recipe.json").is_file()  # by us, in the cache
+        name = f"The model {self.path}" if is_made else f"`model.path={self.path}`"
+        cure = f"Delete {folder.parent} to have it made again." if is_made else CURE
+        if not folder.is_dir() and (folder.exists() or is_made or self.path.startswith(("/", ".", "~"))):
+            what = "it is a file" if folder.exists() else "there is no such folder"
+            raise MixalignError(f"{name} cannot be loaded: {what}. {cure}")
+        if (folder / ADAPTER).is_file():
             raise MixalignError(
-                f"`model.path={self.path}` cannot be loaded as {kind.__name__}: {first} Give a folder that "
-                "`save_pretrained` wrote, or a hub id that this machine can reach (HF_HUB_OFFLINE forbids it)."
-            ) from error
+                f"{name} is an adapter, not a model. Give the model that it was trained on, or merge both first: "
+                "`mixalign merge ADAPTER --base MODEL --out FOLDER`."
+            )
+        place = str(folder) if folder.is_dir() else self.path
+        with nullcontext() if folder.is_dir() else asked(self.path, "model", self.revision) as closed:
+            try:
+                return kind.from_pretrained(
+                    place, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
+                )
+            except torch.OutOfMemoryError:
+                raise
+            # what transformers, safetensors, tokenizers and pickle raise for a bad folder has no base class in common
+            except Exception as error:
+                if closed:
+                    why = _why_closed(closed)
+                elif kind is AutoTokenizer and folder.is_dir() and not _has_tokenizer(folder):
+                    why = "the folder has no tokenizer. Save the model's own there by `tokenizer.save_pretrained`."
+                else:
+                    why = f"{_why(error)} {cure}"
+                raise MixalignError(f"{name} cannot be loaded as {kind.__name__}: {why}") from error
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(next(folder.glob(name), None) for name in TOKENIZERS)
+
+
+def _why_closed(closed: Closed) -> str:
+    from huggingface_hub import constants
+
+    return f"{closed.reason}, and the cache {constants.HF_HUB_CACHE} does not hold it whole. {closed.advice}"
+
+
+def _why(error: Exception) -> str:
+    """A sentence on what is wrong with a folder, or with what a hub gave."""
+    said = " ".join(str(error).split())[:300]
+    if "trust_remote_code" in str(error):
+        said = (
+            "it brings code of its own, which is not run, as `model.trust_remote_code` is false: read that code and "
+            "set it to true if you trust it"
+        )
+    elif "weights_only" in said:
+        said = "its weights are pickled, with code or objects in them, which are not loaded"
+    elif "ignore_mismatched_sizes" in said:
+        said = "its weights do not have the shapes that its config.json tells"
+    return said if said.endswith(".") else f"{said}."
 
 
 @dataclass(frozen=True)
@@ -75,6 +148,39 @@ class LoRA:
     lora_dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
     use_rslora: bool = False
+
+    def __post_init__(self) -> None:
+        good = {
+            "r": type(self.r) is int and self.r > 0,
+            "lora_alpha": type(self.lora_alpha) in (int, float) and 0 < self.lora_alpha < float("inf"),
+            "lora_dropout": type(self.lora_dropout) in (int, float) and 0 <= self.lora_dropout < 1,
+            "use_rslora": isinstance(self.use_rslora, bool),
+        }
+        wanted = ("a whole number above 0", "a number above 0", "a number in [0, 1)", "true or false")
+        for (name, is_good), want in zip(good.items(), wanted, strict=True):
+            if not is_good:
+                raise MixalignError(f"`lora.{name}` is {getattr(self, name)!r}, but must be {want}.")
+
+    def check_fits(self, model: Any) -> None:
+        """Refuses adapters that no part of the model takes.
+
+        Raises:
+            MixalignError: naming what was looked for, and what the model has.
+        """
+        wanted = self.target_modules
+        if wanted == "all-linear":
+            return
+        full = [name for name, _ in model.named_modules()]
+        if isinstance(wanted, str):
+            found = [name for name in full if re.fullmatch(wanted, name)]
+        else:
+            found = [name for name in full if name.endswith(tuple(f".{end}" for end in wanted)) or name in wanted]
+        if not found:
+            linear = {name.split(".")[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+            raise MixalignError(
+                f"`lora.target_modules` is {wanted!r}, which no part of the model is called. Take all-linear, or some "
+                f"of {', '.join(sorted(linear))}."
+            )
 
 
 def add_lora(model: Any, lora: LoRA | None, seed: int = 0) -> Any:
@@ -89,6 +195,26 @@ def add_lora(model: Any, lora: LoRA | None, seed: int = 0) -> Any:
             return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **asdict(lora)))
         except (TypeError, ValueError) as error:
             raise MixalignError(f"The adapter that `lora` describes does not fit the model: {error}") from error
+
+
+def load_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
+    """The model with the adapter of a folder, frozen unless it is `trainable`.
+
+    Raises:
+        MixalignError: when the adapter cannot be read, or was made for another model.
+    """
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of peft, safetensors, json and torch
+        said = " ".join(str(error).split())[:300]
+        raise MixalignError(
+            f"The adapter {folder} is damaged, or does not fit the model that it is put on: {said}. Put it on the one "
+            "that it was trained on, or train it again."
+        ) from error
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mixalign.errors import MixalignError
@@ -46,7 +46,7 @@ class Weights:
         self.config = _read_json(folder / "config.json")
         if "quantization_config" in self.config:
             raise MixalignError(f"{folder} is quantised, so its numbers cannot be averaged. Merge what it was made of.")
-        self.files = {name: safe_open(folder / name, "pt") for name in self._file_names()}
+        self.files = {name: _open(folder / name) for name in self._file_names()}
         found = {name: file for file, handle in self.files.items() for name in handle.keys()}  # noqa: SIM118
         self.file_of = {name: file for name, file in found.items() if not (self.tied and name == TIED)}
 
@@ -103,7 +103,7 @@ class Adapter:
         path = folder / "adapter_model.safetensors"
         if not path.is_file():
             raise MixalignError(f"{folder} has no adapter_model.safetensors. Write the adapter by `save_pretrained`.")
-        self.handle = safe_open(path, "pt")
+        self.handle = _open(path)
         self.parts: dict[str, dict[str, str]] = {}  # parameter -> part (A, B or full) -> key in the file
         for key in self.handle.keys():  # noqa: SIM118
             self._place(key)
@@ -233,8 +233,18 @@ def _same(a: Weights, b: Weights) -> bool:
     return all(a.header(name)[1] == b.header(name)[1] and torch.equal(a.theta(name), b.theta(name)) for name in a.names)
 
 
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise MixalignError(f"{path} is damaged ({error}). Write or fetch it again.") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise MixalignError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise MixalignError(f"{path} holds a {type(found).__name__}, but must hold an object.")
+    return found

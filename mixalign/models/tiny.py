@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from mixalign.errors import MixalignError
+
 __all__ = ["TinyLlama", "byte_tokenizer"]
 
 CHAT_TEMPLATE = (
@@ -51,12 +53,34 @@ class TinyLlama:
     tokenizer_file: str | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
+            number = getattr(self, name)
+            if type(number) is not int or number < 1:
+                raise MixalignError(f"`model.{name}` is {number!r}, but must be a whole number above 0.")
+        if self.hidden_size % (2 * self.num_heads):  # rotary embeddings turn pairs of numbers
+            raise MixalignError(
+                f"`model.hidden_size` is {self.hidden_size}, but must be a multiple of twice `model.num_heads`, which "
+                f"is {self.num_heads}."
+            )
+        if type(self.seed) is not int or self.seed < 0:
+            raise MixalignError(f"`model.seed` is {self.seed!r}, but must be a whole number from 0 on.")
+
     def tokenizer(self) -> PreTrainedTokenizerFast:
         if self.tokenizer_file is None:
             return byte_tokenizer()
-        return PreTrainedTokenizerFast(
-            tokenizer_file=self.tokenizer_file, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-        )
+        from tokenizers import Tokenizer
+
+        try:
+            core = Tokenizer.from_file(self.tokenizer_file)
+        except Exception as error:  # the library has no class of its own for errors
+            raise MixalignError(
+                f"`model.tokenizer_file={self.tokenizer_file}` cannot be read: {error}. Give a JSON file that "
+                "`Tokenizer.save` of tokenizers wrote."
+            ) from error
+        if missing := [token for token in ("<pad>", "<s>", "</s>") if core.token_to_id(token) is None]:
+            raise MixalignError(f"`model.tokenizer_file={self.tokenizer_file}` lacks {', '.join(missing)}. Add it.")
+        return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
     def build(self) -> PreTrainedModel:
         """A fresh model: the same weights at every call."""

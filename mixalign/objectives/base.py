@@ -1,6 +1,7 @@
 """The contract of an objective: a batch and a model in, one loss a sample out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -80,7 +81,7 @@ def check_number(name: str, setting: Any, is_good: Callable[[float], bool], want
     for value in values(setting):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise MixalignError(f"`objective.{name}` is {value!r}, but must be a number {wanted}.")
-        if not is_good(value):
+        if not is_good(value) or not isfinite(value):
             raise MixalignError(f"`objective.{name}` is {value}, but must be {wanted}.")
 
 

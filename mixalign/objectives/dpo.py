@@ -100,14 +100,22 @@ class DPO:
         Raises:
             MixalignError: when no task's loss has curvature.
         """
+        self.check_curved()
+        ratio_BS = self._ratios(score_completions(model, batch).logp_BS, batch)
+        slope_BS = draw_slopes(lambda x_BS: self._preference(x_BS, batch), ratio_BS.detach(), generator)
+        return (slope_BS * ratio_BS).sum(1).float()
+
+    def check_curved(self) -> None:
+        """Refuses losses whose curvature cannot be measured.
+
+        Raises:
+            MixalignError: when no task's loss has any.
+        """
         if not any(self._each(lambda loss: loss.is_curved)):
             raise MixalignError(
                 f"`objective.loss={values(self.loss)[0]}` is made of straight lines, so it has no curvature to weigh "
                 "tasks by. Take another loss, or influence=identity."
             )
-        ratio_BS = self._ratios(score_completions(model, batch).logp_BS, batch)
-        slope_BS = draw_slopes(lambda x_BS: self._preference(x_BS, batch), ratio_BS.detach(), generator)
-        return (slope_BS * ratio_BS).sum(1).float()
 
     def _each(self, what: Callable[[PreferenceLoss], bool]) -> tuple[bool, ...]:
         """What is true of the loss of each task."""

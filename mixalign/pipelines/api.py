@@ -29,8 +29,10 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("train", overrides=with_new_tasks(overrides))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise MixalignError(user_message(error)) from error
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        if (message := user_message(error)) is None:
+            raise
+        raise MixalignError(message) from error
 
 
 def train_from_overrides(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """`mixalign evaluate`: the model of a run folder, on a split of its tasks."""
 
 from pathlib import Path
-from typing import cast
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
 
 from mixalign.data.loader import EvalLoader
 from mixalign.errors import MixalignError
@@ -12,6 +10,7 @@ from mixalign.evaluation.summary import eval_json, eval_table
 from mixalign.files import write_json
 from mixalign.pipelines.build import build, register_resolvers
 from mixalign.pipelines.job import prepare
+from mixalign.pipelines.run_config import read_config
 from mixalign.pipelines.stages import attach_reference, attach_specialists, load_frozen, reference_policy
 from mixalign.training.module import AlignModule
 
@@ -21,11 +20,10 @@ __all__ = ["run"]
 def run(run: Path, split: str) -> None:
     """Evaluates the saved model, prints the table and writes `eval_<split>.json` beside `eval.json`."""
     register_resolvers()
-    if not (run / "config.yaml").is_file():
-        raise MixalignError(f"{run} is no run folder: it has no config.yaml.")
+    cfg = read_config(run)
     if not (run / "model").is_dir():
         raise MixalignError(f"{run} has no model to evaluate: the run did not finish. Go on with it: `resume=...`.")
-    job = prepare(cast(DictConfig, OmegaConf.load(run / "config.yaml")))
+    job = prepare(cfg)
     if split not in job.data:
         raise MixalignError(f"The tasks of {run} have no {split} split. They have: {', '.join(job.data)}.")
     reference = reference_policy(job)

@@ -1,6 +1,7 @@
 """One training of a generalist in a folder of its own: train, take the weights to keep, evaluate, save."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from mixalign.models.reference import LIVE
 from mixalign.pipelines.build import build, plain
 from mixalign.pipelines.job import Job
 from mixalign.pipelines.ranks import trainer_options
-from mixalign.pipelines.stages import Frozen, mean_length, micro_batch_size
+from mixalign.pipelines.stages import Frozen, excess_over, leans_on, mean_length, micro_batch_size
+from mixalign.training.callbacks.cost import Cost
 from mixalign.training.callbacks.leave import Leave
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.probes import probes_for
@@ -51,16 +53,18 @@ def train_generalist(
     steps: int | None = None,
     volume_K: list[int] | None = None,
     resume: Path | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains from the reference policy and fills the folder.
 
     Args:
         judged: whether the rows carry specialists' losses.
-        folder: gets metrics.csv, mix.jsonl, mixture.json, eval.json, checkpoints/ and model/.
+        folder: gets metrics.csv, mix.jsonl, mixture.json, eval.json, cost.json, checkpoints/ and model/.
         export: weights that are evaluated and saved: `best` or `last`.
         steps: optimizer steps; None: those of the configuration.
         volume_K: rows of each task in one epoch, for trainings on other volumes than the tasks have.
         resume: a Lightning checkpoint to go on from.
+        more: further entries of `eval.json`.
 
     Returns:
         What `eval.json` holds.
@@ -85,7 +89,8 @@ def train_generalist(
             raise _too_large(error, trainer, data) or error from None
         if export == "best":
             _take_best(trainer, module)
-        return _finish(job, trainer, module, data, mixing, folder)
+        _write_cost(trainer, folder, leans_on(job, reference, mixer))
+        return _finish(job, trainer, module, data, mixing, folder, more or {})
     finally:
         for logger in loggers:
             if isinstance(logger, WandbLogger):
@@ -149,13 +154,22 @@ def _trainer(
     # `save_last` would save the best one under that name
     newest = kept("last", enable_version_counter=False, every_n_train_steps=cfg.save_every)
     probes = probes_for(mixer, cfg.seed, **plain(cfg.probe))
-    callbacks = [*probes, mixing, SpecialistCheck(), TaskLog(mixing, cfg.log_every), WandbBoard(mixing), keeper, newest]
-    callbacks.append(Leave(folder / "checkpoints"))
+    check = SpecialistCheck(judges=excess_over(mixer) == "specialists")
+    callbacks = [*probes, mixing, check, TaskLog(mixing, cfg.log_every), WandbBoard(mixing), keeper, newest]
+    callbacks += [Leave(folder / "checkpoints"), Cost()]
     if cfg.progress:
         callbacks.append(MixtureProgress(mixing, cfg.name))
     options = trainer_options(cfg) | {"enable_progress_bar": bool(cfg.progress)}
     how = Fit(steps, cfg.batch_size, micro_batch_size(job, cfg.batch_size), cfg.val_every, options)
     return make_trainer(how, folder, callbacks, loggers)
+
+
+def _write_cost(trainer: Any, folder: Path, leans_on: Mapping[str, Any]) -> None:
+    """Before eval.json, which says that the training is finished."""
+    (meter,) = [callback.meter for callback in trainer.callbacks if isinstance(callback, Cost)]
+    spent = {"steps": trainer.global_step, "processes": trainer.world_size} | meter.state_dict()
+    if trainer.is_global_zero:
+        write_json(folder / "cost.json", spent | {"leans_on": leans_on})
 
 
 def _take_best(trainer: L.Trainer, module: AlignModule) -> None:
@@ -166,12 +180,19 @@ def _take_best(trainer: L.Trainer, module: AlignModule) -> None:
 
 
 def _finish(
-    job: Job, trainer: L.Trainer, module: AlignModule, data: MixtureData, mixing: Mixing, folder: Path
+    job: Job,
+    trainer: L.Trainer,
+    module: AlignModule,
+    data: MixtureData,
+    mixing: Mixing,
+    folder: Path,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Evaluates the weights, and writes the results and the model."""
     split = "test" if "test" in job.data else "validation"
     trainer.validate(module, data.eval_loader(job.data[split]), verbose=False)
     result = eval_json(job.cfg.mixer.name, job.objective.name, job.cfg.seed, split, job.tasks, module.evaluation)
+    result |= more
     save_model(module.model, job.tokenizer, folder / "model", trainer.is_global_zero)
     if trainer.is_global_zero:
         write_json(folder / "mixture.json", mixing.summary(data.sampler))

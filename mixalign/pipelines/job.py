@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +25,8 @@ from mixalign.errors import MixalignError, did_you_mean
 from mixalign.models.load import ModelSource
 from mixalign.objectives.base import Objective
 from mixalign.pipelines.build import build, plain
+from mixalign.pipelines.check_model import check_model
+from mixalign.pipelines.check_settings import check_settings
 from mixalign.training.engine import Engine, choose_layout, choose_precision, prepare_process
 from mixalign.types import Example
 
@@ -67,7 +70,13 @@ class Job:
         return build(self.cfg.objective, "name").for_tasks([*self.overrides, *({} for _ in others)])
 
     def fit_to_model(self, model: nn.Module) -> None:
-        """Takes the choices that depend on the model: layout of batches, and precision when it is `auto`."""
+        """Takes the choices that depend on the model: layout of batches, and precision when it is `auto`.
+
+        Raises:
+            MixalignError: when the model cannot read the rows, or not take the adapter.
+        """
+        tables = [d for _, _, d in self.all_datasets]
+        check_model(model, self.tokenizer, [*tables, *self.references], build(self.cfg.lora))
         self.layout = choose_layout(self.engine, model, [d for _, _, d in self.all_datasets])
         self.cfg.trainer.precision = choose_precision(self.cfg.trainer.precision, model)
         kind = "packed" if self.layout is pack else "padded"
@@ -94,6 +103,7 @@ def prepare(cfg: DictConfig) -> Job:
     Raises:
         MixalignError: for anything in the configuration or the rows that cannot be used.
     """
+    check_settings(cfg)
     engine = build(cfg.engine)
     prepare_process(engine)
     source = build(cfg.model, "recommended")
@@ -172,7 +182,11 @@ def _specs(data: DictConfig) -> dict[str, TaskSpec]:
             found.pop(task, None)
             continue
         given = TaskSpec.from_mapping(task, entry)
+        task = str(task)  # YAML reads 1 as a number
         found[task] = _merge(found[task], given) if task in found else given
+    for task in found:
+        if re.search(r"[/\\\x00-\x1f]|^\.|^$", str(task)):
+            raise MixalignError(f"A task is called {task!r}, but names become files: no slash, and no dot in front.")
     if not found:
         raise MixalignError(
             "There is no task. Set `data.root` to a folder of tasks, or name them one by one: "
@@ -234,6 +248,7 @@ def _report(counts: list[tuple[str, TokenCounts]]) -> None:
             (c.dropped_unsupervised, "dropped: no token to learn from"),
             (c.truncated, "truncated at max_length"),
             (c.prefix_mismatch, "with a prompt that the tokenizer merges into the answer"),
+            (c.same, "with the same tokens in `chosen` and `rejected`, which teach nothing"),
         ]
         said = [f"{n} {what}" for n, what in parts if n]
         if said:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from mixalign.errors import MixalignError
 from mixalign.pipelines.build import CONF, register_resolvers
 from mixalign.pipelines.console import quiet_libraries
 from mixalign.pipelines.messages import user_message
 from mixalign.pipelines.overrides import with_new_tasks
 
-__all__ = ["evaluate", "merge", "plan", "report", "score", "specialists", "train"]
+__all__ = ["evaluate", "fit_mixture", "merge", "plan", "report", "score", "specialists", "train"]
 
 
 def train() -> None:
@@ -89,6 +91,57 @@ def merge() -> None:
     run(places.pop("models"), Merge(**given), **places, settings=search)
 
 
+FIT_USAGE = """%(prog)s RUNS... [--target T] [--regression R] [--out F]
+       %(prog)s --method mixmin KEY=VALUE... [--out F]"""
+FIT_TEXT = """Finds fixed weights of the tasks, prints them, and writes them to a file.
+
+regmix (arXiv 2407.01492) fits the validation loss to the mixtures of many short runs, and takes the mixture with the
+lowest prediction:
+  mixalign train -m mixer=random_mixture 'mixer.draw=range(0,32)' specialists.train=never steps=100 run_dir=runs/tried
+  mixalign fit-mixture runs/tried --target worst
+
+mixmin (arXiv 2502.10510) takes the weights with which the specialists' probabilities, averaged, fit the rows of
+data.reference best: by default every task's validation rows. It trains the specialists that are missing:
+  mixalign fit-mixture --method mixmin data=domains objective=sft"""
+
+
+def fit_mixture() -> None:
+    from mixalign.pipelines import fit_mixmin
+    from mixalign.pipelines.fit_mixture import Settings, run
+
+    quiet_libraries()
+    style = partial(argparse.RawDescriptionHelpFormatter, max_help_position=16, width=112)
+    parser = argparse.ArgumentParser(
+        "mixalign fit-mixture", usage=FIT_USAGE, description=FIT_TEXT, formatter_class=style
+    )
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="RUNS", help="run folders, or folders that hold some; of mixmin: KEY=VALUE...")
+    add("--method", metavar="M", default="regmix", choices=["regmix", "mixmin"], help="regmix (the default) or mixmin")
+    add("--out", metavar="F", type=Path, help="default: mixture.yaml in the first of RUNS; of mixmin: right here")
+    add = parser.add_argument_group("options of regmix").add_argument
+    add("--target", metavar="T", help="what is to be low: mean (the default), worst, or the name of a task")
+    quantity = "loss (the default) or excess over the specialists, of the validation rows"
+    add("--quantity", metavar="Q", choices=["loss", "excess"], help=quantity)
+    regression = (
+        "best (the default): of the next two the one that errs less, for each task; linear: ridge on the weights; "
+        "quadratic: ridge on products of two; lightgbm: trees, as in the paper, for hundreds of runs"
+    )
+    add("--regression", metavar="R", choices=["best", "linear", "quadratic", "lightgbm"], help=regression)
+    add("--candidates", metavar="N", type=int, help="mixtures whose loss is predicted; default: 100000")
+    add("--top", metavar="N", type=int, help="how many of them, the lowest, are averaged; default: 128")
+    add("--seed", metavar="N", type=int, help="of the candidates; default: 0")
+    given = {key: value for key, value in vars(parser.parse_intermixed_args()).items() if value is not None}
+    inputs, method, out = given.pop("inputs"), given.pop("method"), given.pop("out", None)
+    if method == "regmix":
+        run(inputs, Settings(**given), out)
+        return
+    if given:
+        raise MixalignError(f"--{next(iter(given))} is of regmix; mixmin fits to the rows of `data.reference`.")
+    sys.argv[1:] = inputs
+    fixed = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=console")
+    _with_config(lambda cfg: fit_mixmin.run(cfg, out and str(out)), *fixed)
+
+
 def report() -> None:
     from mixalign.pipelines.report import run
 
@@ -100,7 +153,10 @@ def report() -> None:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as .5,.5") from None
 
 
 def _with_config(job: Callable[[DictConfig], Any], *fixed: str) -> None:

@@ -18,12 +18,16 @@ from omegaconf import DictConfig, OmegaConf
 from mixalign.errors import MixalignError
 from mixalign.evaluation.summary import eval_table
 from mixalign.files import write_json
+from mixalign.fingerprint import fingerprint
 from mixalign.models.merge_files import Merged, fresh_folder, merge_folders
 from mixalign.models.merge_methods import METHODS, Merge
 from mixalign.pipelines.build import plain, register_resolvers
+from mixalign.pipelines.costs import spent_on
 from mixalign.pipelines.generalist import save_model
 from mixalign.pipelines.job import Job, prepare, rows_fingerprint
 from mixalign.pipelines.merge_search import Search, evaluate_model, search_weights
+from mixalign.pipelines.ranks import alone
+from mixalign.pipelines.run_config import read_config
 from mixalign.pipelines.stages import (
     Frozen,
     attach_reference,
@@ -31,6 +35,7 @@ from mixalign.pipelines.stages import (
     find_specialists,
     reference_policy,
 )
+from mixalign.training.meter import Meter
 
 __all__ = ["merge_specialists", "merges_of", "run", "run_merges"]
 
@@ -103,7 +108,10 @@ def merges_of(cfg: DictConfig, num_tasks: int) -> list[Merge]:
 
 
 def run_merges(job: Job, reference: Frozen, run_dir: Path) -> None:
-    """Merges the specialists of a finished run by every method of `merge.methods`: a run folder each, beside it."""
+    """Merges the specialists of a finished run by every method of `merge.methods`: a run folder each, beside it.
+
+    Runs of a sweep that have the same specialists make each merge once between them, also when they run side by side.
+    """
     merges = merges_of(job.cfg, len(job.tasks))
     if merges and torch.distributed.is_initialized():
         log.warning("merge: left out, for several processes train. Do it now: mixalign merge --specialists %s", run_dir)
@@ -112,11 +120,12 @@ def run_merges(job: Job, reference: Frozen, run_dir: Path) -> None:
     for how in merges:
         folder = _beside(run_dir, how.method)
         wanted = _recipe(job, reference, how, search)
-        same = [path for path in folder.parent.glob(f"*_merge_{how.method}") if _recipe_of(path) == wanted]
-        if same:  # the run was resumed, or another mixer of a sweep has the same specialists
-            log.info("merge: %s is there already", same[0])
-            continue
-        result = merge_specialists(job, reference, how, folder, search)
+        with alone(job.cache / "locks" / "merges" / fingerprint(wanted)):
+            same = [path for path in folder.parent.glob(f"*_merge_{how.method}") if _recipe_of(path) == wanted]
+            if same:  # the run was resumed, or another mixer of a sweep has the same specialists
+                log.info("merge: %s is there already", same[0])
+                continue
+            result = merge_specialists(job, reference, how, folder, search)
         print(f"{eval_table(result)}\nrun folder: {folder}")
 
 
@@ -146,11 +155,14 @@ def merge_specialists(
     attach_reference(job, reference)  # again: a live reference takes its columns away
     attach_specialists(job, reference, train=False)
     with fresh_folder(folder) as part, _base_folder(job, reference) as base:
-        merged = Merged(list(places.values()), how, base)
-        if search:
-            search_weights(job, reference, merged, search, part)
-        (part / "model").mkdir()
-        merged.write(part / "model")
+        with Meter(job.device) as cost:
+            merged = Merged(list(places.values()), how, base)
+            if search:
+                search_weights(job, reference, merged, search, part)
+            (part / "model").mkdir()
+            merged.write(part / "model")
+        behind = {"specialists": spent_on(job, [recipe for _, recipe in find_specialists(job, reference).values()])}
+        write_json(part / "cost.json", {"steps": 0} | cost.state_dict() | {"leans_on": behind})
         settings = asdict(merged.how) | {"weights": merged.weight_M.tolist()}
         config = cast(dict[str, Any], OmegaConf.to_container(job.cfg, resolve=True))
         config |= {"name": f"merge_{how.method}", "run_dir": None, "mixer": {"name": f"merge_{how.method}"} | settings}
@@ -202,9 +214,7 @@ def _beside(run_dir: Path, method: str) -> Path:
 def _open_run(run_dir: Path) -> tuple[Job, Frozen]:
     """The job of a run folder, with the scores of its frozen models on every row."""
     register_resolvers()
-    if not (run_dir / "config.yaml").is_file():
-        raise MixalignError(f"{run_dir} is no run folder: it has no config.yaml.")
-    job = prepare(cast(DictConfig, OmegaConf.load(run_dir / "config.yaml")))
+    job = prepare(read_config(run_dir))
     reference = reference_policy(job)
     attach_reference(job, reference)
     attach_specialists(job, reference, train=False)

@@ -1,5 +1,6 @@
 """Errors of the configuration library in the words of this one."""
 
+import errno
 import re
 
 from hydra.errors import HydraException
@@ -11,6 +12,7 @@ from mixalign.errors import MixalignError, did_you_mean
 __all__ = ["user_message"]
 
 
+BLOCKED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 INTERNAL = ("full_key:", "object_type=", "To append to your config use")
 
 
@@ -23,7 +25,19 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | YAMLError) else None
         return "\n".join(filter(None, [_first(error), _first(cause) if cause else None, _hint(error, cause)]))
+    if isinstance(error, OSError) and error.errno in BLOCKED and error.filename:
+        return f"{error.filename} cannot be used ({error.strerror}). Choose another place, or change what is there."
+    if isinstance(error, ValueError) and _module_of(error).startswith("hydra."):
+        return f"The command line or a configuration file cannot be read: {error}"
     return None
+
+
+def _module_of(error: BaseException) -> str:
+    """Of the function that raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals.get("__name__", "") if trace else ""
 
 
 def _first(error: BaseException) -> str:

@@ -12,7 +12,8 @@ from mixalign.mixers.base import Mixer
 from mixalign.mixers.lengths import for_run
 from mixalign.pipelines.build import build_mixer
 from mixalign.pipelines.job import Job, prepare
-from mixalign.pipelines.stages import reference_steps, specialist_steps
+from mixalign.pipelines.proxy import has_final
+from mixalign.pipelines.stages import excess_over, reference_steps, specialist_steps
 from mixalign.pipelines.train import needs_specialists
 
 __all__ = ["PlanRow", "plan_rows", "run", "warnings_of"]
@@ -94,6 +95,8 @@ def run(cfg: DictConfig) -> None:
     console.print(_table(rows, title))
     moves = bool(mixer.needs) and mixer.composition == "multinomial"
     note = "first mixture; the mixer moves it while it trains" if moves else "this mixture stays"
+    if has_final(mixer):
+        note = "the proxy's first mixture; the model is then trained on the mean of the proxy's weights"
     console.print(f"share and epochs: {note}.")
     for line in _stages(job, mixer):
         console.print(line)
@@ -144,4 +147,5 @@ def _stages(job: Job, mixer: Mixer) -> list[str]:
     if needs_specialists(cfg, mixer, in_sweep=False):
         total = sum(specialist_steps(job, task) for task in range(len(job.tasks)))
         lines.append(f"specialists: {len(job.tasks)}, {total} steps in all x {cfg.specialists.batch_size} rows")
-    return [*lines, f"generalist: {cfg.steps} steps x {cfg.batch_size} rows"]
+    made = {"baseline": excess_over(mixer) == "baseline", "proxy": has_final(mixer), "generalist": True}
+    return lines + [f"{stage}: {cfg.steps} steps x {cfg.batch_size} rows" for stage, is_made in made.items() if is_made]

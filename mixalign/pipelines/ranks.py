@@ -10,7 +10,9 @@ import atexit
 import logging
 import os
 import pickle
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -41,9 +43,11 @@ from mixalign.pipelines.build import build, plain, register_resolvers
 from mixalign.pipelines.console import quiet_libraries
 from mixalign.scoring.score import score_rows
 from mixalign.scoring.table import ScoreTable
+from mixalign.training.engine import deterministic
 
 __all__ = [
     "agree",
+    "alone",
     "decide",
     "is_first",
     "made_once",
@@ -63,8 +67,9 @@ T = TypeVar("T")
 OWN = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
 """What Lightning and we write into the environment of a job, and the next job of a sweep must not find there."""
 PORT = "MIXALIGN_PORT"  # tells a process that another one of us started it, and where to meet
-SECONDS = timedelta(minutes=30)  # that a process waits for another one
+GRACE = 10.0  # seconds in which a broken connection should be noticed
 HERE, LAST_LINES = "127.0.0.1", 15
+AGAIN = "Start the same command again: it goes on from the last checkpoint."
 
 
 def rank() -> int:
@@ -132,6 +137,8 @@ def on_all_ranks(job: Callable[..., T]) -> Callable[..., T]:
     def everywhere(cfg: DictConfig, *arguments: Any) -> T:
         quiet_libraries()  # here for the workers of a sweep's launcher as well
         with ExitStack() as stack:
+            stack.enter_context(_memory_named())
+            stack.enter_context(deterministic(cfg.trainer.get("deterministic", False)))
             if not _connected():
                 _connect(cfg, job, arguments, stack)
             warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is summed already
@@ -142,11 +149,35 @@ def on_all_ranks(job: Callable[..., T]) -> Callable[..., T]:
     return everywhere
 
 
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Says what to lower when memory runs out in a stage; torch has one type for GPUs, and words for a CPU."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        raise MixalignError(
+            f"Memory ran out before or after the training of the run: {_first_line(error)}. Lower `eval_batch_size`, "
+            "which is that of scoring as well, or `micro_batch_size`: the numbers stay the same. What is in the cache "
+            "is not made again."
+        ) from error
+
+
+def _patience(cfg: DictConfig) -> timedelta:
+    """How long a process waits for another one."""
+    minutes = cfg.trainer.get("timeout", 30)  # get: the config.yaml of an older run
+    if not isinstance(minutes, int | float) or minutes <= 0:
+        raise MixalignError(f"`trainer.timeout` is {minutes!r}, but must be a number of minutes above 0.")
+    return timedelta(minutes=minutes)
+
+
 def _connect(cfg: DictConfig, job: Callable[..., Any], arguments: Sequence[Any], stack: ExitStack) -> None:
     """Brings the processes of the job together; what must be undone after it goes on the stack."""
     if PORT in os.environ:
         store = dist.TCPStore(HERE, _given(PORT), is_master=False)
-        _meet(store, _given("RANK"), _given("WORLD_SIZE"))
+        _meet(store, _given("RANK"), _given("WORLD_SIZE"), _patience(cfg))
         return
     _take_from_launcher(cfg)
     trainer = _trainer(cfg)
@@ -158,7 +189,7 @@ def _connect(cfg: DictConfig, job: Callable[..., Any], arguments: Sequence[Any],
     if cluster.creates_processes_externally:
         os.environ.setdefault("MASTER_ADDR", cluster.main_address)
         os.environ.setdefault("MASTER_PORT", str(cluster.main_port))
-        dist.init_process_group(rank=cluster.global_rank(), world_size=cluster.world_size(), timeout=SECONDS)
+        dist.init_process_group(rank=cluster.global_rank(), world_size=cluster.world_size(), timeout=_patience(cfg))
         atexit.register(_disconnect)  # not earlier: the jobs of a sweep meet once, since the launcher's address is one
     elif trainer.num_nodes > 1:
         raise MixalignError(
@@ -170,9 +201,9 @@ def _connect(cfg: DictConfig, job: Callable[..., Any], arguments: Sequence[Any],
         stack.enter_context(_others(trainer.world_size, cfg, job, arguments))
 
 
-def _meet(store: Any, number: int, size: int) -> None:
+def _meet(store: Any, number: int, size: int, patience: timedelta) -> None:
     # without a named backend there are two where there are GPUs, so that tensors of the host can travel as well
-    dist.init_process_group(store=store, rank=number, world_size=size, timeout=SECONDS)
+    dist.init_process_group(store=store, rank=number, world_size=size, timeout=patience)
 
 
 def _disconnect() -> None:
@@ -243,6 +274,8 @@ def trainer_options(cfg: DictConfig) -> dict[str, Any]:
     A verb that is not run on all ranks trains on one process, whatever `trainer` asks for.
     """
     options = plain(cfg.trainer)
+    for own in ("timeout", "deterministic"):
+        options.pop(own, None)
     if "DeepSpeed" in str(options.get("strategy")) and cfg.export == "best":
         raise MixalignError("DeepSpeed's checkpoints are folders that only DeepSpeed reads: set `export=last`.")
     if not _connected() and (trainer := _trainer(cfg)) is not None and trainer.world_size > 1:
@@ -267,7 +300,7 @@ def _own_environment() -> Iterator[None]:
 @contextmanager
 def _others(size: int, cfg: DictConfig, job: Callable[..., Any], arguments: Sequence[Any]) -> Iterator[None]:
     """Starts the other processes of this machine on the same job, and ends them with it, however it ends."""
-    store = dist.TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
+    store, patience = dist.TCPStore(HERE, 0, is_master=True, wait_for_workers=False), _patience(cfg)
     with TemporaryDirectory(prefix="mixalign-") as name:
         folder = Path(name)
         task = (job.__module__, job.__name__, OmegaConf.to_container(cfg, resolve=True), tuple(arguments))
@@ -275,15 +308,16 @@ def _others(size: int, cfg: DictConfig, job: Callable[..., Any], arguments: Sequ
         os.environ["LOCAL_RANK"] = "0"  # tells Lightning to start nobody
         children = [_start(folder, number, size, store.port) for number in range(1, size)]
         try:
-            for number, child in enumerate(children, 1):
-                while not store.check([f"started {number}"]):
-                    if child.poll() is not None:
-                        raise RuntimeError(f"process {number} did not start")
-                    time.sleep(0.1)
-            _meet(store, 0, size)
-            yield
-            for child in children:
-                child.wait(SECONDS.total_seconds())
+            with _watched(children, folder):
+                for number, child in enumerate(children, 1):
+                    while not store.check([f"started {number}"]):
+                        if child.poll() is not None:
+                            raise RuntimeError(f"process {number} did not start")
+                        time.sleep(0.1)
+                _meet(store, 0, size, patience)
+                yield
+                for child in children:
+                    child.wait(patience.total_seconds())
         except Exception as error:
             _blame(error, children, folder)
             raise
@@ -291,6 +325,29 @@ def _others(size: int, cfg: DictConfig, job: Callable[..., Any], arguments: Sequ
             for child in children:
                 child.kill()
                 child.wait()
+
+
+@contextmanager
+def _watched(children: Sequence[subprocess.Popen], folder: Path) -> Iterator[None]:
+    """Ends this process when another one has died and it does not notice, because it computes or waits for a GPU."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            dead = next((number for number, child in enumerate(children, 1) if child.poll()), 0)
+            if not dead or over.wait(GRACE):
+                continue
+            print(f"error: {_last_words(dead, children[dead - 1], folder)}", file=sys.stderr, flush=True)
+            for child in children:
+                child.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _start(folder: Path, number: int, size: int, port: int) -> subprocess.Popen:
@@ -309,11 +366,31 @@ def _blame(error: Exception, children: Sequence[subprocess.Popen], folder: Path)
         with suppress(subprocess.TimeoutExpired):
             child.wait(5)
         if child.returncode:
-            told = folder / f"{number}.error"
-            if told.is_file():
-                raise MixalignError(told.read_text()) from None
-            lines = (folder / f"{number}.log").read_text(errors="replace").splitlines()[-LAST_LINES:]
-            error.add_note("\n".join([f"process {number} ended with {child.returncode}, and said at last:", *lines]))
+            said = _last_words(number, child, folder)
+            if child.returncode < 0 or (folder / f"{number}.error").is_file():
+                raise MixalignError(said) from None
+            error.add_note(said)
+    if re.search("time(d )?out", str(error), re.IGNORECASE):
+        raise MixalignError(
+            f"A process has waited longer than `trainer.timeout` for another one ({_first_line(error)}). Raise it if "
+            f"they do such different work; else look for the one that hangs. {AGAIN}"
+        ) from error
+
+
+def _last_words(number: int, child: subprocess.Popen, folder: Path) -> str:
+    """Of a process that has ended before its work was done."""
+    told = folder / f"{number}.error"
+    if told.is_file():
+        return told.read_text()
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        return f"Process {number} was ended by {name}: by somebody, or by the system when memory ran out. {AGAIN}"
+    lines = (folder / f"{number}.log").read_text(errors="replace").splitlines()[-LAST_LINES:]
+    return "\n".join([f"process {number} ended with {child.returncode}, and said at last:", *lines])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def take_part(folder: str) -> None:
@@ -323,6 +400,7 @@ def take_part(folder: str) -> None:
     register_resolvers()
     module, name, settings, arguments = pickle.loads((Path(folder) / "task").read_bytes())
     job = getattr(import_module(module), name)
+    quiet_libraries()  # takes seconds, in which the first process shall not wait for us yet
     dist.TCPStore(HERE, _given(PORT), is_master=False).set(f"started {number}", "")
     try:
         job(OmegaConf.create(settings), *arguments)
@@ -376,6 +454,15 @@ def made_once(path: Path, locks: Path) -> Iterator[bool]:
             time.sleep(1)
         yield not agree(path.exists())
         wait()
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Waits until no other run holds a lock file, and holds it; for work of one process."""
+    with ExitStack() as stack:
+        while not _try_lock(lock, stack):
+            time.sleep(1)
+        yield
 
 
 def _try_lock(path: Path, stack: ExitStack) -> bool:

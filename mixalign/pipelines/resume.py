@@ -1,19 +1,21 @@
 """A run folder that exists already: finished, begun with the same settings, or somebody else's."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import differences
 from mixalign.pipelines.build import plain
+from mixalign.pipelines.run_config import read_config
 
 __all__ = ["claim"]
 
 # settings that may change while a run is interrupted: what is shown, where things lie, how many machines, how fast
 MAY_CHANGE = {"resume", "progress", "debug", "log_every", "run_dir", "name", "logger", "cache_dir", "engine", "merge"}
-MACHINES = {"accelerator", "devices", "num_nodes", "strategy"}
+MAY_CHANGE |= {"micro_batch_size", "eval_batch_size"}
+MACHINES = {"accelerator", "devices", "num_nodes", "strategy", "timeout", "deterministic"}
 
 
 def claim(run_dir: Path, cfg: DictConfig) -> bool:
@@ -28,7 +30,7 @@ def claim(run_dir: Path, cfg: DictConfig) -> bool:
     path = run_dir / "config.yaml"
     if cfg.resume or not path.is_file():
         return False
-    found, wanted = _that_matter(cast(DictConfig, OmegaConf.load(path))), _that_matter(cfg)
+    found, wanted = _that_matter(read_config(run_dir)), _that_matter(cfg)
     if wanted["trainer"].get("precision") == "auto":  # it depends on the model, which is not there yet
         wanted["trainer"]["precision"] = found["trainer"].get("precision")
     if wrong := differences(found, wanted):

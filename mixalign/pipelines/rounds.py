@@ -18,9 +18,11 @@ from tqdm import tqdm
 from mixalign.evaluation.rounds import rounds_table
 from mixalign.files import write_json
 from mixalign.influence.benefit import measure
+from mixalign.influence.layers import chosen_layers
 from mixalign.influence.settings import Influence, Reading
 from mixalign.mixers.base import Mixer, MixSignal
 from mixalign.mixers.fixed import Temperature
+from mixalign.models.load import add_lora
 from mixalign.pipelines.build import build
 from mixalign.pipelines.generalist import train_generalist
 from mixalign.pipelines.job import Job
@@ -28,6 +30,7 @@ from mixalign.pipelines.ranks import agree, is_first, rank, score_on_ranks, tota
 from mixalign.pipelines.stages import Frozen, load_frozen
 from mixalign.scoring.score import frozen_losses
 from mixalign.training.checkpoints import newest_checkpoint
+from mixalign.training.meter import Meter
 
 __all__ = ["in_rounds", "run_rounds"]
 
@@ -51,6 +54,7 @@ def run_rounds(job: Job, mixer: Any, reference: Frozen, judged: bool, run_dir: P
     Returns:
         What `eval.json` holds; `rounds` has one entry a round.
     """
+    _check_layers(job, reference)
     work = _Rounds(job, mixer, reference, judged, run_dir / "rounds")
     rows_K = torch.tensor([len(d) for d in job.data["train"]], dtype=torch.float64)
     state = mixer.init(rows_K)[1]
@@ -66,6 +70,13 @@ def run_rounds(job: Job, mixer: Any, reference: Frozen, judged: bool, run_dir: P
         signal = MixSignal(number, torch.ones_like(rows_K), benefit_K=found[0], confidence_K=found[1])
         state = mixer.update(signal, state)[1]
     return _finish(run_dir, told)
+
+
+def _check_layers(job: Job, reference: Frozen) -> None:
+    """Refuses layers that the model does not have, before the first round is trained."""
+    pattern, lora = job.cfg.influence.layers, build(job.cfg.lora)
+    if pattern != "." or lora is not None:
+        chosen_layers(add_lora(reference.build(), lora), pattern)
 
 
 @dataclass
@@ -124,9 +135,11 @@ class _Rounds:
             )
             domains, volume_K = job.data["train"], list(entry["volumes"].values())
             influence: Influence = build(job.cfg.influence)
-            found = measure(
-                model, job.reference_objective, domains, job.references, influence, reading, volume_K=volume_K
-            )
+            with Meter(job.device) as cost:
+                found = measure(
+                    model, job.reference_objective, domains, job.references, influence, reading, volume_K=volume_K
+                )
+        _write(folder / "cost_influence.json", cost.state_dict())
         how = {"budget": self.mixer.budget, "size_weighting": self.mixer.size_weighting}
         by_task = {
             "benefit": found.score(**how),

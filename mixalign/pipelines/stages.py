@@ -1,15 +1,16 @@
 """The frozen models that a run leans on, and their scores: made once, kept in the cache, reused by name."""
 
 import gc
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -17,13 +18,17 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.data.module import MixtureData
 from mixalign.data.sampler import MixtureSampler
 from mixalign.errors import MixalignError
-from mixalign.files import replacing, write_json
+from mixalign.files import read_json, replacing, write_json
 from mixalign.fingerprint import differences, fingerprint
+from mixalign.mixers.base import Mixer
 from mixalign.mixers.fixed import Temperature
-from mixalign.models.load import Pretrained, add_lora, weights_fingerprint
+from mixalign.mixers.schedule import Schedule
+from mixalign.mixers.wrapped import rule_of
+from mixalign.models.load import Pretrained, add_lora, load_adapter, weights_fingerprint
 from mixalign.objectives.base import Objective
 from mixalign.objectives.sft import SFT
 from mixalign.pipelines.build import build, plain
+from mixalign.pipelines.costs import metered, spent_on
 from mixalign.pipelines.job import Job, num_steps, rows_fingerprint
 from mixalign.pipelines.ranks import is_first, made_once, score_on_ranks, trainer_options, world
 from mixalign.scoring.score import frozen_losses
@@ -38,14 +43,20 @@ from mixalign.training.sharding import save_model
 
 __all__ = [
     "Frozen",
+    "attach_baseline",
     "attach_reference",
     "attach_specialists",
+    "excess_over",
     "find_specialists",
+    "leans_on",
     "load_frozen",
     "mean_length",
     "micro_batch_size",
+    "reads_excess",
     "reference_policy",
     "reference_steps",
+    "refuse_foreign",
+    "specialist_logp",
     "specialist_steps",
 ]
 
@@ -136,16 +147,86 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
         if task in missing:
             log.info("specialist %d/%d: %s", number + 1, len(job.tasks), task)
         _ensure(job, place, recipe, partial(_train_specialist, job, reference, number))
-        _attach_losses(job, number, Frozen(fingerprint(recipe), partial(load_frozen, place / "model", reference)))
+        own = [entry for entry in job.all_datasets if entry[0] == number]
+        _attach_losses(job, _trained(place, recipe, reference), "specialist", own)
     return True
 
 
-def _attach_losses(job: Job, number: int, specialist: Frozen) -> None:
-    """Scores the rows of one task by its specialist."""
-    by_split = {split: tables[number] for split, tables in job.data.items()}
-    with _borrowed(specialist, job, list(by_split.values())) as model:
-        for split, dataset in by_split.items():
-            table = _score(job, specialist, model, dataset, f"specialist {dataset.task} {split}")
+def specialist_logp(job: Job, reference: Frozen, datasets: Sequence[TaskDataset]) -> torch.Tensor:
+    """Log-probability of the first completion of every row of some tables under each specialist, (K, N), float64."""
+    logp = []
+    for task, (place, recipe) in find_specialists(job, reference).items():
+        specialist = _trained(place, recipe, reference)
+        with _borrowed(specialist, job, datasets) as model:
+            tables = [_score(job, specialist, model, d, f"specialist {task} on {d.task}").align(d) for d in datasets]
+        logp.append(torch.cat([torch.tensor(table[:, 0]) for table in tables]))
+    return torch.stack(logp)
+
+
+def excess_over(mixer: Mixer) -> str:
+    """What a rule takes the excess over: `specialists`, or a `baseline`."""
+    return getattr(rule_of(mixer), "excess_over", "specialists")
+
+
+def reads_excess(mixer: Mixer) -> bool:
+    """Whether a rule needs the losses of frozen models: its specialists, or its baseline."""
+    return mixer.descends_on == "excess" or any("excess" in name for name in mixer.needs)
+
+
+def leans_on(job: Job, reference: Frozen, mixer: Mixer) -> dict[str, dict[str, Any]]:
+    """What was spent on the frozen models whose losses a rule reads, scoring of the training rows included.
+
+    Returns:
+        `specialists` or `baseline`, as `excess_over` says -> as `spent_on` has it; empty for a rule that reads none.
+    """
+    if not reads_excess(mixer):
+        return {}
+    train = job.data["train"]
+    if excess_over(mixer) == "baseline":
+        models = [_find_baseline(job, reference, _baseline_mixture(mixer))] * len(train)
+    else:
+        models = list(find_specialists(job, reference).values())
+    recipes = {fingerprint(recipe): recipe for _, recipe in models}
+    for (place, recipe), dataset in zip(models, train, strict=True):
+        scores = _score_recipe(job, _trained(place, recipe, reference), dataset)
+        recipes[fingerprint(scores)] = scores
+    return {excess_over(mixer): spent_on(job, list(recipes.values()))}
+
+
+def attach_baseline(job: Job, reference: Frozen, mixer: Mixer) -> Job:
+    """Has the excess of the training rows counted over a baseline: one model of all tasks, on a fixed mixture.
+
+    It is trained like a generalist, for as many steps of as many rows, and kept in the cache.
+
+    Args:
+        mixer: its rule says the mixture, as `baseline`.
+
+    Returns:
+        The job with the baseline's losses in the column `specialist_loss` of its training rows. The job that was given
+        stays as it is; both have the same validation and test rows, on which runs are compared.
+    """
+    mixture = _baseline_mixture(mixer)
+    place, recipe = _find_baseline(job, reference, mixture)
+    _ensure(job, place, recipe, partial(_train_baseline, job, reference, mixture))
+    tables = [copy(dataset) for dataset in job.data["train"]]
+    for table in tables:
+        table.columns = dict(table.columns)
+    job = replace(job, data=job.data | {"train": tables})
+    own = [entry for entry in job.all_datasets if entry[1] == "train"]
+    _attach_losses(job, _trained(place, recipe, reference), "baseline", own)
+    return job
+
+
+def _trained(place: Path, recipe: Mapping[str, Any], reference: Frozen) -> Frozen:
+    """The model of a recipe, from the cache."""
+    return Frozen(fingerprint(recipe), partial(load_frozen, place / "model", reference))
+
+
+def _attach_losses(job: Job, frozen: Frozen, who: str, tables: Sequence[tuple[int, str, TaskDataset]]) -> None:
+    """Gives the rows of some tables, (task, split, table) each, a frozen model's losses as `specialist_loss`."""
+    with _borrowed(frozen, job, [dataset for _, _, dataset in tables]) as model:
+        for number, split, dataset in tables:
+            table = _score(job, frozen, model, dataset, f"{who} {dataset.task} {split}")
             losses_N = frozen_losses(job.objective, dataset, table.align(dataset), number)
             dataset.attach("specialist_loss", losses_N)
 
@@ -155,21 +236,45 @@ def find_specialists(job: Job, reference: Frozen) -> dict[str, tuple[Path, dict[
     found = {}
     settings = job.cfg.specialists
     for number, task in enumerate(job.tasks):
-        recipe = {
+        recipe = _recipe(job, reference, [job.data["train"][number]]) | {
             "stage": "specialist",
             "task": task,
-            "start": reference.identity,
-            "rows": rows_fingerprint([job.data["train"][number]]),
             "objective": plain(job.cfg.objective) | job.overrides[number],
             "fit": {"steps": specialist_steps(job, number), "batch_size": settings.batch_size, "lr": settings.lr},
-            "optimizer": _optimizer_recipe(job),
-            "lora": plain(job.cfg.lora),
-            "precision": str(job.cfg.trainer.precision),
-            "seed": settings.seed,
         }
         cached = job.cache / "specialists" / f"{task}-{fingerprint(recipe)}"
         found[task] = (Path(settings.dir) / task if settings.dir else cached, recipe)
     return found
+
+
+def _baseline_mixture(mixer: Mixer) -> Mixer:
+    return Schedule([{"weights": getattr(rule_of(mixer), "baseline", "uniform")}])
+
+
+def _find_baseline(job: Job, reference: Frozen, mixture: Mixer) -> tuple[Path, dict[str, Any]]:
+    """Folder and recipe of the baseline, trained or not."""
+    cfg, train = job.cfg, job.data["train"]
+    rows_K = torch.tensor([len(d) for d in train], dtype=torch.float64)
+    recipe = _recipe(job, reference, train) | {
+        "stage": "baseline",
+        "mixture": mixture.init(rows_K)[0].sample_K.tolist(),
+        "objective": plain(cfg.objective),
+        "overrides": job.overrides,
+        "fit": {"steps": cfg.steps, "batch_size": cfg.batch_size, "lr": cfg.optimizer.lr},
+    }
+    return job.cache / "baseline" / fingerprint(recipe), recipe
+
+
+def _recipe(job: Job, reference: Frozen, train: Sequence[TaskDataset]) -> dict[str, Any]:
+    """What decides the weights of every model that is trained from the reference policy and then frozen."""
+    return {
+        "start": reference.identity,
+        "rows": rows_fingerprint(train),
+        "optimizer": _optimizer_recipe(job),
+        "lora": plain(job.cfg.lora),
+        "precision": str(job.cfg.trainer.precision),
+        "seed": job.cfg.specialists.seed,
+    }
 
 
 def _train_specialist(job: Job, reference: Frozen, number: int) -> nn.Module:
@@ -179,6 +284,15 @@ def _train_specialist(job: Job, reference: Frozen, number: int) -> nn.Module:
     data = [job.data["train"][number]]
     how = _fit_settings(job, specialist_steps(job, number), settings.batch_size)
     return _train(job, model, objective, [task], data, how, settings.lr, settings.seed, f"specialist {task}")
+
+
+def _train_baseline(job: Job, reference: Frozen, mixture: Mixer) -> nn.Module:
+    cfg, seed = job.cfg, job.cfg.specialists.seed
+    log.info("baseline: %d steps of %d rows of all tasks", cfg.steps, cfg.batch_size)
+    model = add_lora(reference.build(), build(cfg.lora), seed)
+    how = _fit_settings(job, cfg.steps, cfg.batch_size)
+    what = (job, model, job.objective, job.tasks, job.data["train"], how)
+    return _train(*what, cfg.optimizer.lr, seed, "baseline", mixture)
 
 
 def reference_steps(job: Job) -> int:
@@ -200,9 +314,7 @@ def load_frozen(folder: Path, base: Frozen, trainable: bool = False) -> nn.Modul
     """A model that `save_pretrained` wrote: full weights, or an adapter (`trainable` or frozen) on the base."""
     if not (folder / "adapter_config.json").is_file():
         return Pretrained(str(folder)).build()
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(base.build(), str(folder), is_trainable=trainable)
+    return load_adapter(base.build(), folder, trainable)
 
 
 def _train(
@@ -215,13 +327,14 @@ def _train(
     lr: float,
     seed: int,
     title: str,
+    mixture: Mixer = UNIFORM,
 ) -> nn.Module:
-    """Trains one of the models that runs lean on: uniform mixture, no validation, no logs."""
+    """Trains one of the models that runs lean on: fixed mixture, no validation, no logs."""
     optimizer = build(job.cfg.optimizer, lr=lr)
     module = AlignModule(model, objective, tasks, optimizer)
     sampler = MixtureSampler([len(d) for d in train], how.batch_size, "stratified", seed)
-    mixing = Mixing(UNIFORM, tasks, [len(d) for d in train])
-    callbacks = [mixing, SpecialistCheck()]
+    mixing = Mixing(mixture, tasks, [len(d) for d in train])
+    callbacks = [mixing, SpecialistCheck(judges=False)]
     if job.cfg.progress:
         callbacks.append(MixtureProgress(mixing, title))
     trainer = make_trainer(how, job.cache, callbacks)
@@ -266,16 +379,32 @@ def _ensure(job: Job, place: Path, recipe: Mapping[str, Any], train: Callable[[]
     """
     with made_once(place / "recipe.json", job.cache / "locks") as missing:
         if missing:
-            model = train()
+            if not place.is_relative_to(job.cache):
+                refuse_foreign(place)
+            with metered(job, recipe):
+                model = train()
             with replacing(place) if is_first() else nullcontext(place) as part:
                 save_model(model, job.tokenizer, part / "model", is_first())
                 if is_first():
                     write_json(part / "recipe.json", recipe)
-    found = json.loads((place / "recipe.json").read_text())
+    found = read_json(place / "recipe.json")
     if wrong := differences(found, recipe):
         raise MixalignError(
             f"{place} is stale: it was made with other settings ({'; '.join(wrong)}). Restore the settings, delete "
             "the folder to have it made again, or point `specialists.dir` or `cache_dir` elsewhere."
+        )
+
+
+def refuse_foreign(place: Path) -> None:
+    """Refuses to train a model in the place of a folder that is not one of ours, which would be removed.
+
+    Raises:
+        MixalignError: when there is such a folder.
+    """
+    if place.exists() and not (place / "recipe.json").is_file():
+        raise MixalignError(
+            f"{place} is there already, and is no model that mixalign trained: it has no recipe.json. Point "
+            "`specialists.dir` elsewhere."
         )
 
 
@@ -294,17 +423,23 @@ def _borrowed(frozen: Frozen, job: Job, datasets: Sequence[TaskDataset]) -> Any:
     try:
         yield get
     finally:
-        held.clear()
-        gc.collect()
+        if held:
+            held.clear()
+            gc.collect()
+
+
+def _score_recipe(job: Job, frozen: Frozen, dataset: TaskDataset) -> dict[str, Any]:
+    recipe = {"model": frozen.identity, "rows": rows_fingerprint([dataset]), "task": dataset.task}
+    return recipe | {"precision": str(job.cfg.trainer.precision)}
 
 
 def _score(job: Job, frozen: Frozen, get: Callable[[], nn.Module], dataset: TaskDataset, title: str) -> ScoreTable:
-    recipe = {"model": frozen.identity, "rows": rows_fingerprint([dataset]), "task": dataset.task}
-    recipe |= {"precision": str(job.cfg.trainer.precision)}
+    recipe = _score_recipe(job, frozen, dataset)
     path = job.cache / "scores" / f"{fingerprint(recipe)}.safetensors"
     with made_once(path, job.cache / "locks") as missing:
         if missing:
-            with tqdm(total=len(dataset), desc=title, unit="row", leave=False, disable=not job.cfg.progress) as bar:
+            total, shown = len(dataset), {"unit": "row", "leave": False, "disable": not job.cfg.progress}
+            with metered(job, recipe), tqdm(total=total, desc=title, **shown) as bar:
                 how = (job.cfg.eval_batch_size, job.layout, str(job.cfg.trainer.precision))
                 table = score_on_ranks(get(), dataset, recipe, *how, bar.update)
             if is_first():

@@ -1,6 +1,5 @@
 """`mixalign train`: from a configuration to a generalist, its mixture and its report."""
 
-import json
 import logging
 from functools import partial
 from pathlib import Path
@@ -11,19 +10,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.evaluation.summary import eval_table
-from mixalign.files import write_text
+from mixalign.files import read_json, write_text
 from mixalign.mixers.base import Composition, Mixer
 from mixalign.mixers.lengths import for_run
 from mixalign.models.reference import LIVE
 from mixalign.pipelines.build import build_mixer
+from mixalign.pipelines.check_run import check_run
+from mixalign.pipelines.check_settings import check_place
 from mixalign.pipelines.generalist import check_batch, train_generalist
 from mixalign.pipelines.job import Job, prepare
 from mixalign.pipelines.merge import merges_of, run_merges
+from mixalign.pipelines.proxy import has_final, proxy_job, run_proxy
 from mixalign.pipelines.ranks import decide, on_all_ranks
 from mixalign.pipelines.resume import claim
 from mixalign.pipelines.rounds import in_rounds, run_rounds
-from mixalign.pipelines.stages import Frozen, attach_reference, attach_specialists, reference_policy
-from mixalign.training.checkpoints import newest_checkpoint
+from mixalign.pipelines.stages import (
+    Frozen,
+    attach_reference,
+    attach_specialists,
+    excess_over,
+    reads_excess,
+    reference_policy,
+)
+from mixalign.training.checkpoints import is_checkpoint, newest_checkpoint
 
 __all__ = ["needs_specialists", "run"]
 
@@ -35,7 +44,7 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
     """Trains a generalist and fills its run folder.
 
     Args:
-        run_dir: gets config.yaml, metrics.csv, mix.jsonl, mixture.json, eval.json, checkpoints/ and model/.
+        run_dir: gets config.yaml, metrics.csv, mix.jsonl, mixture.json, eval.json, cost.json, checkpoints/ and model/.
         in_sweep: whether other runs will be compared with this one.
 
     Returns:
@@ -46,27 +55,31 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
     """
     _check(cfg)
     mixer = build_mixer(cfg.mixer)
-    if in_rounds(mixer) and cfg.resume:
-        raise MixalignError("A run in rounds goes on by itself: leave `resume` out, and give the same `run_dir`.")
+    if (in_rounds(mixer) or has_final(mixer)) and cfg.resume:
+        raise MixalignError(
+            "A run of several trainings goes on by itself: leave `resume` out, and give the same `run_dir`."
+        )
     if in_rounds(mixer) and cfg.reference.mode != "cached":
         raise MixalignError(
             f"`reference.mode={cfg.reference.mode}`, but `mixer={cfg.mixer.name}` reads cached scores between its "
             "trainings. Set it to cached."
         )
     train_specialists = needs_specialists(cfg, mixer, in_sweep)
+    check_place("run_dir", run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     job = prepare(cfg)
     mixer = for_run(mixer, job.tasks, cfg.steps)
     merges_of(cfg, len(job.tasks))  # refuses what cannot be merged before anything is trained
     if not in_rounds(mixer):
         check_batch(job, mixer)
+    check_run(job, mixer, train_specialists)
     finished = decide(partial(claim, run_dir, cfg))
     rows = sum(map(len, job.data["train"]))
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", cfg.name, len(job.tasks), rows, cfg.steps, cfg.batch_size)
     reference = reference_policy(job)
     if finished:
         log.info("%s is finished already", run_dir)
-        result = json.loads((run_dir / "eval.json").read_text())
+        result = read_json(run_dir / "eval.json")
     else:
         decide(partial(write_text, run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)))
         attach_reference(job, reference)
@@ -80,6 +93,9 @@ def run(cfg: DictConfig, run_dir: Path, in_sweep: bool = False) -> dict[str, Any
 def _train(job: Job, mixer: Mixer, reference: Frozen, judged: bool, run_dir: Path) -> dict[str, Any]:
     if in_rounds(mixer):
         return run_rounds(job, mixer, reference, judged, run_dir)
+    if has_final(mixer):
+        return run_proxy(job, mixer, reference, judged, run_dir)
+    job = proxy_job(job, mixer, reference)
     resume = newest_checkpoint(run_dir) if job.cfg.resume is None else Path(job.cfg.resume)
     return train_generalist(job, mixer, reference, judged, run_dir, export=job.cfg.export, resume=resume)
 
@@ -95,7 +111,7 @@ def needs_specialists(cfg: DictConfig, mixer: Mixer, in_sweep: bool) -> bool:
     if policy not in ("auto", "always", "never"):
         raise MixalignError(f"`specialists.train` is {policy!r}. Known: auto, always, never.")
     merged = bool(cfg.merge.methods)
-    needed = merged or mixer.descends_on == "excess" or any("excess" in name for name in mixer.needs)
+    needed = merged or (reads_excess(mixer) and excess_over(mixer) == "specialists")
     if needed and policy == "never" and not cfg.specialists.dir:
         who = "merge.methods" if merged else f"mixer={cfg.mixer.name}"
         raise MixalignError(
@@ -112,9 +128,10 @@ def _check(cfg: DictConfig) -> None:
     if cfg.composition not in (None, *get_args(Composition)):
         hint = did_you_mean(str(cfg.composition), get_args(Composition))
         raise MixalignError(f"`composition` is {cfg.composition!r}. {hint}")
-    if cfg.resume is not None and not Path(cfg.resume).is_file():
+    if cfg.resume is not None and not is_checkpoint(Path(cfg.resume)):
         raise MixalignError(
-            f"`resume={cfg.resume}` is no file. Leave it out: a run goes on by itself when it gets the same `run_dir`."
+            f"`resume={cfg.resume}` is no checkpoint. Leave it out: a run goes on by itself when it gets the same "
+            "`run_dir`."
         )
     if cfg.reference.mode not in ("cached", *LIVE):
         raise MixalignError(f"`reference.mode` is {cfg.reference.mode!r}. Known: cached, {', '.join(LIVE)}.")

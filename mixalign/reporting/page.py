@@ -4,14 +4,18 @@ import base64
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixalign.errors import MixalignError
 from mixalign.reporting import plots, rounds
+from mixalign.reporting.comparison import FOREST, methods_table
+from mixalign.reporting.forest import forest
 from mixalign.reporting.runs import Run, number
-from mixalign.reporting.table import STATIC_MIXERS, TITLES, Comparison, Score, compare, signed
+from mixalign.reporting.statistics import Score
+from mixalign.reporting.table import TITLES, Comparison, compare, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +41,7 @@ th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; border-b
 th { font-weight: 600; color: var(--muted); vertical-align: bottom; white-space: normal }
 td:first-child, th:first-child { text-align: left; padding-left: .3rem }
 td small { color: var(--muted) }
+.methods td small { display: block }
 tr.base td { background: var(--soft) }
 figure { margin: 1.2rem 0 2rem }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px }
@@ -70,7 +75,9 @@ DEFINITIONS = (
     (
         "Paired difference",
         "Mixer minus baseline within each seed, then the mean over the seeds that both have. A mixer is said "
-        "to beat another when the difference is beyond two standard errors, on three shared seeds or more.",
+        "to beat another when the 95 % interval of the difference leaves zero out, on three shared seeds or more. "
+        "The interval is the mean \u00b1 t standard errors, with Student's t for n - 1 degrees of freedom: 4.30 for "
+        "three seeds, 2.78 for five.",
     ),
 )
 CAPTIONS = {
@@ -80,8 +87,8 @@ CAPTIONS = {
     "mixture": "The height of a band is the share of a task: its weight in the loss where the mixer weighs "
     "losses, else how often it is drawn.",
     "excess": "One line a task, mean over seeds. The task that ends worst is named.",
-    "tasks": "Mean over seeds. A dark row is a task that every mixer finds hard; a dark cell in a light row "
-    "is a task that one mixer neglects.",
+    "tasks": "Mean over seeds. A task that is dark under every mixer is hard; one that is dark under a few of them is "
+    "neglected there.",
 }
 PREFERENCE = "The share of pairs whose margin is above zero: the objective ranks the chosen answer first."
 TOKENS = "The share of answer tokens that the model ranks first."
@@ -102,8 +109,8 @@ def write_report(runs: Sequence[Run], path: str | Path, baseline: str | None = N
     body = "".join(
         (
             _summary(finished, comparison),
-            _section("Scores", _scores(comparison)),
-            _section("What the seeds say", _verdicts(comparison) + _differences(comparison)),
+            _section("Comparison", _comparison(comparison)),
+            _section("Scores", _scores(comparison) + _differences(comparison)),
             _section("Pictures", _pictures(finished, comparison)),
             _rounds(finished),
             _section("Every run", "".join(_details(run) for run in finished)),
@@ -133,11 +140,13 @@ def _paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
-def _table(titles: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """A table from a kind and the cells of each row; cells are HTML already, titles are not."""
+def _table(titles: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], kind: str = "") -> str:
+    """A table of a kind from a kind and the cells of each row; cells are HTML already, titles are not."""
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     lines = "".join(f'<tr class="{kind}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for kind, cells in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    )
 
 
 def _listed(values: Iterable[object]) -> str:
@@ -151,7 +160,7 @@ def _plural(count: int, noun: str) -> str:
 def _summary(runs: Sequence[Run], comparison: Comparison) -> str:
     """The heading, what was compared, and the best label in one sentence."""
     best = comparison.rows[0]
-    size = f"{_plural(len(runs), 'run')}, {_plural(len(comparison.rows), 'mixer setting')}"
+    size = f"{_plural(len(runs), 'run')}, {_plural(len(comparison.rows), 'method')}"
     facts = (
         f"{size}. Objective: {_listed(run.objective for run in runs)}. "
         f"Seeds: {_listed(sorted({run.seed for run in runs}))}. Split: {_listed(run.split for run in runs)}. "
@@ -182,9 +191,28 @@ def _plain(score: Score) -> str:
 
 
 def _cell(text: str) -> str:
-    """`0.1+-0.2` with a plus-minus sign, and the error small."""
+    """`0.1+-0.2` with a plus-minus sign; the error, or what stands in brackets, small."""
     mean, mark, error = escape(text).partition("+-")
-    return f"{mean} <small>&plusmn; {error}</small>" if mark else mean
+    if mark:
+        return f"{mean} <small>&plusmn; {error}</small>"
+    for bracket in ("[", "("):
+        main, mark, rest = mean.partition(f" {bracket}")
+        if mark:
+            return f"{main} <small>{bracket}{rest}</small>"
+    return mean
+
+
+def _comparison(comparison: Comparison) -> str:
+    """What the seeds say in words, the table of all methods, and the differences as pictures."""
+    table = methods_table(comparison)
+    rows = (
+        ("base" if row[0] == comparison.baseline else "", [escape(row[0]), *map(_cell, row[1:])]) for row in table.rows
+    )
+    body = _verdicts(comparison) + _table(table.titles, rows, "methods") + _paragraph(table.caption, "muted")
+    if any(pair.n > 1 for row in comparison.rows for pairs in row.differences.values() for pair in pairs.values()):
+        for metric in comparison.judged:
+            body += _figure(partial(forest, comparison, metric), FOREST)
+    return body
 
 
 def _scores(comparison: Comparison) -> str:
@@ -208,10 +236,9 @@ def _scores(comparison: Comparison) -> str:
 
 
 def _verdicts(comparison: Comparison) -> str:
-    kinds = {verdict.text: verdict.kind.replace(" ", "-") for verdict in comparison.verdicts}
     items = "".join(
-        f'<li class="{kinds.get(text, "too-few")}">{escape(text).replace("+-", "&plusmn;")}</li>'
-        for text in comparison.sentences()
+        f'<li class="{kind.replace(" ", "-")}">{escape(text).replace("+-", " &plusmn; ")}</li>'
+        for kind, text in comparison.statements()
     )
     return f'<ul class="verdicts">{items}</ul>' if items else ""
 
@@ -219,9 +246,9 @@ def _verdicts(comparison: Comparison) -> str:
 def _differences(comparison: Comparison) -> str:
     rows = []
     for row in comparison.rows:
-        if row.differences:
-            pair = row.differences[comparison.metric]
-            cells = [_cell(signed(row.differences[name])) for name in comparison.columns]
+        if pairs := row.differences.get(comparison.baseline):
+            pair = pairs[comparison.metric]
+            cells = [_cell(signed(pairs[name])) for name in comparison.columns]
             wins = f"{pair.wins}/{pair.n}" if pair.n else "-"
             rows.append(("", [escape(row.label), str(pair.n), wins, *cells]))
     if not rows:
@@ -264,7 +291,7 @@ def _rounds(runs: Sequence[Run]) -> str:
 def _headline_pair(runs: Sequence[Run], comparison: Comparison) -> tuple[list[Run], list[Run]] | None:
     """Seeds of the best adaptive label and of the baseline; None when one of the two is missing."""
     drawn = {run.label for run in runs if run.mix_history is not None}
-    adaptive = [row.label for row in comparison.rows if row.mixer not in STATIC_MIXERS and row.label in drawn]
+    adaptive = [row.label for row in comparison.rows if row.method == "adaptive" and row.label in drawn]
     adaptive = [label for label in adaptive if label != comparison.baseline]
     if not adaptive:
         return None

@@ -12,7 +12,8 @@ import numpy as np
 
 from mixalign.errors import MixalignError
 from mixalign.reporting.runs import Run
-from mixalign.reporting.table import STATIC_MIXERS, TITLES, Score
+from mixalign.reporting.statistics import Score
+from mixalign.reporting.table import STATIC_MIXERS, TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["excess_paths", "headline", "mixture_paths", "task_bars", "worst_excess"]
 
 MAX_TASKS = 20  # more cannot be told apart: the top 19 are shown, the rest is "others"
+MAX_ACROSS = 8  # labels beside each other in a table
 OTHERS = "others"
 GRID_STEPS = 120
 # Okabe and Ito's colours, dark grey for their pale yellow, then three of Paul Tol's.
@@ -132,12 +134,12 @@ def worst_excess(runs: Sequence[Run]) -> "Figure":
     ranked = sorted(groups.items(), key=lambda item: Score.of([r.score(metric) for r in item[1]]).mean)
     figure = _figure(7.6, 1.1 + 0.44 * len(ranked))
     ax = figure.subplots()
+    edge = 1.05 * _inner([max(run.score(metric) for run in group) for _, group in ranked])
     for row, (_, group) in enumerate(ranked):
-        _seeds(ax, row, [run.score(metric) for run in group], group[0].mixer in STATIC_MIXERS)
+        _seeds(ax, row, [run.score(metric) for run in group], group[0].mixer in STATIC_MIXERS, edge)
     ax.set_yticks(range(len(ranked)), [label for label, _ in ranked], color=INK)
     ax.set_ylim(len(ranked) - 0.5, -0.5)
-    ax.set_xlim(left=0.0)
-    ax.margins(x=0.08)
+    ax.set_xlim(0.0, 1.05 * edge)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.grid(axis="x")
@@ -153,6 +155,8 @@ def worst_excess(runs: Sequence[Run]) -> "Figure":
 def task_bars(runs: Sequence[Run]) -> "Figure":
     """A table of tasks by labels, shaded by the final excess in nats; each label's worst task is framed.
 
+    With more than eight labels these go down and the tasks across.
+
     Raises:
         MixalignError: No run has final scores.
     """
@@ -160,14 +164,16 @@ def task_bars(runs: Sequence[Run]) -> "Figure":
     groups = _groups([run for run in runs if run.eval.get("tasks")], "final scores")
     shown = _shown_tasks(runs)
     table = np.array([[_final(group, task, key, shown) for group in groups.values()] for task in shown])
-    figure = _figure(max(5.2, 2.2 + 1.05 * len(groups)), 1.6 + 0.33 * len(shown))
+    across, down = list(groups), shown
+    if turned := len(across) > MAX_ACROSS:
+        table, across, down = table.T, shown, list(groups)
+    figure = _figure(max(5.2, 2.2 + 1.05 * len(across)), 1.6 + 0.33 * len(down))
     ax = figure.subplots()
-    known = table[np.isfinite(table)]
-    top = float(known.max()) if known.size and known.max() > 0 else 1.0
+    top = 1.2 * _inner([value for value in table.max(0 if not turned else 1) if math.isfinite(value)])
     ax.imshow(np.ma.masked_invalid(table), cmap="Blues", vmin=0.0, vmax=top * 1.15, aspect="auto")
-    _annotate(ax, table, top)
-    ax.set_xticks(range(len(groups)), [_wrapped(label) for label in groups], color=INK)
-    ax.set_yticks(range(len(shown)), shown, color=INK)
+    _annotate(ax, table, top, turned)
+    ax.set_xticks(range(len(across)), [_wrapped(name) for name in across], color=INK)
+    ax.set_yticks(range(len(down)), down, color=INK)
     ax.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
     figure.suptitle(f"Final {key} by task (nats), worst task framed", x=0.01, ha="left", fontsize=12.5, weight="bold")
@@ -455,9 +461,19 @@ def _ranked_by(runs: Sequence[Run]) -> str:
     return "worst_loss" if all(math.isnan(run.score("worst_excess")) for run in runs) else "worst_excess"
 
 
-def _seeds(ax: "Axes", row: int, values: Sequence[float], static: bool) -> None:
+def _inner(values: Sequence[float], times: float = 4.0) -> float:
+    """The largest value that is no more than some times the median: one far beyond must not squash the others."""
+    known = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
+    return max(value for value in known if value <= times * float(np.median(known)))
+
+
+def _seeds(ax: "Axes", row: int, values: Sequence[float], static: bool, edge: float) -> None:
     colour = STATIC if static else ADAPTIVE
     score = Score.of(values)
+    if score.mean > edge:
+        ax.plot(edge, row, ">", ms=7, color=colour)
+        ax.annotate(f"{score.mean:.3f}", (edge, row), (-8, 0), textcoords="offset points", ha="right", va="center")
+        return
     error = score.error if score.n > 1 else None
     ax.errorbar(score.mean, row, xerr=error, fmt="|", ms=15, mew=2.2, color=colour, elinewidth=2.2)
     ax.plot(values, [row] * len(values), "o", ms=5, color=colour, mec="white", mew=0.7, zorder=3)
@@ -478,7 +494,7 @@ def _value(row: dict[str, Any], task: str, key: str) -> float:
     return number((row.get(task) or {}).get(key))
 
 
-def _annotate(ax: "Axes", table: np.ndarray, top: float) -> None:
+def _annotate(ax: "Axes", table: np.ndarray, top: float, turned: bool) -> None:
     from matplotlib.patches import Rectangle
 
     for (row, column), value in np.ndenumerate(table):
@@ -492,7 +508,8 @@ def _annotate(ax: "Axes", table: np.ndarray, top: float) -> None:
             fontsize=9,
             color="white" if value > 0.7 * top else INK,
         )
-    for column in range(table.shape[1]):
-        if np.isfinite(table[:, column]).any():
-            row = int(np.nanargmax(table[:, column]))
+    for index, values in enumerate(table if turned else table.T):
+        if np.isfinite(values).any():
+            place = int(np.nanargmax(values))
+            column, row = (place, index) if turned else (index, place)
             ax.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, ec="#D55E00", lw=2))

@@ -12,7 +12,8 @@ import numpy as np
 
 from mixalign.reporting import plots
 from mixalign.reporting.runs import Run, number
-from mixalign.reporting.table import Paired, Score, signed
+from mixalign.reporting.statistics import Paired, Score
+from mixalign.reporting.table import signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,9 +194,7 @@ def _shown(score: Score, how: str) -> str:
 
 def _setting(label: str, group: Sequence[History]) -> list[str]:
     first, kept = zip(*(history.losses for history in group), strict=True)
-    change = [after - before for before, after in zip(first, kept, strict=True)]
-    score = Score.of(change)
-    difference = signed(Paired(score.mean, score.error, score.n, wins=sum(value < 0 for value in change)))
+    difference = signed(Paired.between(kept, first))
     rounds = f"{np.mean([len(history.entries) for history in group]):.3g}"
     early = sum(any(entry.get("stopped") for entry in history.entries) for history in group)
     return [

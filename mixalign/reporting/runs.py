@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from mixalign.errors import MixalignError
+from mixalign.reporting.cost import Cost, read_cost
 
 __all__ = ["MixHistory", "Run", "differing_keys", "find_runs", "load_run", "number", "setting", "worst"]
 
@@ -57,6 +58,7 @@ class Run:
     Attributes:
         label: The mixer's name and the settings that tell it from other runs of the same mixer.
         validation: `eval_excess/reverse` and the like -> (steps, values), both of shape (N,).
+        cost: What it cost; None when its folder does not say.
         skipped: Why this run cannot be compared; empty when it can.
     """
 
@@ -71,6 +73,7 @@ class Run:
     mixture: Settings = field(default_factory=dict)
     mix_history: MixHistory | None = None
     validation: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    cost: Cost | None = None
     skipped: str = ""
 
     @property
@@ -130,6 +133,7 @@ def load_run(path: str | Path) -> Run:
         mixture=mixture,
         mix_history=_read_history(path / "mix.jsonl", mixture.get("tasks") or list(scores.get("tasks") or [])),
         validation=_read_validation(path / "metrics.csv"),
+        cost=read_cost(path, number(config.get("steps"))),
         skipped="" if scores.get("tasks") else "no eval.json: the run is unfinished or was not evaluated",
     )
 

@@ -1,4 +1,4 @@
-"""Mixers side by side: means over seeds, paired differences to a baseline, and what may be said of them.
+"""Mixers side by side: means over seeds, paired differences to baselines, costs, and what may be said of them.
 
 Losses, excess and gap are in nats and lower is better; accuracies lie in [0, 1] and higher is better.
 """
@@ -6,22 +6,23 @@ Losses, excess and gap are in nats and lower is better; accuracies lie in [0, 1]
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.reporting.cost import Spent, spent
 from mixalign.reporting.runs import Run, differing_keys, setting
+from mixalign.reporting.statistics import Paired, Score
+from mixalign.reporting.verdicts import STATIC_MIXERS, Verdict, judge, kind_of, statements
 
-__all__ = ["STATIC_MIXERS", "TITLES", "Comparison", "Paired", "Row", "Score", "Verdict", "compare", "signed"]
+__all__ = ["STATIC_MIXERS", "TITLES", "Comparison", "Row", "compare", "extra_steps", "paired", "signed"]
 
-STATIC_MIXERS = ("proportional", "uniform", "temperature", "schedule")
-MIN_SEEDS = 3  # fewer shared seeds give a standard error that nothing should rest on
+BASELINES = ("proportional", "uniform")
 TITLES = {
     "worst_excess": "worst excess",
     "worst_gap": "worst gap",
@@ -34,81 +35,61 @@ RULE = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
 @dataclass(frozen=True)
-class Score:
-    """A mean over `n` seeds and its standard error; NaN where there is none."""
-
-    mean: float
-    error: float
-    n: int
-
-    @staticmethod
-    def of(values: Sequence[float]) -> "Score":
-        """Mean and sd(ddof=1) / sqrt(n) of the values that are not NaN."""
-        known = [value for value in values if not math.isnan(value)]
-        error = float(np.std(known, ddof=1)) / math.sqrt(len(known)) if len(known) > 1 else math.nan
-        return Score(float(np.mean(known)) if known else math.nan, error, len(known))
-
-    def __str__(self) -> str:
-        if not self.n:
-            return "-"
-        return f"{self.mean:.3f}+-{self.error:.3f}" if self.n > 1 else f"{self.mean:.3f} (-)"
-
-
-@dataclass(frozen=True)
-class Paired(Score):
-    """This mixer minus the other, seed by seed; `wins` counts the seeds where this one is better."""
-
-    wins: int
-
-
-@dataclass(frozen=True)
 class Row:
-    """One label: its scores by name, and its differences to the baseline by name (none for the baseline)."""
-
-    label: str
-    mixer: str
-    seeds: tuple[int, ...]
-    scores: dict[str, Score]
-    differences: dict[str, Paired]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the shared seeds say of one mixer against one static mixture.
+    """One label.
 
     Attributes:
-        kind: "better", "no better", "worse", or "too few" (seeds to tell).
-        n: Seeds that both have.
+        method: `static`, `adaptive` or `merge`.
+        differences: to every other baseline, by its label and then by score.
+        spent: what its runs cost; None where they do not say.
     """
 
     label: str
-    other: str
-    kind: str
-    n: int
-    text: str
+    mixer: str
+    method: str
+    seeds: tuple[int, ...]
+    scores: dict[str, Score]
+    differences: dict[str, dict[str, Paired]]
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table; `metric` is what rows are ranked and judged by, `columns` the scores shown."""
+    """The table.
+
+    Attributes:
+        metric: what rows are ranked by. `judged`: the scores that verdicts are about, that one first.
+        columns: the scores shown.
+        baseline: the one that was asked for. `baselines`: it, and the usual two where there are any.
+        plain: the label whose training the costs are compared with; None when there is none.
+    """
 
     metric: str
+    judged: tuple[str, ...]
     columns: tuple[str, ...]
     baseline: str
+    baselines: tuple[str, ...]
+    plain: str | None
     rows: list[Row]
     verdicts: list[Verdict]
     notes: list[str]
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
+    def statements(self) -> list[tuple[str, str]]:
+        """The verdicts in words: a kind, as of a verdict or "summary", and a sentence each."""
+        told = []
+        static = [row for row in self.rows if row.method == "static"]
+        for metric in self.judged:
+            verdicts = [v for v in self.verdicts if v.metric == metric]
+            if verdicts:
+                best = min(static, key=lambda row: _known(row.scores[metric].mean))
+                if metric != self.metric:  # the others are in the table
+                    verdicts = [v for v in verdicts if v.other == best.label and v.kind != "too few"]
+                told += statements(verdicts, best.label, str(best.scores[metric]), TITLES[metric], self.baselines[:2])
+        return told
+
     def sentences(self) -> list[str]:
-        """The verdicts in words; those that too few seeds forbid are put together in one sentence."""
-        pairs: dict[str, list[str]] = {}
-        for verdict in self.verdicts:
-            if verdict.kind == "too few":
-                pairs.setdefault(verdict.label, []).append(f"{verdict.other} ({verdict.n} shared)")
-        unclear = "; ".join(f"{label} against {', '.join(others)}" for label, others in pairs.items())
-        told = [verdict.text for verdict in self.verdicts if verdict.kind != "too few"]
-        return told + ([f"Too few seeds to tell, {MIN_SEEDS} shared are wanted: {unclear}."] if unclear else [])
+        return [text for _, text in self.statements()]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`; null where a number is missing."""
@@ -122,6 +103,11 @@ class Comparison:
         if any(row.differences for row in self.rows):
             console.print()
             console.print(self._differences())
+            console.print(f"  paired by seed: mean difference in {TITLES[self.metric]}, 95 % t interval, seeds better")
+        if any(row.spent for row in self.rows):
+            console.print()
+            console.print(self._costs())
+            console.print("  with all that a method needs beside its own training; CPU seconds, on a GPU by the clock")
         lines = [*self.sentences(), *(f"Note: {note}" for note in self.notes)]
         lines += [f"Skipped {path}: {reason}" for path, reason in self.skipped]
         for line in ["", *lines] if lines else []:
@@ -136,11 +122,25 @@ class Comparison:
         return table
 
     def _differences(self) -> Table:
-        table = _table(f"minus {self.baseline}", "shared\nseeds", f"{TITLES[self.metric]}\ndifference", "better in")
+        shown = self.baselines[:2]  # more do not fit beside each other
+        table = _table("mixer", *(title for name in shown for title in (f"minus {name}", "better\nin")))
         for row in self.rows:
-            if pair := row.differences.get(self.metric):
-                wins = f"{pair.wins}/{pair.n}" if pair.n else "-"
-                table.add_row(Text(row.label), str(pair.n), signed(pair), wins)
+            if row.differences:
+                pairs = [row.differences.get(name, {}).get(self.metric) for name in shown]
+                table.add_row(Text(row.label), *(cell for pair in pairs for cell in _against(pair)))
+        return table
+
+    def _costs(self) -> Table:
+        title = "times plain\ntraining" if self.plain is None else f"times\n{self.plain}"
+        table = _table("mixer", "steps beyond\nplain training", "for", "seconds", title, "memory\nMiB")
+        table.columns[2].justify = "left"
+        for row in self.rows:
+            if row.spent:
+                steps, parts = extra_steps(row.spent)
+                times = f"{row.spent.times.mean:.2f}" if row.spent.times.n else "-"
+                figures = (f"{score.mean:.1f}" if score.n else "-" for score in (row.spent.time, row.spent.memory))
+                seconds, memory = figures
+                table.add_row(Text(row.label), steps, parts, seconds, times, memory)
         return table
 
 
@@ -162,14 +162,23 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
     metric = "worst_excess" if has_excess else "worst_loss"
     columns = (metric, *(["worst_gap"] if has_excess else []), "worst_accuracy", "mean_loss", "mean_accuracy")
     base, notes = _baseline(groups, baseline)
-    rows = [_row(label, group, groups[base], columns) for label, group in groups.items()]
-    rows.sort(key=lambda row: (math.isnan(row.scores[metric].mean), row.scores[metric].mean))
+    usual = {name: label for name in BASELINES for label in reversed(groups) if groups[label][0].mixer == name}
+    baselines = tuple(dict.fromkeys([base, *usual.values()]))
+    plain = usual.get("uniform", usual.get("proportional"))
+    costs = {label: {run.seed: run.cost for run in group if run.cost} for label, group in groups.items()}
+    bills, against = spent(costs, plain), {name: groups[name] for name in baselines}
+    rows = [replace(_row(label, group, against, columns), spent=bills.get(label)) for label, group in groups.items()]
+    rows.sort(key=lambda row: _known(row.scores[metric].mean))
+    judged = (metric, "mean_loss")
     return Comparison(
         metric,
+        judged,
         columns,
         base,
+        baselines,
+        plain,
         rows,
-        _verdicts({row.label: groups[row.label] for row in rows}, metric),
+        [verdict for name in judged for verdict in _verdicts(rows, groups, name)],
         notes + _notes(finished, columns, has_excess),
         [("/".join(run.path.parts[-2:]), run.skipped) for run in runs if run.skipped],
     )
@@ -180,23 +189,30 @@ def signed(pair: Paired) -> str:
     return "-" if not pair.n else f"{pair.mean:+.3f}+-{pair.error:.3f}" if pair.n > 1 else f"{pair.mean:+.3f} (-)"
 
 
+def extra_steps(bill: Spent) -> tuple[str, str]:
+    """`+1,200` and what they were for; `0` and nothing for plain training."""
+    steps = round(bill.extra_steps.mean) if bill.extra_steps.n else None
+    return "-" if steps is None else f"{steps:+,}" if steps else "0", ", ".join(bill.parts)
+
+
 def paired(group: Sequence[Run], other: Sequence[Run], metric: str) -> Paired:
     """Differences `group - other` of one score over the seeds that both have."""
     mine, theirs = ({run.seed: run.score(metric) for run in runs} for runs in (group, other))
-    differences = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
-    score = Score.of(differences)
-    sign = 1.0 if metric.endswith("accuracy") else -1.0
-    return Paired(score.mean, score.error, score.n, wins=sum(sign * value > 0 for value in differences))
+    seeds = [seed for seed in mine if seed in theirs]
+    ours, others = ([scores[seed] for seed in seeds] for scores in (mine, theirs))
+    return Paired.between(ours, others, lower_is_better=not metric.endswith("accuracy"))
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(run.label for run in runs))
 
 
-def _row(label: str, group: Sequence[Run], base: Sequence[Run], columns: Sequence[str]) -> Row:
+def _row(label: str, group: Sequence[Run], against: dict[str, list[Run]], columns: Sequence[str]) -> Row:
     scores = {name: Score.of([run.score(name) for run in group]) for name in columns}
-    differences = {} if label == base[0].label else {name: paired(group, base, name) for name in columns}
-    return Row(label, group[0].mixer, tuple(sorted(run.seed for run in group)), scores, differences)
+    others = {other: base for other, base in against.items() if other != label}
+    differences = {other: {name: paired(group, base, name) for name in columns} for other, base in others.items()}
+    seeds = tuple(sorted(run.seed for run in group))
+    return Row(label, group[0].mixer, kind_of(group[0].mixer), seeds, scores, differences)
 
 
 def _baseline(groups: dict[str, list[Run]], wanted: str | None) -> tuple[str, list[str]]:
@@ -216,28 +232,28 @@ def _baseline_note(groups: dict[str, list[Run]], wanted: str | None, name: str |
     return [missing] if name is None and len(groups) > 1 else []
 
 
-def _verdicts(groups: dict[str, list[Run]], metric: str) -> list[Verdict]:
-    """One verdict for every adaptive label against every static one."""
-    static = {label: group for label, group in groups.items() if group[0].mixer in STATIC_MIXERS}
+def _verdicts(rows: Sequence[Row], groups: dict[str, list[Run]], metric: str) -> list[Verdict]:
+    """One verdict by one score for every method that is not static against every static mixture."""
+    methods = {row.label: row.method for row in rows if row.method != "static"}
+    static = [row.label for row in rows if row.method == "static"]
     return [
-        _verdict(label, other, paired(group, static[other], metric), TITLES[metric])
-        for label, group in groups.items()
+        verdict
         for other in static
-        if label not in static
+        for verdict in judge(
+            {label: paired(groups[label], groups[other], metric) for label in methods}, other, metric, methods
+        )
     ]
 
 
-def _verdict(label: str, other: str, pair: Paired, title: str) -> Verdict:
-    if pair.n < MIN_SEEDS:
-        text = f"{label} against {other}: too few seeds to tell ({pair.n} shared, {MIN_SEEDS} wanted)."
-        return Verdict(label, other, "too few", pair.n, text)
-    numbers = f"paired difference {pair.mean:+.3f} +- {pair.error:.3f} nats, better in {pair.wins}/{pair.n} seeds"
-    if pair.mean + 2 * pair.error < 0:
-        return Verdict(label, other, "better", pair.n, f"{label} beats {other} on {title}: {numbers}.")
-    if pair.mean - 2 * pair.error > 0:
-        return Verdict(label, other, "worse", pair.n, f"{label} is worse than {other} on {title}: {numbers}.")
-    text = f"{label} does not beat {other} on {title}: {numbers}; two standard errors reach zero."
-    return Verdict(label, other, "no better", pair.n, text)
+def _known(value: float) -> float:
+    """For sorting: NaN comes last."""
+    return math.inf if math.isnan(value) else value
+
+
+def _against(pair: Paired | None) -> tuple[str, str]:
+    if pair is None or not pair.n:
+        return "-", "-"
+    return (f"{pair.mean:+.3f} {pair.interval}" if pair.n > 1 else signed(pair)), f"{pair.wins}/{pair.n}"
 
 
 def _notes(runs: Sequence[Run], columns: Sequence[str], has_excess: bool) -> list[str]:

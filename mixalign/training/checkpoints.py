@@ -1,20 +1,20 @@
 """Checkpoints that are whole: written beside their place and renamed, and looked through before one is used."""
 
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from torch.distributed.checkpoint import FileSystemReader
 
 from mixalign.files import replacing
 
-__all__ = ["LAST", "WholeCheckpoints", "newest_checkpoint"]
+__all__ = ["LAST", "REST", "WholeCheckpoints", "is_checkpoint", "newest_checkpoint", "why_unreadable"]
 
 log = logging.getLogger(__name__)
 LAST = "last.ckpt"
+REST = "meta.pt"  # in a folder with the parts of all processes: what is not spread over them, and written last
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -27,11 +27,48 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint of a run that can be read, or None; says which ones cannot."""
-    found = [path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()]
-    for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name == LAST), reverse=True):
-        try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    found = (folder / "checkpoints").glob("*.ckpt")
+    for path in sorted(found, key=lambda path: (_written(path), path.name == LAST), reverse=True):
+        if (reason := why_unreadable(path)) is None:
             return path
-        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, BadZipFile) as error:
-            log.warning("%s cannot be read (%s): it is skipped.", path, str(error).splitlines()[0])
+        log.warning("%s cannot be read (%s): it is skipped.", path, reason)
     return None
+
+
+def why_unreadable(path: Path) -> str | None:
+    """What is wrong with a file that should be a checkpoint; None when it can be read. Code in it is not run."""
+    try:
+        found = _look_through(path)
+    except Exception as error:  # torch, pickle and zipfile raise many types for files that are torn, or of others
+        if "weights_only" in str(error):
+            return "it holds pickled code or objects, which are not loaded"
+        if "mmap can only be used" in str(error):
+            return "it is no file of torch.save, or one of an old version, which may hold code"
+        if "PytorchStreamReader" in str(error):
+            return "it is torn"
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return None if isinstance(found, dict) and "global_step" in found else "it is no checkpoint of a training"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether this may be a checkpoint: a file, or a folder with the parts of all processes."""
+    return path.is_file() or (path / REST).is_file()
+
+
+def _written(path: Path) -> int:
+    """When, in nanoseconds."""
+    return (path / REST if (path / REST).is_file() else path).stat().st_mtime_ns
+
+
+def _look_through(path: Path) -> Any:
+    """What it holds beside the parts of processes; raises one of several errors when a checkpoint is not whole."""
+    found = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True, mmap=True)
+    if not path.is_dir():
+        return found
+    sizes: dict[str, int] = {}
+    for entry in (FileSystemReader(path).read_metadata().storage_data or {}).values():
+        sizes[entry.relative_path] = max(sizes.get(entry.relative_path, 0), entry.offset + entry.length)
+    for name, size in sizes.items():
+        if (path / name).stat().st_size < size:
+            raise EOFError(f"{name} has {(path / name).stat().st_size} of {size} bytes")
+    return found

@@ -2,8 +2,10 @@
 
 import ctypes
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,12 +23,21 @@ from mixalign.losses.linear_logprobs import compile_kernels
 from mixalign.models.head import HEADS, use_head
 from mixalign.training.packing import why_not_packed
 
-__all__ = ["Engine", "choose_layout", "choose_precision", "prepare_model", "prepare_process", "rows_within"]
+__all__ = [
+    "Engine",
+    "choose_layout",
+    "choose_precision",
+    "deterministic",
+    "prepare_model",
+    "prepare_process",
+    "rows_within",
+]
 
 log = logging.getLogger(__name__)
 
 LAYOUTS: dict[str, Layout] = {"packed": pack, "padded": collate}
 
+DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "FLASH_ATTENTION_DETERMINISTIC": "1"}  # environment
 SHORT = 48  # tokens a completion (with its share of the prompt) below which a CPU is faster on padded batches
 LONG_WORK = 3e15  # floating-point operations of a training from which compilation pays on a CPU
 WIDE = 256  # hidden size from which bfloat16 pays on a CPU that multiplies it in hardware
@@ -59,8 +70,15 @@ class Engine:
             raise MixalignError(f"`engine.layout` is {self.layout!r}. Known: auto, {', '.join(LAYOUTS)}.")
         if self.compile not in ("auto", True, False):
             raise MixalignError(f"`engine.compile` is {self.compile!r}. Known: auto, true, false.")
-        if self.head not in HEADS:
+        if self.head not in tuple(HEADS):
             raise MixalignError(f"`engine.head` is {self.head!r}. Known: {', '.join(HEADS)}.")
+        for name in ("gradient_checkpointing", "allocator"):
+            if not isinstance(getattr(self, name), bool):
+                raise MixalignError(f"`engine.{name}` is {getattr(self, name)!r}, but must be true or false.")
+        for name in ("threads", "max_tokens"):
+            number = getattr(self, name)
+            if number is not None and (type(number) is not int or number < 1):
+                raise MixalignError(f"`engine.{name}` is {number!r}, but must be a whole number above 0, or null.")
 
 
 def choose_layout(engine: Engine, model: nn.Module, datasets: Sequence[TaskDataset]) -> Layout:
@@ -188,6 +206,37 @@ def _hint_allocator(engine: Engine) -> None:
     if mallopt is not None:
         for option, value in ((-1, 2**31 - 1), (-2, 2**26), (-4, 0)):  # trim threshold, top padding, number of mmaps
             mallopt(option, value)
+
+
+@contextmanager
+def deterministic(mode: bool | str) -> Iterator[None]:
+    """Within, torch refuses (True) or names (`warn`) operations that may give other bits another time.
+
+    Raises:
+        MixalignError: for another mode, or naming the operation that torch refused.
+    """
+    if mode not in (True, False, "warn"):
+        raise MixalignError(f"`trainer.deterministic` is {mode!r}. Known: true, false, warn.")
+    if mode is False:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, own = torch.backends.cudnn.benchmark, {name for name in DETERMINISTIC if name not in os.environ}
+    os.environ |= {name: DETERMINISTIC[name] for name in own}
+    torch.use_deterministic_algorithms(True, warn_only=mode == "warn")
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic implementation" not in str(error):
+            raise
+        first = str(error).partition(", but you set")[0]
+        raise MixalignError(f"{first}, but `trainer.deterministic=true` wants one. Set it to warn or false.") from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+        for name in own:
+            os.environ.pop(name, None)
 
 
 def prepare_process(engine: Engine) -> None:

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mixalign.data.loader import EvalLoader
@@ -23,6 +24,19 @@ from mixalign.training.sharding import EvenBatches, FullySharded
 
 __all__ = ["Fit", "fit", "make_trainer"]
 
+OURS = {  # arguments of Lightning's Trainer, and what to set in their place
+    "max_steps": "`steps`",
+    "max_epochs": "`epochs`",
+    "accumulate_grad_batches": "`micro_batch_size`",
+    "val_check_interval": "`val_every`",
+    "log_every_n_steps": "`log_every`",
+    "default_root_dir": "`run_dir`",
+    "logger": "`logger`",
+    "callbacks": "`save_every`, `probe` or `progress`",
+    "num_sanity_val_steps": "`val_every`",
+    "enable_checkpointing": "`save_every`",
+    "enable_model_summary": "`mixalign plan`",
+}
 SHARDED = ("fsdp", "deepspeed", "model_parallel", "<lightning")  # strategies that write their own checkpoints
 
 
@@ -48,6 +62,9 @@ class Fit:
         for key in ("steps", "batch_size", "val_every"):
             if getattr(self, key) < 1:
                 raise MixalignError(f"`{key}` is {getattr(self, key)}, but must be at least 1.")
+        for key, ours in OURS.items():
+            if key in self.trainer:
+                raise MixalignError(f"`trainer.{key}` cannot be set, because mixalign sets it: use {ours}.")
         if self.trainer.get("use_distributed_sampler"):
             raise MixalignError(
                 "`trainer.use_distributed_sampler` must be false: Lightning would replace the mixture sampler, and new "
@@ -77,7 +94,7 @@ def make_trainer(
             val_check_interval=None,
             log_every_n_steps=1,
             default_root_dir=root,
-            callbacks=[*callbacks, _ValidateAtTheEnd(), _SameMixture()],
+            callbacks=[*callbacks, _ValidateAtTheEnd(), _SameMixture(), _CountsSteps()],
             logger=list(loggers) or False,
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             enable_model_summary=False,
@@ -95,8 +112,31 @@ def make_trainer(
 
 
 def fit(trainer: L.Trainer, module: AlignModule, data: MixtureData, resume: Path | None = None) -> None:
-    """Trains; `resume` is a Lightning checkpoint to go on from."""
+    """Trains; `resume` is a Lightning checkpoint to go on from.
+
+    Raises:
+        MixalignError: when that is a folder, and the strategy is not the one that wrote it, or of another model.
+    """
+    if resume is not None and resume.is_dir() and not isinstance(trainer.strategy, FullySharded | DeepSpeedStrategy):
+        raise MixalignError(
+            f"The checkpoint {resume} is a folder with parts of FSDP2's processes, which another strategy cannot read. "
+            "Go on with `trainer=fsdp2`, on any number of processes, or begin in another `run_dir`."
+        )
+    if resume is not None and resume.is_file():
+        _check_weights(module, resume)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+
+
+def _check_weights(module: AlignModule, path: Path) -> None:
+    """Refuses a checkpoint without the weights that are trained; Lightning may load the others and say nothing."""
+    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("state_dict", {})
+    for name, weight in module.named_parameters():
+        if weight.requires_grad and (name not in saved or saved[name].shape != weight.shape):
+            has = f"{list(saved[name].shape)}" if name in saved else "no such weight"
+            raise MixalignError(
+                f"The checkpoint {path} is of another model: for `{name}` of shape {list(weight.shape)} it has {has}. "
+                "Go on with the `model` and `lora` that it was written with."
+            )
 
 
 def _accumulate(settings: Fit, world: int) -> int:
@@ -119,6 +159,20 @@ class _ValidateAtTheEnd(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
+
+
+class _CountsSteps(Callback):
+    """Lets a training go on with another number of micro-batches a step, as on another number of processes.
+
+    Lightning counts micro-batches, and would end too early, or take optimizer steps in the middle of a global batch.
+    """
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        read = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        for count in (progress["current"], progress["total"]):
+            unfinished = count["ready"] - count["completed"]  # 1 when it was saved in the hooks of a batch
+            count |= dict.fromkeys(("ready", "started", "processed"), read) | {"completed": read - unfinished}
 
 
 class _SameMixture(Callback):

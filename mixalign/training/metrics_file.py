@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from mixalign.files import write_text
+from mixalign.files import adding_to, write_text
 
 __all__ = ["MetricsFile"]
 
@@ -23,6 +24,15 @@ class _Writer(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         pass
+
+    def save(self) -> None:
+        with adding_to(Path(self.metrics_file_path)):
+            super().save()
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """When a column is new; at once, since a killed run cannot write earlier lines again."""
+        path = Path(self.metrics_file_path)
+        write_text(path, _text(fieldnames, _read(path)[1]))
 
 
 class MetricsFile(CSVLogger):
@@ -48,11 +58,16 @@ class MetricsFile(CSVLogger):
         if not path.is_file():
             return
         keys, rows = _read(path)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, keys)
-        writer.writeheader()
-        writer.writerows(row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
-        write_text(path, text.getvalue())
+        kept = (row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
+        write_text(path, _text(keys, kept))
+
+
+def _text(keys: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:

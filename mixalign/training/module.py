@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import lightning as L
@@ -39,8 +40,18 @@ class Optimizer:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.lr, int | float) or not self.lr >= 0:
-            raise MixalignError(f"`optimizer.lr` is {self.lr!r}, but must be a number at least 0.")
+        for name in ("lr", "weight_decay", "warmup_steps", "max_grad_norm"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < inf:
+                raise MixalignError(f"`optimizer.{name}` is {value!r}, but must be a number at least 0.")
+        betas = self.betas if isinstance(self.betas, list | tuple) else ()
+        if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
+            raise MixalignError(f"`optimizer.betas` is {self.betas!r}, but must be two numbers in [0, 1).")
+        learning_rate_factor(self.schedule, self.warmup_steps, 1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class AlignModule(L.LightningModule):

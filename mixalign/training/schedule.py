@@ -23,8 +23,8 @@ def learning_rate_factor(schedule: str, warmup_steps: float, steps: int) -> Call
     Raises:
         MixalignError: for an unknown schedule or a negative warm-up.
     """
-    if schedule not in SHAPES:
-        raise MixalignError(f"`optimizer.schedule` is {schedule!r}. {did_you_mean(schedule, SHAPES)}")
+    if schedule not in tuple(SHAPES):  # it may be a list
+        raise MixalignError(f"`optimizer.schedule` is {schedule!r}. {did_you_mean(str(schedule), SHAPES)}")
     if warmup_steps < 0:
         raise MixalignError(f"`optimizer.warmup_steps` is {warmup_steps}, but must be at least 0.")
     warm = warmup_steps if warmup_steps >= 1 else warmup_steps * steps

@@ -1,6 +1,7 @@
 """Parameters that are spread over processes (FSDP2), and put together again; the same work on every process."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from torch.distributed.tensor import distribute_tensor
 
 from mixalign.data.loader import EvalLoader
 from mixalign.errors import MixalignError
+from mixalign.files import replacing
+from mixalign.training.checkpoints import REST
 from mixalign.types import Batch
 
 __all__ = ["EvenBatches", "FullySharded", "is_filler", "is_sharded", "load_weights", "save_model", "shard", "whole"]
@@ -53,11 +56,21 @@ class FullySharded(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes  # `auto` would be the number of machines
         super().setup_environment()
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """A folder is written beside its place, like a file, so that no new part lies among old ones."""
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        with replacing(Path(filepath)) if self.is_global_zero else nullcontext(Path(filepath)) as part:
+            super().save_checkpoint(checkpoint, part, storage_options)  # all take the first one's path
+            self.barrier()
+        self.barrier()
+
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         path = self._resumed = Path(self.broadcast(checkpoint_path))
         assert self.lightning_module is not None
         load_weights(self.lightning_module, path)
-        rest = torch.load(path / "meta.pt" if path.is_dir() else path, map_location="cpu", weights_only=True)
+        rest = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True)
         return {key: value for key, value in rest.items() if key not in ("state_dict", "optimizer_states")}
 
     def setup(self, trainer: Any) -> None:

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixalign.data.formats import common_prefix, example_kind, prompt_key, to_example
+from mixalign.data.formats import COLUMNS, common_prefix, example_kind, prompt_key, to_example
 from mixalign.errors import MixalignError
 
 SKY = {"role": "user", "content": "What colour is the sky?"}
@@ -177,9 +177,11 @@ def test_prompt_key_is_the_prompt():
 
 
 TEXT = st.text(max_size=8)
+few = settings(max_examples=100, deadline=None, derandomize=True)
 
 
 @given(TEXT, TEXT)
+@few
 def test_common_prefix_is_the_longest(one, other):
     length = common_prefix(one, other)
     assert one[:length] == other[:length]
@@ -188,6 +190,7 @@ def test_common_prefix_is_the_longest(one, other):
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
+@few
 def test_an_implicit_pair_loses_no_character(chosen, rejected):
     example = to_example({"chosen": chosen, "rejected": rejected}, {})
     assert example["prompt"] + example["chosen"] == chosen
@@ -203,6 +206,7 @@ NAMES = ["prompt", "chosen", "rejected", "completion", "messages", "conversation
 
 
 @given(st.dictionaries(st.sampled_from([*NAMES, "instruction", "tools", "label", "other"]), VALUE))
+@few
 def test_any_row_is_an_example_or_an_error_for_the_user(row):
     try:
         example = to_example(row, {})
@@ -213,3 +217,56 @@ def test_any_row_is_an_example_or_an_error_for_the_user(row):
     assert len({type(example[key]) for key in keys}) == 1
     assert (example_kind(example) == "preference") == ("chosen" in example)
     assert isinstance(prompt_key(example), str)
+
+
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["user", "assistant"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "tool_calls", "x"]), inner)
+    ),
+    max_leaves=8,
+)
+WORDS = st.text(min_size=1, max_size=5)
+TURNS = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "human", "gpt", "tool"]), "content": WORDS}),
+    min_size=1,
+    max_size=4,
+)
+ANSWER = TURNS.map(lambda turns: [*turns, BLUE])
+
+
+@given(st.dictionaries(st.sampled_from([*COLUMNS, "other"]), ANY), st.dictionaries(st.sampled_from(COLUMNS), TEXT))
+@few
+def test_any_row_with_any_columns_is_an_example_or_an_error_for_the_user(row, columns):
+    columns = {ours: theirs if theirs in row else "other" for ours, theirs in columns.items()}
+    try:
+        example = to_example(row, columns)
+    except MixalignError:
+        return
+    assert example_kind(example) in ("preference", "supervised", "unpaired")
+    json.dumps(example, default=str).encode()
+
+
+@given(
+    st.one_of(
+        st.fixed_dictionaries({"prompt": WORDS, "chosen": WORDS, "rejected": WORDS}),
+        st.fixed_dictionaries({"prompt": TURNS, "chosen": ANSWER, "rejected": ANSWER}),
+        st.fixed_dictionaries({"prompt": WORDS, "completion": WORDS}, optional={"label": st.booleans()}),
+        st.fixed_dictionaries({"messages": TURNS}, optional={"tools": st.just([{"name": "f"}])}),
+        st.fixed_dictionaries({"text": WORDS}),
+        st.fixed_dictionaries({"instruction": WORDS, "output": WORDS}, optional={"input": WORDS}),
+        st.fixed_dictionaries({"chosen": WORDS, "rejected": WORDS}),
+    )
+)
+@few
+def test_an_example_is_a_row_again(row):
+    """What a format has become is read as itself, unless a text of an implicit pair ends where the other goes on."""
+    example = to_example(row, {})
+    if all(example.get(name) != "" for name in ("chosen", "rejected", "completion")):
+        assert to_example(example, {}) == example

@@ -6,6 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mixalign.data.sampler import MixtureSampler
 from mixalign.errors import MixalignError
@@ -184,3 +186,70 @@ def test_a_larger_volume_keeps_the_rows_of_a_smaller_one():
 def test_an_empty_volume_is_refused():
     with pytest.raises(MixalignError, match=r"volumes are \[0, 4\]"):
         MixtureSampler([10, 4], 5, volume_K=[0, 4])
+
+
+SHARE = st.just(0.0) | st.floats(1e-9, 1)
+
+
+@st.composite
+def jobs(draw):
+    """Rows of each task, a batch, a composition, a seed, and some mixtures for the draws that follow."""
+    rows_K = draw(st.lists(st.integers(1, 12), min_size=1, max_size=5))
+    share = st.lists(SHARE, min_size=len(rows_K), max_size=len(rows_K)).filter(any)
+    mixtures = draw(st.lists(share, min_size=1, max_size=8))
+    how = {"batch_size": draw(st.integers(1, 17)), "composition": draw(st.sampled_from(COMPOSITIONS))}
+    return rows_K, how | {"seed": draw(st.integers(0, 2**32 - 1))}, [np.array(m) / sum(m) for m in mixtures]
+
+
+few = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@given(jobs())
+@few
+def test_any_draw_is_a_batch_of_the_mixture(job):
+    """Counts sum to the batch, stratified ones lie within 1 of their share, and weight 0 is never drawn."""
+    rows_K, how, mixtures = job
+    sampler = make(rows_K, **how)
+    for mixture in mixtures:
+        sampler.set_mixture(mixture)
+        draw = sampler.draw()
+        assert draw.count_K.sum() == how["batch_size"] == len(draw.task_B)
+        assert draw.count_K.tolist() == np.bincount(draw.task_B, minlength=len(rows_K)).tolist()
+        assert (draw.count_K[mixture == 0] == 0).all()
+        assert (draw.prob_B == mixture[draw.task_B]).all()
+        assert ((draw.row_B >= 0) & (draw.row_B < np.array(rows_K)[draw.task_B])).all()
+        if how["composition"] == "stratified":
+            assert (np.abs(draw.count_K - how["batch_size"] * mixture) < 1 + 1e-9).all()
+
+
+@given(jobs())
+@few
+def test_every_row_is_drawn_once_before_any_is_drawn_again(job):
+    rows_K, how, mixtures = job
+    sampler = make(rows_K, **how)
+    seen = [np.zeros(size, int) for size in rows_K]
+    for mixture in mixtures:
+        sampler.set_mixture(mixture)
+        draw = sampler.draw()
+        for task, row in zip(draw.task_B, draw.row_B, strict=True):
+            seen[task][row] += 1
+        assert all(times.max() - times.min() <= 1 for times in seen)
+    assert [times.sum() for times in seen] == sampler.cursor_K.tolist()
+
+
+@given(jobs(), st.integers(0, 8))
+@few
+def test_a_sampler_resumed_at_any_step_draws_the_same(job, stop):
+    rows_K, how, mixtures = job
+    whole, begun = make(rows_K, **how), make(rows_K, **how)
+    for mixture in mixtures[:stop]:
+        for sampler in (whole, begun):
+            sampler.set_mixture(mixture)
+            sampler.draw()
+    resumed = make(rows_K, **how)
+    resumed.load_state_dict(begun.state_dict())
+    assert_equal_draws(whole.draw(), resumed.draw())  # with the mixture of the checkpoint
+    for mixture in mixtures[stop:]:
+        for sampler in (whole, resumed):
+            sampler.set_mixture(mixture)
+        assert_equal_draws(whole.draw(), resumed.draw())

@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -269,3 +271,26 @@ def test_when_no_row_is_left_the_lengths_are_told():
     message = r"`maths` \(train\): none of its 2 rows is left\. 2 have .*max_length=5.*shortest.* 6 .*longest 9"
     with pytest.raises(MixalignError, match=message):
         run(rows, max_length=5)
+
+
+ONE_BYTE = byte_tokenizer(adds="<s> $A")
+
+
+@given(st.text(max_size=12), st.text(min_size=1, max_size=12), st.integers(2, 60))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_any_text_comes_back_up_to_its_length(prompt, completion, max_length):
+    """Or, where its prompt leaves no room for an answer, it is dropped and said."""
+    whole = f"<s>{prompt}{completion}</s>"
+    ids = [BOS, *ONE_BYTE(f"{prompt}{completion}", add_special_tokens=False)["input_ids"], EOS]
+    cut = 1 + len(prompt.encode())
+    if cut >= max_length:
+        with pytest.raises(MixalignError, match="none of its 1 rows is left"):
+            run([{"prompt": prompt, "completion": completion}], ONE_BYTE, max_length=max_length)
+        return
+    dataset, counts = run([{"prompt": prompt, "completion": completion}], ONE_BYTE, max_length=max_length)
+    row = dataset[0]
+    assert [*row["prompt"], *row["completions"][0]] == ids[:max_length]
+    assert len(row["prompt"]) == cut
+    assert counts.truncated == (len(ids) > max_length)
+    if not counts.truncated:
+        assert "".join(texts(row, ONE_BYTE)) == whole

@@ -1,8 +1,15 @@
 """Workers change the time of tokenisation and nothing else."""
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from multiprocessing import active_children
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -71,6 +78,54 @@ def test_workers_do_not_run_the_script_that_started_them(tmp_path):
     job.write_bytes(pickle.dumps((byte_tokenizer(), STANDARD)))
     done = subprocess.run([sys.executable, script, job], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.split() == ["script", "1500"]
+
+
+def end(find, found: list[int]) -> None:
+    """Kills the first process that is found."""
+    while not (pids := find()):
+        time.sleep(0.01)
+    found += pids
+    os.kill(pids[0], signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_one_message(tokenizer):
+    found: list[int] = []
+    killer = Thread(target=end, args=(lambda: [child.pid for child in active_children()], found), daemon=True)
+    killer.start()
+    with pytest.raises(MixalignError, match=r"Task `maths` \(train\): one of the 2 processes .* `data.workers`"):
+        run([*STANDARD, *CHATS], tokenizer, 2)
+    killer.join()
+    assert active_children() == []
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's list of processes")
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    """Killed while they have rows for minutes."""
+    script, job = tmp_path / "script.py", tmp_path / "job"
+    script.write_text(SCRIPT.replace("rows, token", "1000 * rows, token"))
+    job.write_bytes(pickle.dumps((byte_tokenizer(), STANDARD)))
+    process = subprocess.Popen([sys.executable, script, job], stdout=subprocess.DEVNULL)
+    try:
+        while len(started := children_of(process.pid)) < 3:  # two workers, and one that cleans up after them
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    end = time.monotonic() + 30
+    while any(map(is_alive, started)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(is_alive, started))
 
 
 def test_workers_do_without_torch():

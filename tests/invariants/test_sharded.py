@@ -1,7 +1,10 @@
 """Trainings on two processes, by DDP and by FSDP2, against one process with the same global batch."""
 
 import importlib.util
+import os
+import shutil
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from mixalign.data.loader import EvalLoader
 from mixalign.errors import MixalignError
+from mixalign.training.checkpoints import newest_checkpoint
 from mixalign.training.fit import Fit
 from mixalign.training.sharding import EvenBatches, is_filler, shard
 
@@ -23,11 +27,12 @@ def seen(tmp_path_factory, small_job):
     here = __file__.rpartition("/")[0]
     ranks = _module("test_ranks", here)
     folder = tmp_path_factory.mktemp("sharded")
+    script = _module("two_ranks", here)
+    script.trained("one", folder, small_job)
     for part in ("ddp", "sharded", "refusals"):
         ranks.launch(folder, part)
-    _module("two_ranks", here).trained("one", folder, small_job)
     names = ("one0", "ddp0", "ddp1", "fsdp20", "fsdp21", "sharded0", "sharded1", "refusals0", "refusals1")
-    return SimpleNamespace(folder=folder, **{name: ranks.load(folder / f"{name}.pt") for name in names})
+    return SimpleNamespace(folder=folder, script=script, **{name: ranks.load(folder / f"{name}.pt") for name in names})
 
 
 def _module(name, folder):
@@ -89,16 +94,75 @@ def test_a_resumed_sharded_training_is_the_uninterrupted_one(seen, kind, case):
         assert any(not half["back"][name].equal(weight) for name, weight in half["weights"].items())
 
 
+def assert_second_half(one, *halves):
+    """The same draws, losses, mixtures and weights as the steps from 25 on of a training by one process."""
+    wanted = {draw: loss for draw, loss in one["losses"].items() if draw[0] >= 25}
+    assert sum(len(half["losses"]) for half in halves) == len(wanted) == 25 * 8
+    found = {draw: loss for half in halves for draw, loss in half["losses"].items()}
+    assert found == pytest.approx(wanted, rel=1e-5)
+    for half in halves:
+        torch.testing.assert_close(half["alphas"], one["alphas"][25:], rtol=0, atol=1e-12)
+        for name, weight in one["weights"].items():
+            torch.testing.assert_close(half["weights"][name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_training_of_one_process_goes_on_with_two(seen, kind):
+    halves = [getattr(seen, f"{kind}{rank}")["goes on from one"] for rank in (0, 1)]
+    assert_second_half(seen.one0[seen.script.ELASTIC], *halves)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Please add the following callbacks.*")
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_training_of_two_processes_goes_on_with_one(seen, small_job, kind):
+    assert_second_half(seen.one0[seen.script.ELASTIC], seen.script.goes_on("one", kind, seen.folder, small_job))
+
+
+TORN = {
+    "without its last file": (lambda place: (place / "meta.pt").unlink(), "meta.pt"),
+    "without its table": (lambda place: (place / ".metadata").unlink(), ".metadata"),
+    "a part is missing": (lambda place: (place / "__1_0.distcp").unlink(), "__1_0.distcp"),
+    "a part is short": (lambda place: os.truncate(place / "__1_0.distcp", 10), "__1_0.distcp has 10 of"),
+    "its table is half": (lambda place: os.truncate(place / ".metadata", 100), "truncated"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", TORN)
+def test_a_torn_folder_is_skipped_and_said(seen, tmp_path, caplog, how):
+    for number in (1, 2):
+        whole_one = seen.folder / "fsdp2 folders tied" / "checkpoints" / "at25.ckpt"
+        shutil.copytree(whole_one, tmp_path / "checkpoints" / f"step{number}.ckpt")
+        time.sleep(0.01)
+    first, second = (tmp_path / "checkpoints" / f"step{number}.ckpt" for number in (1, 2))
+    os.utime(second / "meta.pt")
+    assert newest_checkpoint(tmp_path) == second
+    tear, said = TORN[how]
+    tear(second)
+    assert newest_checkpoint(tmp_path) == first
+    assert f"{second} cannot be read" in caplog.text
+    assert said in caplog.text
+
+
+@pytest.mark.slow
+def test_a_folder_is_for_fsdp2_alone(seen, small_job):
+    place = seen.folder / "fsdp2 folders tied" / "checkpoints" / "at25.ckpt"
+    with pytest.raises(MixalignError, match=r"at25.ckpt is a folder with parts of FSDP2's processes"):
+        seen.script.long_run("one", "tied", seen.folder, small_job, resume=place)
+
+
 @pytest.mark.slow
 def test_sharded_checkpoints_hold_trained_weights_only(seen):
-    file = seen.folder / "checkpoints" / "fsdp2 lora" / "at25.ckpt"
+    file = seen.folder / "fsdp2 lora" / "checkpoints" / "at25.ckpt"
     checkpoint = torch.load(file, weights_only=True)
     assert checkpoint["state_dict"]
     assert all("lora_" in name for name in checkpoint["state_dict"])
     back = seen.sharded0["fsdp2 lora"]["back"]
     for name, weight in checkpoint["state_dict"].items():
         assert back[name.removeprefix("model.")].equal(weight)
-    folder = seen.folder / "checkpoints" / "fsdp2 folders lora" / "at25.ckpt"
+    folder = seen.folder / "fsdp2 folders lora" / "checkpoints" / "at25.ckpt"
     assert len(list(folder.glob("*.distcp"))) == 2
 
 

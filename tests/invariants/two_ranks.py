@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mixalign.errors import MixalignError
@@ -22,6 +23,7 @@ from mixalign.mixers.group_dro import GroupDRO
 from mixalign.models.load import LoRA
 from mixalign.models.reference import LIVE
 from mixalign.models.tiny import TinyLlama
+from mixalign.training.checkpoints import REST, newest_checkpoint
 from mixalign.training.sharding import FullySharded, load_weights, save_model, whole
 
 CASES = {
@@ -92,6 +94,9 @@ LONG = {
 }
 
 
+ELASTIC = "float64"  # the case that goes on with another number of processes
+
+
 def strategy_of(kind: str):
     return {"one": "auto", "ddp": "ddp", "fsdp2": FullySharded(), "fsdp2 folders": FullySharded(True)}[kind]
 
@@ -112,21 +117,38 @@ def whole_weights(run) -> dict[str, torch.Tensor]:
     return {name: whole(p.detach()).clone() for name, p in run.module.model.named_parameters()}
 
 
+def every_validation(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, "at{step}", save_top_k=-1, monitor=None, auto_insert_metric_name=False)
+
+
+def what_it_did(run) -> dict:
+    return {
+        "alphas": torch.stack(run.seen.alphas),
+        "weights": whole_weights(run),
+        "evaluation": run.module.evaluation,
+        "grad_norm": run.module.grad_norm,
+        "losses": run.seen.losses(),
+    }
+
+
 def trained(kind: str, folder: Path, make_job: Callable) -> int:
     """Every case, for a comparison with one process; saves the model as the last thing."""
     out = {}
     for case in LONG:
-        run = long_run(kind, case, folder, make_job)
-        out[case] = {
-            "alphas": torch.stack(run.seen.alphas),
-            "weights": whole_weights(run),
-            "evaluation": run.module.evaluation,
-            "grad_norm": run.module.grad_norm,
-        }
+        keep = [every_validation(folder / "halves" / kind)] if case == ELASTIC else []
+        run = long_run(kind, case, folder, make_job, callbacks=keep)
+        out[case] = what_it_did(run)
         tokenizer = (LONG[case].get("tiny") or TIED).tokenizer()
         save_model(run.module.model, tokenizer, folder / kind / case, run.trainer.is_global_zero)
+    if kind != "one":
+        out["goes on from one"] = goes_on(kind, "one", folder, make_job)
     torch.save(out, folder / f"{kind}{run.trainer.global_rank}.pt")
     return run.trainer.global_rank
+
+
+def goes_on(kind: str, before: str, folder: Path, make_job: Callable) -> dict:
+    """The second half of a training, whose first half was made in another way."""
+    return what_it_did(long_run(kind, ELASTIC, folder, make_job, resume=folder / "halves" / before / "at25.ckpt"))
 
 
 class Other(L.Callback):
@@ -136,15 +158,25 @@ class Other(L.Callback):
         trainer.datamodule.sampler.cursor_K[0] += trainer.global_rank
 
 
+def tear(checkpoint: Path) -> None:
+    """Leaves of it what a process leaves that is killed while it writes."""
+    if checkpoint.is_dir():
+        (checkpoint / REST).unlink()
+    else:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+
+
 def sharded(folder: Path, make_job: Callable) -> None:
     """What only FSDP2 does, and what many processes refuse."""
     rank = trained("fsdp2", folder, make_job)
     out = {}
     for kind, case in (("fsdp2", "lora"), ("fsdp2", "tied"), ("fsdp2 folders", "lora"), ("fsdp2 folders", "tied")):
-        name, place = f"{kind} {case}", folder / "checkpoints" / f"{kind} {case}"
-        keep = ModelCheckpoint(place, "at{step}", save_top_k=-1, monitor=None, auto_insert_metric_name=False)
-        run = long_run(kind, case, folder, make_job, callbacks=[keep])
-        resumed = long_run(kind, case, folder, make_job, resume=place / "at25.ckpt")
+        name, place = f"{kind} {case}", folder / f"{kind} {case}" / "checkpoints"
+        run = long_run(kind, case, folder, make_job, callbacks=[every_validation(place)])
+        if rank == 0:
+            tear(place / "at50.ckpt")
+        dist.barrier()
+        resumed = long_run(kind, case, folder, make_job, resume=newest_checkpoint(place.parent))
         out[name] = {"weights": whole_weights(run), "resumed": whole_weights(resumed)}
         out[name] |= {"alphas": torch.stack(run.seen.alphas), "alphas resumed": torch.stack(resumed.seen.alphas)}
         load_weights(resumed.module, place / "at25.ckpt")

@@ -137,7 +137,7 @@ def test_the_estimate_is_unbiased_and_the_plain_mean_is_not(batch_size):
     trainer = SimpleNamespace(
         global_step=0, is_global_zero=True, accumulate_grad_batches=1, datamodule=SimpleNamespace(sampler=sampler)
     )
-    module = SimpleNamespace(device="cpu", mix_loss_K=None)
+    module = SimpleNamespace(device="cpu", mix_loss_K=None, probed={})
     mixing = Mixing(AMAS(eta=0.0, c=0.0), list("abcd"), [1000] * 4)
     held = mixing.state_dict()
     held["mix"]["sample_K"], held["mixer"]["log_q_K"] = alpha_K, alpha_K.log()

@@ -1,12 +1,15 @@
 """One battery for every rule in conf/mixer: a new file there is tested without a new line here.
 
 Signals are random, but follow the contract of MixSignal: a task without a sample has count 0, nan means, and 0
-in the importance-weighted sums (the fields that end in `_iw_K`).
+in the importance-weighted sums (the fields that end in `_iw_K`). Fields that end in `_KK` are symmetric, with nan in
+the rows and columns of an absent task. What probes measure is there at every step, also for rules that ask for it
+now and then, except where a test says otherwise.
 """
 
 import io
 import math
 from dataclasses import FrozenInstanceError, fields, replace
+from functools import cache
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from omegaconf import OmegaConf
 
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import CLIPS
-from mixalign.mixers.base import PROVIDERS, Mixer, MixSignal
+from mixalign.mixers.base import PROBED, PROVIDERS, Mixer, MixSignal
 from mixalign.mixers.lengths import for_run
 from mixalign.mixers.wrapped import Wrapped
 from mixalign.pipelines.build import CONF, build
@@ -33,7 +36,9 @@ MOVING = [name for name, mixer in MIXERS.items() if mixer.needs]
 ROUNDS = [name for name in MOVING if "benefit_K" in MIXERS[name].needs]
 WINDOWED = ["skill_it"]  # its weights are a softmax over the last validations, not steps from the weights before
 HELD = ["doremi"]  # a task without a sample has its last excess once more
-OTHERS = ROUNDS + WINDOWED + HELD
+SCORED = ["ado", "dump", "sec"]  # its weights are a score of each task, relative to the others
+SCORED += [name for name in MOVING if MIXERS[name].needs & {"gain_K", "probe_loss_K"}]
+OTHERS = ROUNDS + WINDOWED + HELD + SCORED
 MEAN_BASED = [n for n in MOVING if n not in OTHERS and not any(x.endswith("_iw_K") for x in MIXERS[n].needs)]
 SETTINGS = [(name, field.name) for name, mixer in MIXERS.items() for field in fields(mixer)]
 
@@ -47,6 +52,9 @@ MOVING_MIXERS = {n: MIXERS[n] for n in MOVING} | WRAPPED
 
 every_mixer = pytest.mark.parametrize("mixer", (MIXERS | WRAPPED).values(), ids=MIXERS | WRAPPED)
 moving_mixers = pytest.mark.parametrize("mixer", MOVING_MIXERS.values(), ids=MOVING_MIXERS)
+PROBED_MIXERS = {n: mixer for n, mixer in MIXERS.items() if mixer.needs & PROBED}
+PROBED_MIXERS |= {f"{n}-all": Wrapped(mixer, **WRAPS["all"]) for n, mixer in PROBED_MIXERS.items()}
+probed_mixers = pytest.mark.parametrize("mixer", PROBED_MIXERS.values(), ids=PROBED_MIXERS)
 mean_based_mixers = pytest.mark.parametrize("mixer", [MIXERS[n] for n in MEAN_BASED], ids=MEAN_BASED)
 
 
@@ -56,13 +64,22 @@ def rows(num_tasks):
 
 def signal(num_tasks, step=0, *, scale=1.0, absent=()):
     """Every measurement at random, the same for the same step; from -scale/2 to scale."""
+    return _signal(num_tasks, step, scale, tuple(absent))
+
+
+@cache  # a rule may not change it
+def _signal(num_tasks, step, scale, absent):
     rng = torch.Generator().manual_seed(step)
     gone_K = torch.zeros(num_tasks, dtype=torch.bool)
     gone_K[list(absent)] = True
     values = {}
     for name in MEASUREMENTS:
-        value_K = scale * (1.5 * torch.rand(num_tasks, generator=rng, dtype=torch.float64) - 0.5)
-        values[name] = value_K.masked_fill(gone_K, 0.0 if name.endswith("_iw_K") else torch.nan)
+        value = torch.rand((num_tasks,) * name.count("K"), generator=rng, dtype=torch.float64)
+        gone = gone_K
+        if name.endswith("_KK"):
+            value, gone = (value + value.T) / 2, gone_K | gone_K[:, None]
+        value = scale * (1.5 * value - 0.5)
+        values[name] = value.masked_fill(gone, 0.0 if name.endswith("_iw_K") else torch.nan)
     values["confidence_K"] = 0.5 + 0.5 * (values["benefit_K"].abs() / scale > 0.2).double()
     count_K = torch.randint(1, 9, (num_tasks,), generator=rng).double().masked_fill(gone_K, 0)
     return MixSignal(step, count_K, **values)
@@ -85,6 +102,18 @@ def assert_on_simplex(mix, num_tasks):
         assert weight_K.shape == (num_tasks,), name
         assert (weight_K >= 0).all(), f"{name} is negative or nan: {weight_K}"
         assert float(weight_K.sum()) == pytest.approx(1, abs=1e-9), name
+
+
+def reordered(value, order):
+    """What was measured, with the tasks in another order: every axis is one of tasks."""
+    for axis in range(value.ndim):
+        value = value.index_select(axis, order)
+    return value
+
+
+def unmeasured(given):
+    """The signal of a step after which no probe measured."""
+    return replace(given, **{name: torch.full_like(getattr(given, name), torch.nan) for name in PROBED})
 
 
 def assert_same(a, b, *, atol=0.0):
@@ -178,7 +207,7 @@ def test_the_order_of_the_tasks_does_not_matter(mixer):
         assert_same(levers(turned), {k: v[order] for k, v in levers(mix).items()}, atol=1e-14)
         given = signal(6, step, absent=[step])
         mix, state = mixer.update(given, state)
-        turned_given = replace(given, **{k: v[order] for k, v in tensors(given).items()})
+        turned_given = replace(given, **{k: reordered(v, order) for k, v in tensors(given).items()})
         turned, turned_state = mixer.update(turned_given, turned_state)
 
 
@@ -202,6 +231,18 @@ def test_an_absent_task_keeps_its_share(mixer, absent):
     assert not there or not torch.equal(after.alpha_K[there], mix.alpha_K[there])
 
 
+@probed_mixers
+@pytest.mark.parametrize("measured", [True, False], ids=["when asked", "never"])
+def test_steps_without_a_measurement_by_probes(mixer, measured):
+    asks = getattr(mixer, "asks", lambda step: True)
+    assert any(asks(step) for step in range(1, 61))
+    mix, state = mixer.init(rows(6))
+    for step in range(60):
+        given = signal(6, step, absent=[step % 6])
+        mix, state = mixer.update(given if measured and asks(step + 1) else unmeasured(given), state)
+        assert_on_simplex(mix, 6)
+
+
 @moving_mixers
 def test_a_missing_measurement_is_named_with_its_source(mixer):
     _, state = mixer.init(rows(3))
@@ -214,7 +255,7 @@ def test_a_missing_measurement_is_named_with_its_source(mixer):
 @moving_mixers
 def test_a_measurement_of_another_number_of_tasks_is_refused(mixer):
     _, state = mixer.init(rows(3))
-    with pytest.raises(MixalignError, match=r"has shape \(4,\), but the mixture has 3 tasks"):
+    with pytest.raises(MixalignError, match=r"has shape \(4,.*\), but the mixture has 3 tasks"):
         mixer.update(signal(4), state)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mixalign.errors import MixalignError
+from mixalign.mixers.aioli import Aioli
 from mixalign.mixers.ama_r import AMAR
 from mixalign.mixers.ama_s import AMAS
 from mixalign.mixers.base import MixSignal
@@ -105,6 +106,23 @@ def test_the_last_validation_of_an_interval_counts():
         for step, row in enumerate(evals)
     ]
     assert interval(SkillIt(), *signals).eval_loss_K.tolist() == [3.0, 4.0]
+
+
+def test_probes_measure_once_in_an_interval():
+    """A rule that asks always is told of the last measurement only."""
+    assert [step for step in range(1, 10) if Wrapped(AMAR(), every=3).asks(step)] == [3, 6, 9]
+    assert all(Wrapped(AMAR(), floor=0.1).asks(step) for step in range(1, 10))
+
+
+def test_an_interval_around_a_rule_with_steps_of_its_own_is_refused():
+    """Bursts of 4 steps from step 2 on have their borders at 2, 6, 10; every third step would meet 6 only."""
+    rule = Aioli(rounds=1, steps=4, every=20, warmup=2, until=100)
+    with pytest.raises(
+        MixalignError, match=r"`mixer\.wrap\.every` is 3, but Aioli has steps of its own.*`mixer\.every`"
+    ):
+        Wrapped(rule, every=3)
+    wrapped = Wrapped(rule, floor=0.1).for_run(["a", "b"], 60)
+    assert [step for step in range(1, 13) if wrapped.asks(step)] == [2, 6, 10]
 
 
 def test_an_interval_counts_updates_and_begins_afresh():

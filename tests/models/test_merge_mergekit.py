@@ -1,4 +1,4 @@
-"""Merges equal mergekit's. It is LGPL-3.0 and no part of mixalign: an extra of the tests, `pip install -e .[mergekit]`."""
+"""Merges equal mergekit's. It is LGPL-3.0, and an extra of the tests only: `pip install -e .[mergekit]`."""
 
 import pytest
 import torch

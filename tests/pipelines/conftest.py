@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,21 @@ def finished(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "ama_s"
     train_from_overrides(tiny("mixer=ama_s"), str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def of_mixer(tiny, tmp_path_factory) -> Callable[..., Path]:
+    """The folder of a run of eight steps by a mixer, with further overrides; made once, and nobody may change it."""
+    needs = {"aioli": ("mixer.rounds=1", "mixer.every=5")}  # its shortest learning phase, a step for each task
+
+    @lru_cache(None)
+    def go(mixer: str, *more: str) -> Path:
+        folder = tmp_path_factory.mktemp(mixer) / "run"
+        overrides = tiny(f"mixer={mixer}", "steps=8", "val_every=4", *needs.get(mixer, ()), *more)
+        train_from_overrides(overrides, str(folder))
+        return folder
+
+    return go
 
 
 @pytest.fixture

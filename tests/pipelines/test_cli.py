@@ -8,7 +8,7 @@ import pytest
 from mixalign import __version__, cli
 from mixalign.pipelines import main as pipelines
 
-VERBS = ("train", "plan", "specialists", "score", "evaluate", "merge", "report")
+VERBS = ("train", "plan", "specialists", "score", "evaluate", "fit-mixture", "merge", "report")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_version(call, word):
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"), [("tran", "Did you mean `train`?"), ("xyz", "Known: evaluate, merge, plan, report")]
+    ("word", "hint"), [("tran", "Did you mean `train`?"), ("xyz", "Known: evaluate, fit-mixture, merge, plan")]
 )
 def test_an_unknown_verb_is_one_line(call, word, hint):
     code, out, err = call(word)
@@ -55,7 +55,7 @@ def test_an_unknown_verb_is_one_line(call, word, hint):
 
 def test_every_verb_is_in_the_help_and_has_a_function():
     assert tuple(cli._verbs()) == VERBS
-    assert set(pipelines.__all__) == set(VERBS)
+    assert set(pipelines.__all__) == {verb.replace("-", "_") for verb in VERBS}
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "report"])

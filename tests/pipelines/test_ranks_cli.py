@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +48,11 @@ def call(tmp_path_factory):
     hidden = ("MIXALIGN_", "WANDB_", "PL_", "LOCAL_", "RANK", "WORLD_SIZE", "MASTER_", "SLURM_")
 
     def go(
-        *command: str, kill_after: Callable[[str], bool] | None = None, how: int = signal.SIGKILL, **environment: str
+        *command: str,
+        kill_after: Callable[[str], bool] | None = None,
+        how: int = signal.SIGKILL,
+        second: bool = False,
+        **environment: str,
     ) -> Finished:
         env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
         env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOME": str(home)}
@@ -59,7 +65,8 @@ def call(tmp_path_factory):
                     while not kill_after((home / "err").read_text()) and time.monotonic() < end:
                         time.sleep(0.1)
                     assert len(members(process.pid)) > 1, (home / "err").read_text()
-                    process.send_signal(how)
+                    others = [pid for pid in members(process.pid) if pid != process.pid]
+                    os.kill(others[0] if second else process.pid, how)
                 process.wait(SECONDS)
                 time.sleep(3 if kill_after else 0)
                 left = members(process.pid)
@@ -79,10 +86,10 @@ def call(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one(call, tiny, tmp_path_factory):
+def one(cli, tiny, tmp_path_factory):
     """The folder of a run by one process, with a cache of its own."""
     root = tmp_path_factory.mktemp("one")
-    done = call(*PYTHON, "train", *settings(tiny, root))
+    done = cli("train", *settings(tiny, root))
     assert done.returncode == 0, done.stderr
     return root
 
@@ -117,9 +124,9 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("start", STARTS)
-def test_two_processes_make_the_run_of_one(call, tiny, one, tmp_path, start):
-    command, more = STARTS[start]
+@pytest.mark.parametrize("launch", STARTS)
+def test_two_processes_make_the_run_of_one(call, tiny, one, tmp_path, launch):
+    command, more = STARTS[launch]
     done = call(*command, "train", *settings(tiny, tmp_path, *more, "trainer.accelerator=cpu"))
     assert done.returncode == 0, done.stderr
     assert done.left == []
@@ -127,6 +134,23 @@ def test_two_processes_make_the_run_of_one(call, tiny, one, tmp_path, start):
     assert done.stderr.count("specialist 1/3") == 1  # nobody trains, or says, anything twice
     assert "Warning" not in done.stderr
     assert_same(tmp_path, one)
+
+
+def test_specialists_of_two_processes_are_those_of_one(cli, tiny, one, tmp_path):
+    """One of them is missing, and all scores."""
+    cache = tmp_path / "cache"
+    shutil.copytree(one / "cache", cache)
+    shutil.rmtree(cache / "scores")
+    shutil.rmtree(next((cache / "specialists").glob("reverse-*")))
+    given = [text for text in settings(tiny, tmp_path) if not text.startswith("run_dir=")]
+    done = cli("specialists", *given, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["helpful", "reverse", "compare"]
+    assert done.stderr.count("specialist 2/3: reverse") == done.stderr.count("specialist ") == 1
+    assert sorted(path.name for path in cache.glob("s*/*")) == sorted(p.name for p in (one / "cache").glob("s*/*"))
+    for path in (cache / "scores").iterdir():
+        for name, table in load_file(path).items():
+            torch.testing.assert_close(table, load_file(one / "cache" / "scores" / path.name)[name], rtol=0, atol=1e-4)
 
 
 def test_rounds_on_two_processes(call, tiny, tmp_path):
@@ -225,20 +249,28 @@ def test_a_killed_run_leaves_no_process(call, tiny, tmp_path):
     assert done.left == []
 
 
-def test_a_stopped_run_of_two_processes_goes_on_with_one(call, tiny, one, tmp_path):
-    """SIGTERM reaches the first process only, as from a cluster that wants its machine back."""
-    more = ["steps=40", "val_every=4", "specialists.train=never", "mixer=uniform"]
+def test_a_run_of_two_processes_is_broken_and_stopped_and_goes_on_with_one(call, cli, tiny, one, tmp_path):
+    """The second process is killed; then SIGTERM reaches the first only, as from a cluster that wants it back."""
+    more = ["steps=200", "val_every=5", "specialists.train=never", "mixer=uniform", "log_every=50"]
     given = settings(tiny, tmp_path, *more, f"cache_dir={one / 'cache'}")
     two = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     log = tmp_path / "run" / "mix.jsonl"
-    done = call(*PYTHON, "train", *given, *two, kill_after=lambda said: log.is_file(), how=signal.SIGTERM)
+
+    def has(lines: int) -> Callable[[str], bool]:
+        return lambda said: log.is_file() and log.read_text().count("\n") > lines
+
+    done = call(*PYTHON, "train", *given, *two, kill_after=has(8), second=True)
+    assert done.returncode == 1
+    assert done.stderr.count("error: Process 1 was ended by SIGKILL") == 1
+    assert "Traceback" not in done.stderr
+    assert done.left == []
+    done = call(*PYTHON, "train", *given, *two, kill_after=has(log.read_text().count("\n") + 8), how=signal.SIGTERM)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert done.left == []
-    before = len(log.read_text().splitlines())
-    assert before < 40
-    done = call(*PYTHON, "train", *given)
+    assert log.read_text().count("\n") < 200
+    done = cli("train", *given)
     assert done.returncode == 0, done.stderr
-    assert len(log.read_text().splitlines()) == 40
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(200))
 
 
 BROKEN = """

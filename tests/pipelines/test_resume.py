@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,26 @@ def test_a_finished_run_is_not_trained_again(calm, tiny, monkeypatch, caplog):
     assert result == read(calm / "eval.json")
     with pytest.raises(MixalignError, match=r"other settings \(.*seed: got 0, wanted 1\)"):
         train_from_overrides(tiny("val_every=2", "seed=1"), str(calm))
+
+
+@pytest.mark.parametrize(
+    ("what", "left", "said"),
+    [("run", 8, "metrics.csv"), ("run", 60, "step2.ckpt"), ("run", 200, ".ckpt"), ("cache", 100, "scores/")],
+)
+def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
+    calm, tiny, refuse, small_disk, tmp_path, what, left, said
+):
+    """A real one, with so many KiB left."""
+    overrides = [*tiny("val_every=2"), *([f"cache_dir={small_disk}/cache"] if what == "cache" else [])]
+    folder = (small_disk if what == "run" else tmp_path) / "run"
+    full = small_disk / "full"
+    full.write_bytes(bytes(shutil.disk_usage(small_disk).free - left * 1024))
+    message = refuse(overrides, folder)
+    assert message.startswith(f"The disk is full: {small_disk}/{what}/")
+    assert said in message
+    full.unlink()
+    train_from_overrides(overrides, str(folder))
+    same(folder, calm)
 
 
 @pytest.mark.slow

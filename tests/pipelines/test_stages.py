@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from mixalign.errors import MixalignError
 from mixalign.pipelines import score, specialists
 from mixalign.pipelines.api import compose_config
 from mixalign.pipelines.job import prepare
@@ -72,6 +73,24 @@ def test_specialists_are_trained_once_and_reused_by_other_mixers_and_seeds(train
     now = files(tmp_path / "fresh", "")
     assert {name: now[name] for name in made} == made
     assert len({name.split("/")[1] for name in now if name.startswith("specialists/")}) == 6
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_a_cache(start, tiny, finished, cache, tmp_path):
+    """Each stage is made by one of them, whichever comes first, and is what one run alone has made."""
+    shared = tmp_path / "cache"
+    runs = [start("train", *tiny(f"seed={n}", f"cache_dir={shared}", f"run_dir={tmp_path / str(n)}")) for n in (0, 1)]
+    assert [run.wait() for run in runs] == [0, 0], [run.stderr for run in runs]
+    for kind in ("reference/*/model/*", "specialists/*/model/*", "scores/*"):
+        made = sorted(path.relative_to(shared) for path in shared.glob(kind))
+        assert made
+        for path in made:
+            if path.suffix == ".safetensors":
+                wanted = load_file(cache / path)
+                assert all((array == wanted[name]).all() for name, array in load_file(shared / path).items()), path
+    assert not [path for path in shared.glob("*/.*")]
+    assert len(list((shared / "specialists").iterdir())) == 3
+    assert read(tmp_path / "0" / "eval.json") == read(finished / "eval.json")
 
 
 def test_specialists_that_were_made_elsewhere_are_taken_by_name(train, pinned, finished, said):
@@ -199,3 +218,10 @@ def test_the_score_verb_scores_every_split(tiny, finished, capsys):
     out = capsys.readouterr().out
     assert "compare test: 8 rows, columns reference_logp\n" in out
     assert "no specialists yet" in out
+
+
+@pytest.mark.parametrize("verb", [score, specialists])
+def test_both_verbs_have_the_processes_that_are_asked_for(tiny, finished, verb):
+    """Which these cannot be; on one process nobody would have looked."""
+    with pytest.raises(MixalignError, match=r"stages cannot share them\. Use `trainer=ddp`"):
+        verb.run(compose_config(tiny("trainer.devices=2", "trainer.strategy=ddp_spawn")))

@@ -39,7 +39,8 @@ def test_the_report_of_a_sweep(sweep, cli):
     root, _ = sweep
     done = cli("report", str(root / "runs"))
     assert done.returncode == 0, done.stderr
-    lines = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line[:1].isalpha()}
+    scores = done.stdout.partition("\n\n")[0]
+    lines = {line.split()[0]: line.split()[1] for line in scores.splitlines() if line[:1].isalpha()}
     assert lines["uniform"] == lines["ama_s"] == "2"  # seeds
     page = (root / "runs" / "report.html").read_text()
     assert "uniform" in page

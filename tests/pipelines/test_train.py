@@ -212,12 +212,12 @@ def test_the_layout_asked_for_reaches_training_and_scoring(train, tmp_path, monk
 
 @pytest.mark.parametrize("objective", ["dpo", "sft"])
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_every_mixer_trains(train, mixer, objective):
-    run = train(f"mixer={mixer}", f"objective={objective}", "specialists.train=auto")
+def test_every_mixer_trains(of_mixer, mixer, objective):
+    run = of_mixer(mixer, f"objective={objective}")
     result, mixture = read(run / "eval.json"), read(run / "mixture.json")
     assert (result["mixer"], result["objective"]) == (mixer, objective)
-    assert mixture["steps"] == 4
-    assert sum(mixture["rows_seen"]) == 24
+    assert mixture["steps"] == 8
+    assert sum(mixture["rows_seen"]) == 48
     assert sum(mixture["sample_final"]) == pytest.approx(1)
     assert (run / "model" / "model.safetensors").is_file()
 

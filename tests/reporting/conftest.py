@@ -96,6 +96,7 @@ def write_run(tmp_path: Path) -> Writer:
         settings: Mapping[str, Any] | None = None,
         rounds: Any = None,
         best_round: int | None = None,
+        costs: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Path:
         excess = excess or dict.fromkeys(TASKS, 0.1)
         path = tmp_path / (folder or f"runs/{mixer}_{seed}")
@@ -119,6 +120,9 @@ def write_run(tmp_path: Path) -> Writer:
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (path / "mix.jsonl").write_text(text, encoding="utf-8")
             (path / "mixture.json").write_text(json.dumps(_mixture_of(list(excess), lines)), encoding="utf-8")
+        for name, cost in (costs or {}).items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_text(json.dumps(cost), encoding="utf-8")
         if metrics:
             _write_metrics(path / "metrics.csv", list(excess), lines)
         return path

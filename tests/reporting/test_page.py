@@ -58,12 +58,14 @@ def test_a_full_report(write_run, write_page):
     assert "http" not in text.split("base64")[0]
     assert "@import" not in text
     assert "url(" not in text
-    assert len(page.images) == 5
+    assert len(page.images) == 7  # two forests among them
     assert all(len(image["alt"]) > 40 for image in page.images)
     assert base64.b64decode(page.images[0]["src"].partition(",")[2]).startswith(b"<?xml")
     words = " ".join(page.words)
     for part in (
-        "ama_s beats uniform on worst excess",
+        "Better than uniform on worst excess: ama_s.",
+        "worst excess minus uniform",
+        "[-0.100, -0.100]",
         "Skipped runs",
         "runs/ama_r_5: no eval.json",
         "3/3",

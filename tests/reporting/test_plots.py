@@ -55,6 +55,18 @@ def test_task_bars_show_final_means(runs):
     assert {"0.100", "0.250", "0.050", "a", "b", "c"} <= texts
 
 
+def test_many_labels_go_down_and_not_across(write_run, tmp_path):
+    for index in range(9):
+        excess = {"a": 0.1, "b": 0.2 + index / 100} if index else {"a": 7.0, "b": 0.5}
+        write_run(f"mixer_{index}", 0, excess, history=False, metrics=False)
+    (ax,) = plots.task_bars(find_runs([tmp_path])).axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a", "b"]
+    assert len(ax.get_yticklabels()) == 9
+    framed = [round(patch.get_x()) for patch in ax.patches]
+    assert framed == [0, *[1] * 8]  # a of the first, b of the others
+    assert ax.images[0].get_clim()[1] < 1  # the first one's 7 nats do not make all others pale
+
+
 def test_shares_are_means_over_seeds_up_to_the_shortest_run(write_run, tmp_path):
     for seed, share in ((0, 0.2), (1, 0.4)):
         path = write_run("uniform", seed, {"a": 0.1, "b": 0.2})

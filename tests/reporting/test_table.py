@@ -44,44 +44,69 @@ def test_means_and_standard_errors(write_scores):
 
 def test_paired_differences(write_scores):
     comparison = compare(write_scores(proportional=(0.2, 0.3, 0.4, 0.9), ama_s=(0.1, 0.1, 0.5)))
-    pair = _row(comparison, "ama_s").differences["worst_excess"]
+    differences = _row(comparison, "ama_s").differences["proportional"]
+    pair = differences["worst_excess"]
     # -.1, -.2, +.1 over the three shared seeds: mean -.2/3, deviations (-.1, -.4, .5)/3, squares sum to .42/9
     assert pair.mean == pytest.approx(-0.2 / 3)
     assert pair.error == pytest.approx(math.sqrt(0.42 / 9 / 2 / 3))
     assert (pair.wins, pair.n) == (2, 3)
-    accuracy = _row(comparison, "ama_s").differences["worst_accuracy"]
+    accuracy = differences["worst_accuracy"]
     assert (accuracy.mean, accuracy.wins) == (pytest.approx(0.2 / 3), 2)
     assert _row(comparison, "proportional").differences == {}
 
 
 @pytest.mark.parametrize(
-    ("adaptive", "kind", "parts"),
+    ("adaptive", "kind", "said", "line"),
     [
-        # differences -.1, -.1, -.09: mean -.0967, sd .00577, standard error .0033
-        ((0.1, 0.2, 0.31), "better", ("ama_s beats uniform on worst excess", "-0.097 +- 0.003 nats", "3/3")),
-        (
-            (0.1, 0.1, 0.5),
-            "no better",
-            ("ama_s does not beat uniform", "2/3", "two standard errors reach zero"),
-        ),
-        (
-            (0.3, 0.4, 0.51),
-            "worse",
-            ("ama_s is worse than uniform on worst excess", "+0.103 +- 0.003", "0/3"),
-        ),
-        ((0.1, 0.2), "too few", ("Too few seeds to tell, 3 shared", "ama_s against uniform (2 shared)")),
+        # differences -.1, -.1, -.09: mean -.0967, sd .00577, standard error .0033, times 4.303: .0143
+        ((0.1, 0.2, 0.31), "better", "Better than uniform on", ["ama_s", "-0.097", "[-0.111,", "-0.082]", "3/3"]),
+        ((0.1, 0.1, 0.5), "no better", "Not better than uniform on", ["ama_s", "-0.067", "[-0.446,", "+0.313]", "2/3"]),
+        ((0.3, 0.4, 0.51), "worse", "Worse than uniform on", ["ama_s", "+0.103", "[+0.089,", "+0.118]", "0/3"]),
+        ((0.1, 0.2), "too few", "ama_s (2 shared) against uniform", ["ama_s", "-0.100", "[-0.100,", "-0.100]", "2/2"]),
     ],
 )
-def test_verdicts(adaptive, kind, parts, write_scores):
+def test_verdicts(adaptive, kind, said, line, write_scores):
     comparison = compare(write_scores(uniform=(0.2, 0.3, 0.4), ama_s=adaptive))
-    assert [verdict.kind for verdict in comparison.verdicts] == [kind]
-    assert len(comparison.sentences()) == 1
-    assert all(part in comparison.sentences()[0] for part in parts)
+    assert {verdict.metric: verdict.kind for verdict in comparison.verdicts} == {
+        "worst_excess": kind,
+        "mean_loss": kind,
+    }
+    assert next(text for text in comparison.sentences() if said in text).endswith(("ama_s.", "uniform."))
+    assert line in [text.split() for text in comparison.to_text().splitlines()]
 
 
 def test_equal_numbers_do_not_beat(write_scores):
     comparison = compare(write_scores(temperature=(0.2, 0.3, 0.4), ama_r=(0.2, 0.3, 0.4)))
-    assert [verdict.kind for verdict in comparison.verdicts] == ["no better"]
+    assert {verdict.kind for verdict in comparison.verdicts} == {"no better"}
+    assert "Of 1 adaptive method none beats it, 1 cannot be told from it." in comparison.sentences()[0]
+
+
+def test_both_usual_baselines_are_compared_with(write_scores):
+    runs = write_scores(proportional=(0.2, 0.3), uniform=(0.1, 0.2), ama_s=(0.1, 0.1), merge_ties=(0.9, 0.8))
+    comparison = compare(runs)
+    assert (comparison.baselines, comparison.plain) == (("proportional", "uniform"), "uniform")
+    assert {row.label: row.method for row in comparison.rows} == {
+        "ama_s": "adaptive",
+        "uniform": "static",
+        "proportional": "static",
+        "merge_ties": "merge",
+    }
+    differences = _row(comparison, "merge_ties").differences
+    assert differences["uniform"]["worst_excess"].mean == pytest.approx(0.7)
+    assert differences["proportional"]["worst_excess"].mean == pytest.approx(0.6)
+    assert compare(runs, "ama_s").baselines == ("ama_s", "proportional", "uniform")
+
+
+def test_the_best_static_mixture_may_differ_by_score(write_run, tmp_path):
+    for seed in range(3):
+        write_run("uniform", seed, {"a": 0.2, "b": 0.2 + 0.01 * seed})
+        write_run("proportional", seed, {"a": 0.0, "b": 0.3 + 0.01 * seed})
+        write_run("ama_s", seed, {"a": 0.1, "b": 0.1 + 0.02 * seed})
+    best = [text.split(", ")[0] for text in compare(find_runs([tmp_path])).sentences() if text.startswith("The best")]
+    assert best == [
+        "The best static mixture on worst excess is uniform",
+        "The best static mixture on mean loss is proportional",
+    ]
 
 
 @pytest.mark.parametrize(

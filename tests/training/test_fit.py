@@ -2,8 +2,11 @@
 
 import lightning as L
 import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from mixalign.errors import MixalignError
+from mixalign.mixers.ama_r import AMAR
 from mixalign.mixers.ama_s import AMAS
 from mixalign.training.fit import Fit
 
@@ -51,6 +54,27 @@ def test_every_row_of_a_batch_is_a_draw_of_its_own(dpo_job, tmp_path):
     assert whole.data.sampler.cursor_K.sum() == parts.data.sampler.cursor_K.sum() == 60
 
 
+@pytest.mark.filterwarnings("ignore:.*Please add the following callbacks.*")
+@pytest.mark.parametrize("saved", ["at a validation", "after a batch"])
+@pytest.mark.parametrize("micro", [2, 4, 12])
+def test_a_training_goes_on_with_other_micro_batches(dpo_job, tmp_path, micro, saved):
+    """As it must when memory ran out, or when it has another number of processes. Saved at step 3 with three a step."""
+    every = 3 if saved == "after a batch" else None
+    names = {"filename": "at{step}", "auto_insert_metric_name": False}
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=every, save_top_k=-1, **names)
+    whole = dpo_job.run(tmp_path, AMAR(), micro=4, lr=1e-3, val_every=3, callbacks=[keep])
+    seen = Validations()
+    rest = dpo_job.run(
+        tmp_path, AMAR(), micro=micro, lr=1e-3, val_every=3, callbacks=[seen], resume=tmp_path / "at3.ckpt"
+    )
+    assert seen.steps == [6]
+    assert rest.trainer.global_step == 6
+    assert rest.seen.losses() == pytest.approx({k: v for k, v in whole.seen.losses().items() if k[0] >= 3}, rel=1e-5)
+    torch.testing.assert_close(torch.stack(rest.seen.alphas), torch.stack(whole.seen.alphas[3:]), rtol=0, atol=1e-7)
+    for name, weight in whole.weights().items():
+        torch.testing.assert_close(rest.weights()[name], weight, rtol=0, atol=1e-5)
+
+
 def test_tasks_outlast_their_rows(small_job, tmp_path):
     job = small_job({"helpful": 60, "compare": 3})
     run = job.run(tmp_path, steps=4, batch_size=12)
@@ -80,7 +104,8 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_numbers(dpo_job, tmp_pat
 
 
 def test_trainer_options_reach_lightning(dpo_job, tmp_path):
-    options = {"deterministic": True, "use_distributed_sampler": False}
+    options = {"max_time": "00:12:00:00", "use_distributed_sampler": False}
     run = dpo_job.run(tmp_path, steps=1, trainer_options=options)
+    assert [c._duration for c in run.trainer.callbacks if isinstance(c, Timer)] == [12 * 3600]
     assert run.trainer.default_root_dir == str(tmp_path)
     assert not run.trainer._accelerator_connector.use_distributed_sampler

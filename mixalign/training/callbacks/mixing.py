@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from mixalign.errors import MixalignError, did_you_mean
-from mixalign.files import write_text
+from mixalign.files import adding_to, write_text
 from mixalign.losses.excess import clip_mean
 from mixalign.metrics.task_mean import OnItsWay, TaskMean, sum_dtype
 from mixalign.mixers.base import PROBED, Mix, Mixer, MixSignal, State
 from mixalign.mixers.diagnostics import Moment, alternating, diverging
 from mixalign.mixers.simplex import normalise
+from mixalign.mixers.wrapped import rule_of
 
 __all__ = ["Mixing"]
 
@@ -142,9 +143,10 @@ class Mixing(L.Callback):
         excess_K, weighted_K = clip_mean(found["excess"], clip), clip_mean(weighted_K, clip)
         return replace(signal, excess_K=excess_K, excess_iw_K=weighted_K, **self._eval), bad_K
 
-    def _take_probed(self, pl_module: Any) -> dict[str, Tensor]:
+    def _take_probed(self, pl_module: Any) -> dict[str, Any]:
         """What probes measured after this step; nan for what the mixer reads and they did not."""
-        found, num_tasks = dict(pl_module.probed), len(self.tasks)
+        found: dict[str, Any] = dict(pl_module.probed)
+        num_tasks = len(self.tasks)
         pl_module.probed.clear()
         for name in (self.mixer.needs & PROBED) - {*found}:
             found[name] = torch.full((num_tasks,) * name.count("K"), torch.nan, dtype=torch.float64)
@@ -192,7 +194,7 @@ class Mixing(L.Callback):
         line = {"step": self.updates, "sample": _plain(mix.sample_K), "loss": _plain(mix.loss_K)}
         line |= {"excess": _plain(signal.excess_K), "task_loss": _plain(signal.loss_K)}
         line["count"] = [int(n) for n in signal.count_K]
-        with self.history.open("a") as file:
+        with adding_to(self.history), self.history.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def _forget_later_steps(self) -> None:
@@ -204,7 +206,8 @@ class Mixing(L.Callback):
     def _look_back(self) -> None:
         if len(self._path) == self._path.maxlen and self.updates % WINDOW == 0 and self.mixer.needs:
             path = list(self._path)
-            self._warn("alternating", alternating(path, self.tasks))
+            if not hasattr(rule_of(self.mixer), "asks"):  # those that ask for probes may take turns on purpose
+                self._warn("alternating", alternating(path, self.tasks))
             self._warn("diverging", diverging(path, self.tasks))
 
     def _warn(self, kind: str, text: str | None) -> None:

@@ -14,7 +14,7 @@ from mixalign.mixers.base import Mixer
 from mixalign.training import sharding
 from mixalign.types import Batch
 
-__all__ = ["Probe", "task_rows"]
+__all__ = ["Probe", "task_batches", "task_rows"]
 
 
 class Probe(L.Callback):
@@ -66,6 +66,25 @@ def task_rows(
         key: names the draw, such as (seed, step): the same key gives the same rows.
     """
     for task, dataset in enumerate(datasets):
-        rng = np.random.default_rng((*key, task))
-        row_B = rng.choice(len(dataset), min(rows, len(dataset)), replace=False)[rank::world]
+        row_B = _draw(dataset, rows, (*key, task))[rank::world]
         yield layout(datasets, np.full(len(row_B), task), row_B)
+
+
+def task_batches(
+    datasets: Sequence[TaskDataset],
+    rows: int,
+    key: Sequence[int],
+    layout: Layout,
+    size: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[list[Batch]]:
+    """The rows of `task_rows` in batches of at most `size` rows; an empty list where this rank has no row of a task."""
+    for task, dataset in enumerate(datasets):
+        row_B = _draw(dataset, rows, (*key, task))[rank::world]
+        parts = (row_B[start : start + size] for start in range(0, len(row_B), size))
+        yield [layout(datasets, np.full(len(part_B), task), part_B) for part_B in parts]
+
+
+def _draw(dataset: TaskDataset, rows: int, key: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(key).choice(len(dataset), min(rows, len(dataset)), replace=False)

@@ -1,11 +1,14 @@
 """Which probes a mixer needs."""
 
 from mixalign.mixers.base import Mixer
+from mixalign.training.callbacks.gradient_probe import GradientProbe
 from mixalign.training.callbacks.probe import Probe
+from mixalign.training.callbacks.trial_step import TrialStep
+from mixalign.training.callbacks.validation_probe import ValidationProbe
 
 __all__ = ["PROBES", "probes_for"]
 
-PROBES: tuple[type[Probe], ...] = ()
+PROBES: tuple[type[Probe], ...] = (GradientProbe, TrialStep, ValidationProbe)
 
 
 def probes_for(
@@ -19,5 +22,5 @@ def probes_for(
         validation_rows: of each task for a validation between steps.
         weights: regular expression that the names of probed weights match; None: all that are trained.
     """
-    settings = {"seed": seed, "rows": rows, "validation_rows": validation_rows, "weights": weights}
-    return [probe(mixer, **settings) for probe in PROBES if probe.measures & mixer.needs]
+    settings = (seed, rows, validation_rows, weights)
+    return [probe(mixer, *settings) for probe in PROBES if probe.measures & mixer.needs]

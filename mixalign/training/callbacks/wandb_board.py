@@ -1,13 +1,15 @@
 """Axes and summaries of the metrics on a Weights & Biases dashboard."""
 
+import os
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
+from mixalign.errors import MixalignError
 from mixalign.training.callbacks.mixing import Mixing
 
-__all__ = ["WandbBoard"]
+__all__ = ["WandbBoard", "log_in"]
 
 BY_TASK = (
     "alpha",
@@ -47,3 +49,24 @@ class WandbBoard(L.Callback):
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 rows = [list(x) for x in zip(self.mixing.tasks, self.mixing.mix.alpha_K.tolist(), strict=True)]
                 logger.log_table("mixture", columns=["task", "alpha"], data=rows)
+
+
+def log_in() -> None:
+    """Lets W&B look for an account, and ask for one where somebody can answer, before hours of work and not after.
+
+    Raises:
+        MixalignError: when there is none.
+    """
+    if os.environ.get("WANDB_API_KEY"):
+        return
+    import wandb
+
+    try:
+        wandb.login()
+    except wandb.errors.UsageError as error:
+        raise MixalignError(
+            f"`logger=wandb` needs an account ({error}) Set WANDB_API_KEY, or `logger.wandb.offline=true`, which keeps "
+            "the curves in the run's folder for `wandb sync`."
+        ) from error
+    except wandb.errors.Error:
+        pass  # of the network, which may be back when the curves begin

@@ -1,0 +1,65 @@
+"""The loss on validation rows between two steps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from mixalign.errors import MixalignError
+from mixalign.metrics.task_mean import sum_dtype
+from mixalign.training.callbacks.probe import Probe, task_batches
+from mixalign.types import on_device
+
+__all__ = ["ValidationProbe"]
+
+
+class ValidationProbe(Probe):
+    """Measures `probe_loss_K`: the mean loss of each task on validation rows that are the same at every step.
+
+    The rows are drawn once, from the seed; a task that has fewer than `validation_rows` gives all of them. Two
+    measurements of one run therefore differ by what the model learned in between, and not by the draw.
+    """
+
+    measures: ClassVar[frozenset[str]] = frozenset({"probe_loss_K"})
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_fit_start(trainer, pl_module)
+        if not isinstance(self.validation_rows, int) or self.validation_rows < 1:
+            raise MixalignError(
+                f"`probe.validation_rows` is {self.validation_rows!r}, but must be a whole number of at least 1."
+            )
+        rows_K = [len(d) for d in trainer.datamodule.validation] or [0] * len(pl_module.tasks)
+        without = [f"`{task}`" for task, rows in zip(pl_module.tasks, rows_K, strict=True) if not rows]
+        if without:
+            raise MixalignError(
+                f"This mixer reads validation losses between steps, but task {', '.join(without)} has no validation "
+                "rows. Give it some (`data.validation_fraction`), or take another mixer."
+            )
+
+    @torch.no_grad()
+    def measure(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:
+        data, device = trainer.datamodule, pl_module.device
+        drawn = (data.validation, self.validation_rows, (self.seed,), data.layout, data.eval_batch_size)
+        sum_K = torch.zeros(len(data.validation), dtype=sum_dtype(device), device=device)
+        with isolate_rng(), _evaluating(pl_module), trainer.precision_plugin.forward_context():
+            for task, batches in enumerate(task_batches(*drawn, trainer.global_rank, trainer.world_size)):
+                for batch in batches:
+                    sum_K[task] += pl_module._scores(on_device(batch, device))["loss"].to(sum_K.dtype).sum()
+        sum_K = trainer.strategy.reduce(sum_K, reduce_op="sum").to("cpu", torch.float64)
+        rows_K = torch.tensor([min(self.validation_rows, len(d)) for d in data.validation])
+        return {"probe_loss_K": sum_K / rows_K}
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and then for each part the mode that it had."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
