@@ -112,7 +112,7 @@ def disturb(case: str, kills: int, folder: Path, rng: random.Random, start: Star
         phase = _kill_once(start, case, stormy, before, after, rng)
         if phase is None:  # it was faster: this run is compared, and another one begins
             found.differing += _differences(calm / "run", stormy / "run")
-            shutil.rmtree(stormy)
+            stormy.rename(folder / f"done_{len(list(folder.iterdir()))}")  # to look at, should it differ
         else:
             found.where[phase] += 1
     _run(start, case, stormy)

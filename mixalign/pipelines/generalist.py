@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from mixalign.training.callbacks.leave import Leave
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.probes import probes_for
 from mixalign.training.callbacks.progress import MixtureProgress
+from mixalign.training.callbacks.save_newest import SaveNewest
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.callbacks.wandb_board import WandbBoard
@@ -149,10 +149,13 @@ def _trainer(
     cfg = job.cfg
     watched = "eval/worst_excess" if judged else "eval/worst_loss"
     # after each validation; by default Lightning saves only once, at the end, when every batch is validated
-    kept = partial(ModelCheckpoint, folder / "checkpoints", save_on_train_epoch_end=False)
-    keeper = kept("step{step}", monitor=watched, auto_insert_metric_name=False, enable_version_counter=False)
-    # `save_last` would save the best one under that name
-    newest = kept("last", enable_version_counter=False, every_n_train_steps=cfg.save_every)
+    own: dict[str, Any] = {
+        "save_on_train_epoch_end": False,
+        "auto_insert_metric_name": False,
+        "enable_version_counter": False,
+    }
+    keeper = ModelCheckpoint(folder / "checkpoints", "step{step}", monitor=watched, **own)
+    newest = SaveNewest(folder / "checkpoints", cfg.save_every)
     probes = probes_for(mixer, cfg.seed, **plain(cfg.probe))
     check = SpecialistCheck(judges=excess_over(mixer) == "specialists")
     callbacks = [*probes, mixing, check, TaskLog(mixing, cfg.log_every), WandbBoard(mixing), keeper, newest]

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from mixalign.errors import MixalignError
+from mixalign.errors import MixalignError, Stopped
 from mixalign.pipelines import train as train_module
 from mixalign.pipelines.api import train_from_overrides
+from mixalign.training.callbacks.leave import Leave
 from mixalign.training.callbacks.task_log import TaskLog
+from mixalign.training.module import AlignModule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +69,42 @@ def test_the_same_folder_goes_on_where_it_stopped(cut, calm, tiny, monkeypatch):
     train_from_overrides(tiny("val_every=2"), str(cut))
     assert started == [cut / "checkpoints" / "last.ckpt"]
     same(cut, calm)
+
+
+@pytest.mark.parametrize("overrides", [("save_every=1",), ("save_every=1", "mixer=skill_it", "micro_batch_size=3")])
+def test_no_validation_is_left_out(tiny, tmp_path, monkeypatch, overrides):
+    """A run is cut off in the validation of a step at which a checkpoint is due; mixers may read what it finds."""
+    overrides = tiny("val_every=2", *overrides)
+    real = AlignModule.on_validation_epoch_end
+
+    def power_cut(self):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(AlignModule, "on_validation_epoch_end", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_from_overrides(overrides, str(tmp_path / "run"))
+    monkeypatch.setattr(AlignModule, "on_validation_epoch_end", real)
+    for folder in ("run", "calm"):
+        train_from_overrides(overrides, str(tmp_path / folder))
+    same(tmp_path / "run", tmp_path / "calm")
+
+
+def test_a_signal_at_a_validated_step_waits_for_the_validation(tiny, tmp_path, monkeypatch):
+    overrides = tiny("val_every=2")
+    real = Leave._agreed
+
+    def told(self, trainer):
+        self._told = signal.SIGTERM * (trainer.global_step == 2)
+        return real(self, trainer)
+
+    monkeypatch.setattr(Leave, "_agreed", told)
+    with pytest.raises(Stopped) as caught:
+        train_from_overrides(overrides, str(tmp_path / "run"))
+    assert caught.value.text.startswith("stopped by SIGTERM")
+    monkeypatch.undo()
+    for folder in ("run", "calm"):
+        train_from_overrides(overrides, str(tmp_path / folder))
+    same(tmp_path / "run", tmp_path / "calm")
 
 
 def test_a_torn_checkpoint_is_skipped_and_said(cut, calm, tiny, caplog):

@@ -5,11 +5,12 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
 
 from mixalign.errors import Stopped
+from mixalign.training.callbacks.save_newest import validation_follows
 from mixalign.training.checkpoints import LAST
 
 __all__ = ["Leave"]
@@ -18,8 +19,11 @@ log = logging.getLogger(__name__)
 EVERY = 10  # optimizer steps between two questions whether another rank was told to stop
 
 
-class Leave(L.Callback):
+class Leave(Checkpoint):
     """On SIGTERM (a preempted job) or Ctrl-C, ends the step, saves, and raises Stopped; a second Ctrl-C does not wait.
+
+    A step that is validated ends with its validation; see SaveNewest. As a
+    Checkpoint it comes after the callbacks that judge the validation.
 
     Args:
         folder: of the checkpoints.
@@ -29,10 +33,11 @@ class Leave(L.Callback):
         self.path = folder / LAST
         self._told = 0
         self._step = 0
+        self._leaving = False
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._told, self._step = 0, trainer.global_step
+        self._told, self._step, self._leaving = 0, trainer.global_step, False
         if threading.current_thread() is threading.main_thread():
             # here, since Lightning puts its own handler in place before; its would leave in the middle of a validation
             self._before = {n: signal.signal(n, self._hear) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -47,10 +52,18 @@ class Leave(L.Callback):
         if trainer.global_step == self._step:
             return  # between the micro-batches of a step
         self._step = trainer.global_step
-        if self._agreed(trainer):
-            trainer.save_checkpoint(self.path)
-            number = self._told or signal.SIGTERM
-            raise Stopped(f"stopped by {signal.Signals(number).name}; saved {self.path}", 128 + number)
+        self._leaving = self._agreed(trainer)
+        if self._leaving and not validation_follows(trainer, batch_idx):
+            self._leave(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._leaving:
+            self._leave(trainer)
+
+    def _leave(self, trainer: Any) -> NoReturn:
+        trainer.save_checkpoint(self.path)
+        number = self._told or signal.SIGTERM
+        raise Stopped(f"stopped by {signal.Signals(number).name}; saved {self.path}", 128 + number)
 
     def _agreed(self, trainer: Any) -> bool:
         """Whether any rank was told to stop; all ranks ask at the same steps."""
