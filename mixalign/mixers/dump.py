@@ -1,22 +1,20 @@
 """DUMP: a curriculum by upper confidence bounds on a window of each task's signal (arXiv 2504.09710, Algorithm 1)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_choice, check_range
-from mixalign.mixers.sec import SIGNALS, probes_at
+from mixalign.mixers.bandit import SIGNALS, Bandit
+from mixalign.mixers.base import Mix, MixSignal, State, read
+from mixalign.mixers.checks import check_range
 from mixalign.mixers.simplex import uniform
 
 __all__ = ["DUMP"]
 
 
 @dataclass(frozen=True)
-class DUMP:
+class DUMP(Bandit):
     """Samples task i with the softmax of `UCB_i / temperature`, `UCB_i = L_i + sqrt(2 ln(N + 1) / (n_i + 1))`.
 
     L_i is the mean of |advantage| over the last `window` samples of the task in the paper, which calls it the task's
@@ -24,36 +22,18 @@ class DUMP:
     here L_i is the mean of the signal that `signal` names, of which every step's mean over the task's samples counts
     with its absolute value. Validations and probes measure no batch, so each counts there as one sample of the window.
 
-    Attributes:
-        signal: `loss`, `excess` (over the specialist, clipped by sample), `eval_loss` or `eval_excess` of validations
-            (`val_every`), or `probe_loss`, `gain` or `noise` of probes.
+    Attributes, beside a Bandit's:
         window: samples of a task in L_i; 300 in the published code (ZhentingWang/DUMP).
         temperature: in units of the signal; .1 in the published code.
-        every: steps between two probes, for a signal that is probed.
     """
 
-    signal: str = "loss"
     window: int = 300
     temperature: float = 0.1
-    every: int = 10
-
-    composition: ClassVar[Composition] = "multinomial"
-    descends_on: ClassVar[DescendsOn] = "loss"
-    clip: ClassVar[Clip] = "sample"
 
     def __post_init__(self) -> None:
-        check_choice("signal", self.signal, list(SIGNALS))
+        super().__post_init__()
         check_range("window", self.window, 1)
         check_range("temperature", self.temperature, 1e-6)
-        check_range("every", self.every, 1)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({SIGNALS[self.signal]})
-
-    def asks(self, step: int) -> bool:
-        """Whether probes measure after that many steps."""
-        return probes_at(step, self.signal, self.every)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         zero_K = torch.zeros(len(rows_K), dtype=torch.float64)

@@ -1,31 +1,20 @@
 """SEC: self-evolving curriculum, a Boltzmann bandit on a moving average of each task's signal (arXiv 2505.14970)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mixalign.losses.excess import Clip
-from mixalign.mixers.base import PROBED, Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_choice, check_range
+from mixalign.mixers.bandit import SIGNALS, Bandit
+from mixalign.mixers.base import Mix, MixSignal, State, read
+from mixalign.mixers.checks import check_range
 from mixalign.mixers.simplex import uniform
 
-__all__ = ["SEC", "SIGNALS", "probes_at"]
-
-SIGNALS = {  # a bandit's reward -> the field of MixSignal whose absolute value it is
-    "loss": "loss_K",
-    "excess": "excess_K",
-    "eval_loss": "eval_loss_K",
-    "eval_excess": "eval_excess_K",
-    "probe_loss": "probe_loss_K",
-    "gain": "gain_K",
-    "noise": "noise_K",
-}
+__all__ = ["SEC"]
 
 
 @dataclass(frozen=True)
-class SEC:
+class SEC(Bandit):
     """Samples task i with the softmax of `Q_i / temperature`, where `Q_i <- lr r_i + (1 - lr) Q_i` (TD(0)), Q_0 = 0.
 
     The paper's reward r_i is the mean of |advantage| over the task's samples, which stands for what can be learned
@@ -35,37 +24,19 @@ class SEC:
 
     A task without a measurement keeps its Q. The published code moves it towards 0 instead.
 
-    Attributes:
-        signal: `loss`, `excess` (over the specialist, clipped by sample), `eval_loss` or `eval_excess` of validations
-            (`val_every`), or `probe_loss`, `gain` or `noise` of probes.
+    Attributes, beside a Bandit's:
         lr: weight of a new reward in Q; .5 in the paper.
         temperature: in units of the signal. The paper has .2 to 1, for advantages of about 1; losses and excesses of
             preferences differ by tenths of a nat.
-        every: steps between two probes, for a signal that is probed.
     """
 
-    signal: str = "loss"
     lr: float = 0.5
     temperature: float = 0.2
-    every: int = 10
-
-    composition: ClassVar[Composition] = "multinomial"
-    descends_on: ClassVar[DescendsOn] = "loss"
-    clip: ClassVar[Clip] = "sample"
 
     def __post_init__(self) -> None:
-        check_choice("signal", self.signal, list(SIGNALS))
+        super().__post_init__()
         check_range("lr", self.lr, 0, 1)
         check_range("temperature", self.temperature, 1e-6)
-        check_range("every", self.every, 1)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({SIGNALS[self.signal]})
-
-    def asks(self, step: int) -> bool:
-        """Whether probes measure after that many steps."""
-        return probes_at(step, self.signal, self.every)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         return Mix(uniform(len(rows_K))), {"q_K": torch.zeros(len(rows_K), dtype=torch.float64)}
@@ -74,8 +45,3 @@ class SEC:
         reward_K = read(signal, SIGNALS[self.signal], state["q_K"]).abs()
         q_K = torch.lerp(state["q_K"], reward_K, self.lr).where(~reward_K.isnan(), state["q_K"])
         return Mix((q_K / self.temperature).softmax(0)), {"q_K": q_K}
-
-
-def probes_at(step: int, signal: str, every: int) -> bool:
-    """Whether a bandit's signal is probed after that many steps: every so many, if it is one that is probed."""
-    return SIGNALS[signal] in PROBED and step % every == 0

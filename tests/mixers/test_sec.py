@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from mixalign.mixers.bandit import SIGNALS
 from mixalign.mixers.base import MixSignal
-from mixalign.mixers.sec import SEC, SIGNALS
+from mixalign.mixers.sec import SEC
 
 NAN = float("nan")
 
