@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,7 @@ from mixalign.objectives.dpo import DPO
 from mixalign.objectives.sft import SFT
 from mixalign.scoring.score import score_rows
 from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule, Optimizer
 
@@ -287,3 +289,24 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small disk needs rights that this user lacks")
     yield place  # tables of it may still be mapped
     subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def power_cut(monkeypatch):
+    """A context in which a training is cut off behind an optimizer step, once that is logged."""
+
+    @contextmanager
+    def after(step: int) -> Iterator[None]:
+        log = TaskLog.on_train_batch_end
+
+        def cut(self, trainer, *rest):
+            log(self, trainer, *rest)
+            if trainer.global_step == step:
+                raise RuntimeError("power cut")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TaskLog, "on_train_batch_end", cut)
+            with pytest.raises(RuntimeError, match="power cut"):
+                yield
+
+    return after

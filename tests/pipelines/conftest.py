@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mixalign import cli as command_line
 from mixalign.errors import MixalignError
 from mixalign.pipelines.api import train_from_overrides
 
@@ -193,5 +194,23 @@ def cli_refuses(cli, cache) -> Callable[..., str]:
         assert "rror" not in progress + message, done.stderr  # one message, not two
         assert snapshot(cache, *untouched) == before
         return message.strip()
+
+    return go
+
+
+@pytest.fixture
+def in_process(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs `mixalign` with arguments in this process; gives the exit code, stdout and stderr."""
+    monkeypatch.setenv("MIXALIGN_VERB", "")  # so that it is restored afterwards
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+
+    def go(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mixalign", *map(str, arguments)])
+        code = 0
+        try:
+            command_line.main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
 
     return go

@@ -4,12 +4,12 @@ import csv
 import json
 import re
 import sys
+from functools import partial
 
 import pytest
 import torch
 import yaml
 
-from mixalign import cli as command_line
 from mixalign.errors import MixalignError
 from mixalign.pipelines import fit_mixmin
 from mixalign.pipelines.api import compose_config, train_from_overrides
@@ -64,21 +64,9 @@ def tried(tmp_path):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(in_process):
     """Runs `mixalign fit-mixture` in this process; gives the exit code, stdout and stderr."""
-    monkeypatch.setenv("MIXALIGN_VERB", "")  # so that it is restored afterwards
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-
-    def go(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mixalign", "fit-mixture", *map(str, arguments)])
-        code = 0
-        try:
-            command_line.main()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return go
+    return partial(in_process, "fit-mixture")
 
 
 def predicted(tried, **settings):

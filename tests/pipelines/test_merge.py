@@ -2,8 +2,8 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +12,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mixalign import cli as command_line
 from mixalign.errors import MixalignError
 from mixalign.models.merge_files import merge_folders
 from mixalign.models.merge_methods import Merge
@@ -29,21 +28,9 @@ def run(finished, tmp_path):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(in_process):
     """Runs `mixalign merge` in this process; gives the exit code, stdout and stderr."""
-    monkeypatch.setenv("MIXALIGN_VERB", "")  # so that it is restored afterwards
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-
-    def go(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mixalign", "merge", *map(str, arguments)])
-        code = 0
-        try:
-            command_line.main()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return go
+    return partial(in_process, "merge")
 
 
 def weights(folder):

@@ -17,7 +17,6 @@ from mixalign.errors import MixalignError, Stopped
 from mixalign.pipelines import train as train_module
 from mixalign.pipelines.api import train_from_overrides
 from mixalign.training.callbacks.leave import Leave
-from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.module import AlignModule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,19 +33,11 @@ def same(run: Path, other: Path) -> None:
 
 
 @pytest.fixture
-def cut(tiny, tmp_path, monkeypatch):
+def cut(tiny, tmp_path, power_cut):
     """The folder of a run that was cut off at step 3, behind the checkpoint of step 2."""
-    log, folder = TaskLog.on_train_batch_end, tmp_path / "run"
-
-    def power_cut(self, trainer, *rest):
-        log(self, trainer, *rest)
-        if trainer.global_step == 3:
-            raise RuntimeError("power cut")
-
-    monkeypatch.setattr(TaskLog, "on_train_batch_end", power_cut)
-    with pytest.raises(RuntimeError, match="power cut"):
+    folder = tmp_path / "run"
+    with power_cut(3):
         train_from_overrides(tiny("val_every=2"), str(folder))
-    monkeypatch.undo()
     return folder
 
 

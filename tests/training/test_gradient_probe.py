@@ -21,7 +21,6 @@ from mixalign.models.reference import LIVE
 from mixalign.pipelines.api import train_from_overrides
 from mixalign.training.callbacks.gradient_probe import GradientProbe
 from mixalign.training.callbacks.probes import probes_for
-from mixalign.training.callbacks.task_log import TaskLog
 
 ROWS = {"helpful": 30, "reverse": 1, "compare": 5}
 CPU = torch.device("cpu")
@@ -245,24 +244,15 @@ OVERRIDES = [
 ]
 
 
-def test_doge_in_the_pipeline_and_resumed(tmp_path, monkeypatch, capsys):
+def test_doge_in_the_pipeline_and_resumed(tmp_path, power_cut, capsys):
     """Cut off at step 3, behind the checkpoint of step 2, a run ends with the same bytes as one that was not."""
     overrides = [*OVERRIDES, f"cache_dir={tmp_path / 'cache'}"]
     train_from_overrides(overrides, str(tmp_path / "calm"))
     steps = [json.loads(line)["loss"] for line in (tmp_path / "calm" / "mix.jsonl").read_text().splitlines()]
     assert steps[0] == pytest.approx([1 / 3] * 3)
     assert all(before != after for before, after in pairwise(steps))
-    log = TaskLog.on_train_batch_end
-
-    def power_cut(self, trainer, *rest):
-        log(self, trainer, *rest)
-        if trainer.global_step == 3:
-            raise RuntimeError("power cut")
-
-    monkeypatch.setattr(TaskLog, "on_train_batch_end", power_cut)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(3):
         train_from_overrides(overrides, str(tmp_path / "cut"))
-    monkeypatch.undo()
     train_from_overrides(overrides, str(tmp_path / "cut"))
     for name in ("mix.jsonl", "mixture.json", "eval.json", "metrics.csv", "model/model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes(), name
