@@ -7,10 +7,10 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check compare compare-sft evidence evidence-ideal chaos convergence bench clean
+.PHONY: help install install-dev demo test test-fast test-all check compare compare-sft evidence evidence-ideal chaos convergence bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -27,21 +27,26 @@ $(VENV)/.installed-dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
 
 install: $(VENV)/.installed ## install into .venv
 
+install-dev: $(VENV)/.installed-dev ## the same with what tests, checks and comparisons need
+
 demo: $(VENV)/.installed ## the main job: four mixers on generated tasks, a table and runs/demo/report.html
 	rm -rf runs/demo
 	$(BIN)/mixalign train -m mixer=proportional,uniform,ama_r,ama_s run_dir=runs/demo
 	$(BIN)/mixalign report runs/demo
 
-test: $(VENV)/.installed-dev ## all tests
+test: $(VENV)/.installed-dev ## the tests, on two cores; before every commit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+
+test-fast: $(VENV)/.installed-dev ## those that take seconds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not long"
+
+test-all: $(VENV)/.installed-dev ## those that take minutes, too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fast: $(VENV)/.installed-dev ## the tests that take seconds
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
-
-check: $(VENV)/.installed-dev ## format, lint and types
+check: $(VENV)/.installed-dev ## format, lint and types; before every commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy mixalign
+	$(BIN)/mypy
 
 evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform, AMA-R and AMA-S; the figures of the README
 	$(BIN)/python benchmarks/evidence.py

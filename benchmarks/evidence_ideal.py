@@ -1,6 +1,6 @@
 """IDEAL on four generated domains against joint training, over independent seeds.
 
-Losses are means over the test rows of the reference domains after the last round, whether or not it is the best one.
+Losses are means over the test rows of the target domains after the last round, whether or not it is the best one.
 Prints, for every variant, the paired difference to joint training on the same seed, and what the influences say of the
 domains; writes both to benchmarks/results/evidence_ideal.json.
 """
@@ -19,8 +19,8 @@ from common import print_table
 
 from mixalign import train
 
-REFERENCE = ("copy", "facts", "compare")
-TASKS = (*REFERENCE, "legacy")
+TARGETS = ("copy", "facts", "compare")
+TASKS = (*TARGETS, "legacy")
 ROUNDS = ("mixer.stop=false",)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "joint": ("mixer=proportional",),
@@ -72,10 +72,10 @@ def main() -> None:
 
 
 def _losses(folder: Path) -> dict[str, float]:
-    """Mean and worst test loss over the reference domains, nats."""
+    """Mean and worst test loss over the target domains, nats."""
     last = folder / "rounds" / "2" / "eval.json"
     tasks = json.loads((last if last.is_file() else folder / "eval.json").read_text())["tasks"]
-    found = [tasks[task]["loss"] for task in REFERENCE]
+    found = [tasks[task]["loss"] for task in TARGETS]
     return {"mean": mean(found), "worst": max(found)}
 
 

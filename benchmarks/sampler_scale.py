@@ -36,7 +36,7 @@ def main() -> None:
 def _work(variant: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from mixalign.data.sampler import MixtureSampler
+    from mixalign.data.batches.sampler import MixtureSampler
 
     torch.set_num_threads(options.threads)
     times = 50 if options.short else options.steps
@@ -69,9 +69,9 @@ def _update(times: int) -> float:
 
 def _lookup(rng: np.random.Generator, times: int) -> float:
     """Milliseconds of the scores of one batch: new random rows each time of a memory-mapped table in the page cache."""
-    from mixalign.data.collate import score_columns
+    from mixalign.data.batches.collate import score_columns
     from mixalign.data.dataset import TaskDataset
-    from mixalign.scoring.table import ScoreTable
+    from mixalign.frozen.table import ScoreTable
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.safetensors"

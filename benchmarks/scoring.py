@@ -75,8 +75,8 @@ def _work(variant: str, options: argparse.Namespace) -> dict[str, Any]:
 def _ours(variant: str, rows: list, options: argparse.Namespace) -> tuple[float, float, float]:
     from with_mixalign import lightning_precision, make_tasks
 
+    from mixalign.frozen.score import score_rows
     from mixalign.models.load import Pretrained
-    from mixalign.scoring.score import score_rows
     from mixalign.training.engine import Engine, choose_layout, prepare_process
 
     engine = Engine(layout="packed", threads=options.threads)

@@ -158,10 +158,10 @@ def _check(kind: str, options: argparse.Namespace) -> dict[str, float]:
     import with_trl
     from with_mixalign import make_tasks
 
-    from mixalign.data.pack import pack
+    from mixalign.data.batches.pack import pack
+    from mixalign.frozen.score import score_rows
     from mixalign.models.forward import score_completions
     from mixalign.models.load import Pretrained
-    from mixalign.scoring.score import score_rows
     from mixalign.types import on_device
 
     size, where = BATCH[kind], torch.device(options.device)

@@ -12,20 +12,21 @@ import torch
 from common import StepClock
 from lightning.pytorch.loggers import CSVLogger
 
+from mixalign.data.batches.module import MixtureData
+from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
-from mixalign.data.module import MixtureData
-from mixalign.data.sampler import MixtureSampler
+from mixalign.frozen.score import score_rows
 from mixalign.mixers.base import Mixer
 from mixalign.mixers.fixed import Temperature
 from mixalign.models.load import Pretrained
 from mixalign.objectives.base import Objective
-from mixalign.scoring.score import score_rows
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.engine import Engine, choose_layout, prepare_model, prepare_process
 from mixalign.training.fit import Fit, fit, make_trainer
-from mixalign.training.module import AlignModule, Optimizer
+from mixalign.training.module import AlignModule
+from mixalign.training.optimizer import Optimizer
 
 __all__ = ["LEARNING_RATE", "Setup", "lightning_precision", "make_tasks", "prepare", "train", "trainer_for"]
 
@@ -148,8 +149,8 @@ def train(setup: Setup, clock: StepClock) -> tuple[list[int], list[float]]:
     """Trains, and returns the tokens and the mean loss of every step."""
     ticks = _Ticks(clock)
     with tempfile.TemporaryDirectory() as root:
-        if setup.mixing.history is None:
-            setup.mixing.history = Path(root) / "mix.jsonl"
+        if setup.mixing.history.path is None:
+            setup.mixing.history.path = Path(root) / "mix.jsonl"
         trainer = trainer_for(setup, Path(root), [ticks])
         fit(trainer, setup.module, setup.data)
     return ticks.tokens, [float(x) for x in ticks.losses]

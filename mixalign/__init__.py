@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"  # written here only: the build, `mixalign --version` and the wheel read it
 __all__ = ["train"]
 
 
@@ -19,6 +19,11 @@ def train(*overrides: str, run_dir: str) -> dict[str, Any]:
     Raises:
         MixalignError: for anything in the configuration, the rows or the folder that cannot be used.
     """
-    from mixalign.pipelines.api import train_from_overrides
+    from pathlib import Path
 
-    return train_from_overrides(overrides, run_dir)
+    from mixalign.config.compose import compose_settings
+    from mixalign.config.console import quiet_libraries
+    from mixalign.verbs.train import run
+
+    quiet_libraries()
+    return run(compose_settings(overrides), Path(run_dir))

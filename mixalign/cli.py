@@ -1,27 +1,23 @@
-"""The command line: one word for each verb, one line for each error."""
+"""The command line: one word for each file of `verbs/`, one line for each error."""
 
+import ast
 import atexit
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
 __all__ = ["main"]
 
 USAGE = """usage: mixalign VERB [arguments]
 
 with configuration keys (mixalign train --help lists them):
-  train        train a generalist on several tasks; -m sweeps: mixer=uniform,ama_s seed=0,1
-  plan         print rows, tokens, shares and epochs of every task, without training
-  specialists  train one specialist a task, and keep them in the cache
-  score        compute the frozen models' numbers of every row, and keep them in the cache
+{with_keys}
 
 with run folders:
-  evaluate     RUN [--split test]                    evaluate a trained run again
-  fit-mixture  RUNS... [--target worst]              the best fixed weights; --method mixmin: from the specialists
-  merge        MODELS... --out F [--method ties]     merge models; --specialists RUN: those of a run
-  report       RUNS... [--baseline MIXER] [--out F]  compare runs: a table and a self-contained page
+{others}
 
 mixalign VERB --help says more."""
 
@@ -34,7 +30,7 @@ def main() -> None:
         verb = sys.argv.pop(1) if len(sys.argv) > 1 else "--help"
         os.environ["MIXALIGN_VERB"] = verb
     if verb in ("-h", "--help", "help"):
-        print(USAGE)
+        print(_usage())
         return
     if verb in ("-V", "--version", "version"):
         from mixalign import __version__
@@ -43,6 +39,27 @@ def main() -> None:
         return
     _leave_folder_to_first(verb)
     sys.exit(_guarded(verb))
+
+
+def verbs() -> dict[str, Path]:
+    """Verb -> its file."""
+    files = sorted((Path(__file__).parent / "verbs").glob("[a-z]*.py"))
+    return {file.stem.replace("_", "-"): file for file in files}
+
+
+def _usage() -> str:
+    """Every verb with the first line of its file, which is read and not run: that would load torch."""
+    lines = {verb: _line(verb, file) for verb, file in verbs().items()}
+    parse_arguments = {verb for verb, file in verbs().items() if "\nimport argparse\n" in file.read_text("utf-8")}
+    with_keys = "\n".join(line for verb, line in lines.items() if verb not in parse_arguments)
+    others = "\n".join(line for verb, line in lines.items() if verb in parse_arguments)
+    return USAGE.format(with_keys=with_keys, others=others)
+
+
+def _line(verb: str, file: Path) -> str:
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    what, _, usage = text.splitlines()[0].rstrip(".").partition(": ")
+    return f"  {verb:11}  {what}" + (f"\n{'':15}{usage}" if usage else "")
 
 
 def _leave_folder_to_first(verb: str) -> None:
@@ -57,18 +74,18 @@ def _leave_folder_to_first(verb: str) -> None:
 def _guarded(verb: str) -> int:
     """Runs a verb; errors that a user can mend are one message, all others keep their traceback."""
     from mixalign.errors import MixalignError, Stopped, did_you_mean
+    from mixalign.terminal import print_line
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets errors reach this function
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     debug = any(a.lower() == "debug=true" for a in sys.argv)
     try:
-        verbs = _verbs()
-        if verb not in verbs:
-            raise MixalignError(f"There is no verb `{verb}`. {did_you_mean(verb, verbs)}")
-        verbs[verb]()
+        if verb not in verbs():
+            raise MixalignError(f"There is no verb `{verb}`. {did_you_mean(verb, verbs())}")
+        import_module(f"mixalign.verbs.{verb.replace('-', '_')}").main()
     except Stopped as stop:
-        print(f"{stop.text}. The same command with the same run_dir goes on from there.", file=sys.stderr)
+        print_line(f"{stop.text}. The same command with the same run_dir goes on from there.")
         return int(stop.code or 0)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -77,28 +94,13 @@ def _guarded(verb: str) -> int:
         message = _message(error)
         if debug or message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print_line(f"error: {message}")
         return 1
     return 0
 
 
-def _verbs() -> dict[str, Callable[[], None]]:
-    from mixalign.pipelines import main as pipelines
-
-    return {
-        "train": pipelines.train,
-        "plan": pipelines.plan,
-        "specialists": pipelines.specialists,
-        "score": pipelines.score,
-        "evaluate": pipelines.evaluate,
-        "fit-mixture": pipelines.fit_mixture,
-        "merge": pipelines.merge,
-        "report": pipelines.report,
-    }
-
-
 def _message(error: Exception) -> str | None:
     """What to tell the user, or None when the error is a defect of ours."""
-    from mixalign.pipelines.messages import user_message
+    from mixalign.config.messages import user_message
 
     return user_message(error)

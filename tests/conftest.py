@@ -1,6 +1,8 @@
 """A small job that the trainings of the tests share: three generated tasks, scored, with made-up specialists."""
 
 import hashlib
+import io
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,24 +19,29 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from mixalign import terminal
+from mixalign.data.batches.module import MixtureData
+from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.generated import generate
-from mixalign.data.module import MixtureData
-from mixalign.data.sampler import MixtureSampler
-from mixalign.data.tokenise import tokenise
+from mixalign.data.tokens.tokenise import tokenise
+from mixalign.frozen.score import score_rows
 from mixalign.mixers.fixed import Temperature
 from mixalign.models.load import LoRA, add_lora
 from mixalign.models.tiny import TinyLlama
 from mixalign.objectives.base import Objective
 from mixalign.objectives.dpo import DPO
 from mixalign.objectives.sft import SFT
-from mixalign.scoring.score import score_rows
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.fit import Fit, fit, make_trainer
-from mixalign.training.module import AlignModule, Optimizer
+from mixalign.training.module import AlignModule
+from mixalign.training.optimizer import Optimizer
+
+pytest_plugins = ["tests.tiny_runs"]
 
 ROWS = {"helpful": 60, "reverse": 40, "compare": 50}
 TINY = TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_positions=64)
@@ -310,3 +317,24 @@ def power_cut(monkeypatch):
                 yield
 
     return after
+
+
+class Screen(io.StringIO):
+    """A terminal that keeps what is written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def shown(self) -> str:
+        """Everything that was written, without colours and moves of the cursor."""
+        return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", self.getvalue())
+
+
+@pytest.fixture
+def screen(monkeypatch) -> Screen:
+    """A terminal of 80 columns in place of standard error, with bars that are drawn at every call."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(terminal, "REFRESH", 0.0)
+    console = Console(file=(made := Screen()), width=80, markup=False, highlight=False)
+    monkeypatch.setattr(terminal, "shared_console", lambda: console)
+    return made

@@ -2,10 +2,11 @@
 
 Imports point downwards only, and never to a neighbour of the same layer:
 
-    types < losses, mixers, metrics < data, models < objectives < scoring, influence < training, evaluation
-          < pipelines < cli
+    types < losses, mixers < data, models < objectives < influence < training < config < together, jobs < frozen < runs
+          < fitting, merging < verbs < cli
 
-`reporting` reads run folders and nothing else of the package. `errors`, `files`, `fingerprint` and `hub` are free.
+`reporting` reads run folders and nothing else of the package. `checks`, `errors`, `files`, `fingerprint`, `hub` and
+`terminal` are free.
 """
 
 import ast
@@ -19,25 +20,30 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mixalign"
 LAYERS = [
     ["types"],
-    ["losses", "mixers", "metrics"],
+    ["losses", "mixers"],
     ["data", "models"],
     ["objectives"],
-    ["scoring", "influence"],
-    ["training", "evaluation"],
-    ["pipelines"],
+    ["influence"],
+    ["training"],
+    ["config"],
+    ["together", "jobs"],
+    ["frozen"],
+    ["runs"],
+    ["fitting", "merging"],
+    ["verbs"],
     ["cli"],
     ["__init__", "__main__"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-FREE = {"errors", "files", "fingerprint", "hub"}
+FREE = {"checks", "errors", "files", "fingerprint", "hub", "terminal"}
 NEIGHBOURS = {("mixers", "mixalign.losses.excess")}  # a mixer says how its excess is clipped
 PURE = ("losses", "mixers")  # maths: tensors in, tensors out
 
 ONLY_IN = {  # library -> where it may be imported, and why
-    "hydra": (["pipelines/", "cli.py"], "every class can be built in a test with plain arguments"),
-    "omegaconf": (["pipelines/", "cli.py"], "every class can be built in a test with plain arguments"),
+    "hydra": (["config/", "verbs/"], "every class can be built in a test with plain arguments"),
+    "omegaconf": (["config/", "verbs/", "runs/folder.py"], "every class can be built in a test with plain arguments"),
     "lightning": (
-        ["data/module.py", "training/", "pipelines/"],
+        ["data/batches/module.py", "training/", "config/", "together/", "frozen/", "runs/", "verbs/"],
         "everything below the training loop works without a trainer",
     ),
     "wandb": (
@@ -92,8 +98,8 @@ def complaint(one: Import) -> str | None:
         return None
     if one.importer in FREE:
         return f"{one}: {one.importer} is free for all, and so imports nothing of the package"
-    if "reporting" in (one.importer, one.part) and one.importer not in ("pipelines", "cli"):
-        return f"{one}: reporting reads files only, and only pipelines call it"
+    if "reporting" in (one.importer, one.part) and one.importer not in ("verbs", "fitting"):
+        return f"{one}: reporting reads files only, and only verbs and fitting call it"
     if one.part == "reporting" or (one.importer, one.module) in NEIGHBOURS or one.part == "__version__":
         return None
     for part in (one.importer, one.part):
@@ -139,17 +145,17 @@ def test_imports_point_downwards(file):
         ("data/x.py", "from mixalign.models.tiny import TinyLlama", "neighbour"),
         ("data/x.py", "from mixalign.training.fit import Fit", "a layer above"),
         ("data/x.py", "def f():\n    from mixalign import training", "a layer above"),
-        ("data/x.py", "import lightning", "only in data/module.py, training/, pipelines/"),
-        ("data/module.py", "import lightning", None),
-        ("training/x.py", "from omegaconf import DictConfig", "only in pipelines/, cli.py"),
+        ("data/x.py", "import lightning", "only in data/batches/module.py, training/"),
+        ("data/batches/module.py", "import lightning", None),
+        ("training/x.py", "from omegaconf import DictConfig", "only in config/, verbs/, runs/folder.py"),
         ("training/x.py", "import wandb", "only in training/callbacks/wandb_board.py"),
         ("training/callbacks/wandb_board.py", "import wandb", None),
-        ("pipelines/x.py", "import pytorch_lightning", "nowhere"),
-        ("pipelines/x.py", "from mixalign.reporting.page import write", None),
+        ("verbs/x.py", "import pytorch_lightning", "nowhere"),
+        ("verbs/x.py", "from mixalign.reporting.show.page import write", None),
         ("reporting/x.py", "from mixalign.types import Batch", "reads files only"),
-        ("training/x.py", "from mixalign.reporting.runs import Run", "only pipelines call it"),
+        ("training/x.py", "from mixalign.reporting.read.runs import Run", "only verbs and fitting call it"),
         ("errors.py", "from mixalign.types import Batch", "imports nothing of the package"),
-        ("serving/x.py", "from mixalign.data.loader import EvalLoader", "has no layer yet"),
+        ("serving/x.py", "from mixalign.data.batches.loader import EvalLoader", "has no layer yet"),
     ],
 )
 def test_the_rule_finds_what_it_should(file, source, says):

@@ -7,22 +7,26 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from mixalign.config.build import build
+from mixalign.config.compose import CONF, compose_config, settings_of
+from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError
 from mixalign.mixers.base import Mixer
 from mixalign.models.load import LoRA, add_lora
 from mixalign.objectives.dpo import DPO
 from mixalign.objectives.sft import SFT
-from mixalign.pipelines.api import compose_config
-from mixalign.pipelines.build import CONF, build, plain
-from mixalign.training.module import Optimizer
 
 OPTIONS = {
-    group.name: sorted(path.stem for path in group.glob("*.yaml"))
+    group.name: sorted(path.stem for path in group.glob("[!_]*.yaml"))
     for group in sorted(CONF.iterdir())
     if group.is_dir() and group.name not in ("hydra", "local")
 }
 CHOICES = [f"{group}={name}" for group, names in OPTIONS.items() for name in names]
 MUST_BE_GIVEN = {"model=pretrained": ["model.path=somewhere"]}
+
+
+def settings(*overrides):
+    return settings_of(compose(*overrides))
 
 
 def compose(*overrides):
@@ -45,7 +49,7 @@ def test_composes_resolves_and_names_real_arguments(choice):
     for node in targets(cfg):
         kind = get_class(node["_target_"])
         if is_dataclass(kind) and kind.__module__.startswith("mixalign."):
-            assert {*node} - {"_target_", "name", "recommended", "wrap"} == {f.name for f in fields(kind)}
+            assert {*node} - {"_target_", "name", "wrap"} == {f.name for f in fields(kind)}
 
 
 @pytest.mark.parametrize("group", OPTIONS)
@@ -65,51 +69,40 @@ def test_groups_are_all_there():
 
 @pytest.mark.parametrize("name", OPTIONS["mixer"])
 def test_mixers_build(name):
-    assert isinstance(build(compose(f"mixer={name}").mixer, "name", "wrap"), Mixer)
+    assert isinstance(settings(f"mixer={name}").mixer, Mixer)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("dpo", DPO), ("sft", SFT)])
 def test_objectives_build(name, kind):
-    assert isinstance(build(compose(f"objective={name}").objective, "name"), kind)
-
-
-@pytest.mark.parametrize("model", ["tiny", "pretrained"])
-@pytest.mark.parametrize("objective", ["dpo", "sft"])
-def test_the_learning_rate_follows_model_and_objective(model, objective):
-    cfg = compose(f"model={model}", f"objective={objective}")
-    optimizer = build(cfg.optimizer)
-    assert isinstance(optimizer, Optimizer)
-    assert optimizer.lr == cfg.model.recommended.learning_rate[objective] == cfg.specialists.lr
-    assert compose(f"model={model}", f"objective={objective}", "optimizer.lr=0.5").specialists.lr == 0.5
+    assert isinstance(settings(f"objective={name}").objective, kind)
 
 
 def test_the_tiny_model_and_lora_build():
-    cfg = compose("model=tiny", "lora=default", "lora.r=2")
-    lora = build(cfg.lora)
-    assert lora == LoRA(r=2)
-    model = add_lora(build(cfg.model, "recommended").build(), lora)
+    made = settings("model=tiny", "lora=default", "lora.r=2")
+    assert made.lora == LoRA(r=2)
+    model = add_lora(made.model.build(), made.lora)
     trained, total = model.get_nb_trainable_parameters()
     assert 0 < trained < total / 10
 
 
 def test_no_lora_builds_nothing():
-    assert build(compose("lora=none").lora) is None
+    assert settings("lora=none").lora is None
 
 
 def test_the_csv_logger_builds(tmp_path):
-    (node,) = compose("logger=csv").logger.values()
+    (node,) = settings("logger=csv").logger.values()
     logger = build(node, save_dir=str(tmp_path))
     assert Path(logger.log_dir) == tmp_path, "metrics.csv lies in the run's folder itself"
 
 
 def test_both_loggers_are_the_two_loggers():
-    both = plain(compose("logger=both").logger)
-    assert both == plain(compose("logger=csv").logger) | plain(compose("logger=wandb").logger)
+    csv, wandb = settings("logger=csv").logger, settings("logger=wandb").logger
+    assert settings("logger=both").logger == csv | wandb
 
 
 def test_a_task_can_be_added_without_a_plus():
-    cfg = compose("data=local", "data.tasks.math.path=math.jsonl", "data.tasks.math.max_rows=10")
-    assert plain(cfg.data.tasks) == {"math": {"path": "math.jsonl", "max_rows": 10}}
+    tasks = settings("data=local", "data.tasks.math.path=math.jsonl", "data.tasks.math.max_rows=10").data.tasks
+    assert tasks == {"math": TaskSpec(path="math.jsonl", max_rows=10)}
 
 
 @pytest.mark.parametrize(

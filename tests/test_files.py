@@ -9,8 +9,8 @@ import torch
 
 from mixalign.errors import MixalignError
 from mixalign.files import replacing, write_json, write_text
-from mixalign.scoring.table import ScoreTable
-from mixalign.training.checkpoints import WholeCheckpoints
+from mixalign.frozen.table import ScoreTable
+from mixalign.training.lightning_quirks import WholeCheckpoints
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):

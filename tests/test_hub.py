@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mixalign.data.sources import TaskSpec, load_task
+from mixalign.data.read.sources import TaskSpec, load_task
 from mixalign.errors import MixalignError
 from mixalign.models.load import Pretrained
 from mixalign.models.tiny import TinyLlama, byte_tokenizer

@@ -98,3 +98,8 @@ def test_a_rule_from_outside_trains_with_an_installed_wheel(installed, mine):
     assert mixes[0] == pytest.approx([1 / 3] * 3, abs=1e-6)
     assert sorted(mixes[-1]) == pytest.approx([0.1, 0.1, 0.8], abs=1e-6), "the rule's own arithmetic"
     assert "_target_: my_rules.Hardest" in (mine / "run" / "config.yaml").read_text()
+
+
+def test_the_page_of_a_report_comes_with_its_template_and_style(installed):
+    show = installed / "mixalign" / "reporting" / "show"
+    assert {"page.html.j2", "page.css"} <= {path.name for path in show.iterdir()}

@@ -1,0 +1,1 @@
+"""Rows to batches: reading, tokenising, drawing by the mixture."""

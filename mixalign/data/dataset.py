@@ -32,7 +32,15 @@ class TaskDataset:
         start_N: int64 (N + 1,), place in `ids_T` where each row begins, and the end; None computes it, in one pass.
     """
 
-    def __init__(self, task: str, ids_T, supervised_T, length_NS, row_id_N, start_N=None) -> None:
+    def __init__(
+        self,
+        task: str,
+        ids_T: np.ndarray,
+        supervised_T: np.ndarray,
+        length_NS: np.ndarray,
+        row_id_N: np.ndarray,
+        start_N: np.ndarray | None = None,
+    ) -> None:
         self.task = task
         self.ids_T, self.supervised_T = ids_T, supervised_T
         self.length_NS, self.row_id_N = length_NS, row_id_N
@@ -85,16 +93,18 @@ class TaskDataset:
 
     @property
     def num_completions(self) -> int:
-        return self.length_NS.shape[1] - 1
+        return int(self.length_NS.shape[1]) - 1
 
     def lengths(self, row_B: np.ndarray) -> np.ndarray:
         """int64 (B,): tokens of the chosen rows, their prompts counted once."""
-        return self.length_NS[row_B].sum(1, dtype=np.int64)
+        length_B: np.ndarray = self.length_NS[row_B].sum(1, dtype=np.int64)
+        return length_B
 
     @property
     def length_N(self) -> np.ndarray:
         """int64 (N,): tokens of each row, made anew by a pass over all; see `lengths` for a few."""
-        return self.length_NS.sum(1, dtype=np.int64)
+        length_N: np.ndarray = self.length_NS.sum(1, dtype=np.int64)
+        return length_N
 
     def num_tokens(self, start: int, stop: int) -> np.ndarray:
         """int64 (stop - start, S): supervised tokens of each completion of the rows from `start` to `stop`."""
@@ -102,7 +112,8 @@ class TaskDataset:
         # a leading zero, so that an empty segment at the very end has a place to point to
         before_T = np.concatenate([[0], np.cumsum(self.supervised_T[first:last], dtype=np.int64)])
         edge_NS = (self.start_N[start:stop] - first)[:, None] + np.cumsum(self.length_NS[start:stop], 1)
-        return before_T[edge_NS[:, 1:]] - before_T[edge_NS[:, :-1]]
+        count_NS: np.ndarray = before_T[edge_NS[:, 1:]] - before_T[edge_NS[:, :-1]]
+        return count_NS
 
     @property
     def num_tokens_NS(self) -> np.ndarray:

@@ -1,16 +1,18 @@
-"""What more volume of each domain does for the reference loss (IDEAL, arXiv 2505.12762).
+"""What more volume of each domain does for the target loss (IDEAL, arXiv 2505.12762).
 
-K domains, R reference tables, T = K + R tables, X resamples.
+The paper's "reference" rows are targets here: a reference is the policy that DPO stays close to.
+K domains, R target tables, T = K + R tables, X resamples.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mixalign.checks import check_choice
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.influence.bootstrap import resample, sign_confidence
@@ -18,33 +20,33 @@ from mixalign.influence.capture import at_rest
 from mixalign.influence.layers import chosen_layers
 from mixalign.influence.passes import Passes
 from mixalign.influence.rows import choose_rows, cut
-from mixalign.influence.settings import Influence, Reading, check_name
+from mixalign.influence.settings import Influence, Reading
 from mixalign.influence.solve import Gradient, dot, flattest, solve
+from mixalign.mixers.ideal import Budget
 from mixalign.objectives.base import Objective
 
-__all__ = ["Benefit", "Budget", "measure"]
-
-Budget = Literal["steps", "epochs"]
+__all__ = ["Benefit", "measure"]
 
 
 @dataclass(frozen=True)
 class Benefit:
-    """What more volume of each domain does for the reference loss. Positive: more of it lowers the loss.
+    """What more volume of each domain does for the target loss. Positive: more of it lowers the loss.
 
-    Training is over domains of n_i rows, p_i = n_i / N of all. With mean gradients g_i, reference gradient g_ref and
-    curvature H of the mean loss, the paper's Lemma (in sums over rows) is `-dQ/d beta_i = p_i g_ref' H^-1 g_i`: the
-    fall of the reference loss Q, in nats, for each unit by which the volume grows, n_i -> (1 + beta_i) n_i.
+    Training is over domains of n_i rows, p_i = n_i / N of all. With mean gradients g_i, gradient g_target of the
+    target loss Q and curvature H of the mean loss, the paper's Lemma (in sums over rows) is
+    `-dQ/d beta_i = p_i g_target' H^-1 g_i`: the fall of Q, in nats, for each unit by which the volume grows,
+    n_i -> (1 + beta_i) n_i.
     A factored and damped curvature keeps signs and ratios better than the scale: on trained models of 0.1 M weights
     scores come out at tens of nats.
 
     Attributes:
         domains: names of the domains.
         share_K: p_i.
-        product_K: g_ref' H^-1 g_i, nats.
-        dot_K: g_ref' g_i over the same layers: the products under the curvature `identity`.
+        product_K: g_target' H^-1 g_i, nats.
+        dot_K: g_target' g_i over the same layers: the products under the curvature `identity`.
         resampled_XK: the products on resampled rows.
         rows_K: rows that were read of each domain.
-        rows_R: rows that were read of each reference table.
+        rows_R: rows that were read of each target table.
         layers: names of the layers that count.
     """
 
@@ -78,16 +80,16 @@ class Benefit:
 
     @property
     def residual(self) -> float:
-        """`sum_i p_i g_ref' H^-1 g_i`, nats: 0 for a model that was trained to the end.
+        """`sum_i p_i g_target' H^-1 g_i`, nats: 0 for a model that was trained to the end.
 
-        To first order it is what a Newton step on the training loss would take off the reference loss. Where it is as
+        To first order it is what a Newton step on the training loss would take off the target loss. Where it is as
         large as the scores, the Lemma, which speaks of the optimum, does not hold.
         """
         return float(self.score("epochs").sum())
 
 
 def _weigh(product_XK: np.ndarray, share_K: np.ndarray, budget: Budget, size_weighting: bool) -> np.ndarray:
-    check_name("budget", budget, get_args(Budget))
+    check_choice("mixer.budget", budget, get_args(Budget))
     if budget == "steps":
         product_XK = product_XK - (product_XK * share_K).sum(-1, keepdims=True)
     return product_XK * share_K if size_weighting else product_XK
@@ -97,14 +99,14 @@ def measure(
     model: nn.Module,
     objective: Objective,
     domains: Sequence[TaskDataset],
-    references: Sequence[TaskDataset],
+    targets: Sequence[TaskDataset],
     influence: Influence | None = None,
     reading: Reading | None = None,
     *,
     volume_K: Sequence[float] | None = None,
-    reference_weight_R: Sequence[float] | None = None,
+    target_weight_R: Sequence[float] | None = None,
 ) -> Benefit:
-    """Measures the benefit of each domain's volume for the loss on the reference tables.
+    """Measures the benefit of each domain's volume for the loss on the target tables.
 
     Three passes over the chosen rows: mean gradients and the factors of the curvature, EK-FAC's spectrum, and the
     products of rows' gradients that the confidence is made of. Memory is that of the layers' factors, twice, and of
@@ -112,14 +114,14 @@ def measure(
 
     Args:
         model: causal LM, trained on the domains to convergence or nearly.
-        objective: that of training, with the settings of the domains in their order, behind them those of reference
+        objective: that of training, with the settings of the domains in their order, behind them those of target
             tables whose task is no domain.
         domains: the training tables.
-        references: the tables whose loss is to fall.
+        targets: the tables whose loss is to fall.
         influence: what is measured; None is the default.
         reading: how rows are read; None is the default.
         volume_K: rows of each domain that training counts; None: those of the tables.
-        reference_weight_R: weight of each reference table's mean loss, scaled to sum to 1; None: the same for all.
+        target_weight_R: weight of each target table's mean loss, scaled to sum to 1; None: the same for all.
 
     Raises:
         MixalignError: when no layer matches, a table is empty, weights do not fit the tables, or a gradient is not
@@ -127,33 +129,39 @@ def measure(
     """
     influence, reading, num = influence or Influence(), reading or Reading(), len(domains)
     layers = chosen_layers(model, influence.layers)
-    tables = [*domains, *references]
+    tables = [*domains, *targets]
     _check_tables(objective, tables, reading)
     share_K = _shares("volume_K", [len(table) for table in domains] if volume_K is None else volume_K, num)
-    weight_R = np.ones(len(references)) if reference_weight_R is None else reference_weight_R
-    share_R = _shares("reference_weight_R", weight_R, len(references))
+    weight_R = np.ones(len(targets)) if target_weight_R is None else target_weight_R
+    share_R = _shares("target_weight_R", weight_R, len(targets))
     rows = choose_rows(tables, influence.samples, influence.sampling, influence.seed)
     weight_K = [float(p) / len(row_M) for p, row_M in zip(share_K, rows, strict=False)]
     parts = cut(rows, reading.batch_size)
     passes = Passes(model, layers, objective, tables, parts, _tasks(tables), weight_K, influence, reading)
     with at_rest(model):
-        means = passes.means()
-        _check_finite(means.gradients, tables, num)
-        blocks = passes.blocks(means.moments) if means.moments else None
-        if blocks and influence.important:
-            blocks = flattest(blocks, influence.important)
-        passes.layers = {name: layer for name, layer in layers.items() if blocks is None or name in blocks}
-        g_K = [{name: g[name] for name in passes.layers} for g in means.gradients[:num]]
-        g_ref = _mixed(means.gradients[num:], share_R, passes.layers)
-        v, w_K = solve(blocks, g_ref, influence.damping), [solve(blocks, g, influence.damping) for g in g_K]
-        products = [x.cpu().numpy() for x in passes.products([[v]] * num + [w_K] * len(references))]
-    own_M, of_reference_MK = [x[:, 0] for x in products[:num]], products[num:]
+        return _measure(passes, share_K, share_R, influence)
+
+
+def _measure(passes: Passes, share_K: np.ndarray, share_R: np.ndarray, influence: Influence) -> Benefit:
+    """The three passes, and what they give."""
+    num = len(share_K)
+    means = passes.means()
+    _check_finite(means.gradients, passes.tables, num)
+    blocks = passes.blocks(means.moments) if means.moments else None
+    if blocks and influence.important:
+        blocks = flattest(blocks, influence.important)
+    passes.layers = {name: layer for name, layer in passes.layers.items() if blocks is None or name in blocks}
+    g_K = [{name: g[name] for name in passes.layers} for g in means.gradients[:num]]
+    g_target = _mixed(means.gradients[num:], share_R, passes.layers)
+    v, w_K = solve(blocks, g_target, influence.damping), [solve(blocks, g, influence.damping) for g in g_K]
+    products = [x.cpu().numpy() for x in passes.products([[v]] * num + [w_K] * len(share_R))]
+    domain_M, target_MK = [x[:, 0] for x in products[:num]], products[num:]
     return Benefit(
-        domains=tuple(table.task for table in domains),
+        domains=tuple(table.task for table in passes.tables[:num]),
         share_K=share_K,
         product_K=np.array([dot(v, g) for g in g_K]),
-        dot_K=np.array([dot(g_ref, g) for g in g_K]),
-        resampled_XK=resample(own_M, of_reference_MK, share_R, influence.bootstrap, influence.seed),
+        dot_K=np.array([dot(g_target, g) for g in g_K]),
+        resampled_XK=resample(domain_M, target_MK, share_R, influence.bootstrap, influence.seed),
         rows_K=passes.rows_T[:num],
         rows_R=passes.rows_T[num:],
         layers=tuple(passes.layers),
@@ -178,11 +186,12 @@ def _shares(name: str, value: Sequence[float] | np.ndarray, wanted: int) -> np.n
         raise MixalignError(f"`{name}` has shape {out.shape}, but there are {wanted} tables of its kind.")
     if not (np.isfinite(out).all() and (out >= 0).all() and out.sum() > 0):
         raise MixalignError(f"`{name}` is {out.tolist()}, but must be numbers of at least 0, not all of them 0.")
-    return out / out.sum()
+    share: np.ndarray = out / out.sum()
+    return share
 
 
 def _tasks(tables: Sequence[TaskDataset]) -> list[int]:
-    """Number of each table's task: a reference table has that of the domain of its name."""
+    """Number of each table's task: a target table has that of the domain of its name."""
     names = list(dict.fromkeys(table.task for table in tables))
     return [names.index(table.task) for table in tables]
 
@@ -190,7 +199,7 @@ def _tasks(tables: Sequence[TaskDataset]) -> list[int]:
 def _check_finite(gradients: Sequence[Gradient], tables: Sequence[TaskDataset], num_domains: int) -> None:
     for number, (gradient, table) in enumerate(zip(gradients, tables, strict=True)):
         if not all(bool(g.isfinite().all()) for g in gradient.values()):
-            kind = "domain" if number < num_domains else "reference table"
+            kind = "domain" if number < num_domains else "target table"
             raise MixalignError(
                 f"The mean gradient of {kind} `{table.task}` is not finite. The model has diverged, or the precision "
                 "is too low: train with a lower learning rate, or measure in 32-true or bf16-mixed."
@@ -198,6 +207,6 @@ def _check_finite(gradients: Sequence[Gradient], tables: Sequence[TaskDataset], 
 
 
 def _mixed(gradients: Sequence[Gradient], share_R: np.ndarray, names: Iterable[str]) -> dict[str, Tensor]:
-    """The gradient of the reference loss."""
+    """The gradient of the target loss."""
     pairs = list(zip(share_R.tolist(), gradients, strict=True))
     return {name: torch.stack([p * g[name] for p, g in pairs]).sum(0) for name in names}

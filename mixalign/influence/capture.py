@@ -69,7 +69,8 @@ def observe(
             def give(delta: Tensor) -> None:
                 each(name, _flat(name, x, positions), _flat(name, delta, positions))
 
-            return _Tap.apply(output, anchor, give)
+            tapped: Tensor = _Tap.apply(output, anchor, give)  # type: ignore[no-untyped-call]  # torch's
+            return tapped
 
         return hook
 
@@ -97,7 +98,7 @@ class _Tap(torch.autograd.Function):
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, Tensor, None]:
         ctx.give(delta)
         return delta, torch.zeros((), device=delta.device), None
 

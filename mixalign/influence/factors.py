@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixalign.influence.capture import Each
-from mixalign.influence.solve import Basis, Block
+from mixalign.influence.solve import Basis
 
 __all__ = ["Moments", "Reduce", "Spectrum", "zeros"]
 
@@ -96,6 +96,6 @@ class Spectrum:
 
         return each
 
-    def blocks(self, reduce: Reduce) -> dict[str, Block]:
-        """The curvature from the sums over all ranks."""
-        return {name: Block(basis, reduce(self.sum_OI[name])) for name, basis in self.bases.items()}
+    def moments(self, reduce: Reduce) -> dict[str, Tensor]:
+        """The sums over all ranks, (O, I) a layer."""
+        return {name: reduce(self.sum_OI[name]) for name in self.bases}

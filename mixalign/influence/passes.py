@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from mixalign.data.dataset import TaskDataset
 from mixalign.influence.capture import Each, observe, spans
+from mixalign.influence.curvature import CURVATURES
 from mixalign.influence.factors import Moments, Spectrum, zeros
 from mixalign.influence.rows import Part
 from mixalign.influence.settings import Influence, Reading
 from mixalign.influence.solve import Basis, Block, Gradient
-from mixalign.metrics.task_mean import sum_dtype
+from mixalign.models.precision import sum_dtype
 from mixalign.objectives.base import Objective
 from mixalign.types import Batch, on_device
 
@@ -38,7 +39,7 @@ class Passes:
     Attributes:
         model: in evaluation mode and frozen (`at_rest`).
         layers: those that are watched.
-        tables: the domains, then the references.
+        tables: the domains, then the targets.
         parts: the batches of all ranks.
         task_T: each table's task, as the objective numbers them.
         weight_K: of one row of each domain in the curvature; all rows' weights sum to 1.
@@ -59,15 +60,15 @@ class Passes:
         self.rows_T = np.zeros(len(self.tables), int)
         for part in self.parts:
             self.rows_T[part.table] += len(part.row_B)
-        self.curved = self.influence.curvature != "identity"
-        self.drawn = self.curved and self.influence.fisher == "true"
+        self.curvature = CURVATURES[self.influence.curvature]
+        self.drawn = self.influence.is_curved and self.influence.draws_labels
         self.done = 0
         self.total = sum(len(part.row_B) * self._runs(part) for part in self._mine())
 
     def means(self) -> Means:
         """Reads all rows once, and the domains' a second time for labels that are drawn."""
         sums = [{n: zeros(x, x.out_features, x.in_features) for n, x in self.layers.items()} for _ in self.tables]
-        moments = Moments(self.layers) if self.curved else None
+        moments = Moments(self.layers) if self.influence.is_curved else None
         for part in self._mine():
             batch = self._batch(part)
             watched = [_into_sum(sums[part.table])]
@@ -85,11 +86,13 @@ class Passes:
         return Means(means, moments)
 
     def blocks(self, moments: Moments) -> dict[str, Block]:
-        """The curvature of each layer; EK-FAC reads the domains' rows once more."""
+        """The curvature of each layer; one with a spectrum reads the domains' rows once more."""
         bases = moments.bases(self.reading.reduce)
-        if self.influence.curvature == "ekfac":
-            return self._spectrum(bases).blocks(self.reading.reduce)
-        return {name: Block.kfac(basis) for name, basis in bases.items()}
+        assert self.curvature.block is not None
+        if not self.curvature.spectrum:
+            return {name: self.curvature.block(basis) for name, basis in bases.items()}
+        along = self._spectrum(bases).moments(self.reading.reduce)
+        return {name: self.curvature.block(basis, along[name]) for name, basis in bases.items()}
 
     def _spectrum(self, bases: dict[str, Basis]) -> Spectrum:
         # labels are drawn anew: the first draws look too large along their own first eigenvectors
@@ -123,7 +126,7 @@ class Passes:
         """Forward and backward passes that a batch takes altogether."""
         if not self._is_domain(part):
             return 2
-        return 2 + self.drawn + (self.influence.curvature == "ekfac")
+        return 2 + self.drawn + self.curvature.spectrum
 
     def _batch(self, part: Part) -> Batch:
         batch = self.reading.layout(self.tables, np.full(len(part.row_B), part.table), part.row_B)

@@ -1,25 +1,25 @@
 """What is measured and how, and how batches are read for it."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from mixalign.data.collate import Layout, collate
-from mixalign.errors import MixalignError, did_you_mean
+from mixalign.checks import check_choice, check_number, check_pattern
+from mixalign.data.batches.collate import Layout, collate
+from mixalign.errors import MixalignError
+from mixalign.influence.curvature import CURVATURES
 from mixalign.types import Batch
 
-__all__ = ["Curvature", "Influence", "Reading", "check_name"]
+__all__ = ["Influence", "Reading"]
 
-Curvature = Literal["identity", "kfac", "ekfac"]
 Fisher = Literal["true", "empirical"]
 
 
 @dataclass(frozen=True)
 class Influence:
-    """How the influence of a domain's volume on the reference loss is measured (IDEAL, arXiv 2505.12762).
+    """How the influence of a domain's volume on the target loss is measured (IDEAL, arXiv 2505.12762).
 
     Attributes:
         curvature: `ekfac` (arXiv 1806.03884, 2308.03296), `kfac` (arXiv 1503.05671), or `identity`, the plain inner
@@ -29,15 +29,15 @@ class Influence:
         damping: added to the curvature of a layer, as a share of its mean.
         layers: regular expression for the names of the linear layers that are read; "." is all that are trained.
         important: share of these layers that counts, those of the most even curvature (the paper's choice); None: all.
-        samples: rows that are read of each domain and of each reference table; all of them where there are fewer.
+        samples: rows that are read of each domain and of each target table; all of them where there are fewer.
             Measured on tiny models: 16 are noise, 64 mostly right, 256 reliable.
         sampling: share of a table's rows to read, where that is more than `samples` (the paper: 0.5 of the domains).
         bootstrap: resamples behind the confidence in each sign.
         seed: of rows, drawn labels and resamples.
     """
 
-    curvature: Curvature = "ekfac"
-    fisher: Fisher = "true"
+    curvature: str = "ekfac"
+    fisher: Fisher | bool = "true"  # YAML and the command line read the word as True
     damping: float = 0.1
     layers: str = "."
     important: float | None = None
@@ -47,39 +47,29 @@ class Influence:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.fisher is True:  # so YAML and the command line read the word
-            object.__setattr__(self, "fisher", "true")
-        check_name("curvature", self.curvature, get_args(Curvature))
-        check_name("fisher", self.fisher, get_args(Fisher))
-        if not self.damping > 0:
-            raise MixalignError(f"`influence.damping` is {self.damping}, but must be above 0 (0.1 is usual).")
-        try:
-            re.compile(self.layers)
-        except re.error as error:
-            raise MixalignError(f"`influence.layers={self.layers}` is no regular expression: {error}.") from error
+        check_choice("influence.curvature", self.curvature, CURVATURES)
+        check_choice("influence.fisher", self.fisher, (*get_args(Fisher), True))
+        check_number("influence.damping", self.damping, 0, open_low=True, why="0.1 is usual.")
+        check_pattern("influence.layers", self.layers, null=False)
         for name in ("important", "sampling"):
-            share = getattr(self, name)
-            if share is not None and not 0 < share <= 1:
-                raise MixalignError(f"`influence.{name}` is {share}, but must be in (0, 1] or null.")
+            check_number(f"influence.{name}", getattr(self, name), 0, 1, open_low=True, null=True)
         for name in ("samples", "bootstrap"):
-            number = getattr(self, name)
-            if not isinstance(number, int) or number < 1:
-                raise MixalignError(f"`influence.{name}` is {number}, but must be a whole number above 0.")
-        if self.important is not None and self.curvature == "identity":
+            check_number(f"influence.{name}", getattr(self, name), 1, whole=True)
+        if self.important is not None and not self.is_curved:
             raise MixalignError(
-                "`influence.important` ranks layers by their curvature, and `influence.curvature=identity` measures "
-                "none. Choose kfac or ekfac, or leave `important` out."
+                f"`influence.important` ranks layers by their curvature, and `influence.curvature={self.curvature}` "
+                "measures none. Choose kfac or ekfac, or leave `important` out."
             )
 
+    @property
+    def is_curved(self) -> bool:
+        """Whether a curvature is measured."""
+        return CURVATURES[self.curvature].block is not None
 
-def check_name(setting: str, value: str, known: Sequence[str]) -> None:
-    """Refuses a setting's value that has no meaning.
-
-    Raises:
-        MixalignError: naming the setting and what is known.
-    """
-    if value not in known:
-        raise MixalignError(f"`influence.{setting}` is `{value}`. {did_you_mean(str(value), known)}")
+    @property
+    def draws_labels(self) -> bool:
+        """Whether the labels of the curvature are drawn from the model; there may be no curvature."""
+        return self.fisher != "empirical"
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,12 @@ def draw_slopes(loss: Callable[[Tensor], Tensor], x_BS: Tensor, generator: Gener
     """
 
     def derivative(x_BS: Tensor) -> Tensor:
-        return torch.func.grad(lambda x: loss(x).sum())(x_BS)
+        slope_BS: Tensor = torch.func.grad(lambda x: loss(x).sum())(x_BS)
+        return slope_BS
 
     columns = [torch.func.grad(lambda x, s=s: derivative(x)[:, s].sum())(x_BS) for s in range(x_BS.shape[1])]
     value_BS, vector_BSS = torch.linalg.eigh(torch.stack(columns, 2).cpu())  # not on Apple's GPUs
     sign_BS = torch.randint(0, 2, x_BS.shape, generator=generator, device=x_BS.device) * 2 - 1
     root_BS = value_BS.clamp_min(0).sqrt().to(x_BS)
-    return (vector_BSS.to(x_BS) @ (sign_BS * root_BS)[..., None])[..., 0]
+    slope_BS: Tensor = vector_BSS.to(x_BS) @ (sign_BS * root_BS)[..., None]
+    return slope_BS[..., 0]

@@ -28,7 +28,8 @@ def linear_logprobs(hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor) -> T
     extra = -num_rows % ROUND
     hidden_NH = torch.nn.functional.pad(hidden_NH, (0, 0, 0, extra))
     target_N = torch.nn.functional.pad(target_N, (0, extra))
-    return _LinearLogprobs.apply(hidden_NH, weight_VH, target_N)[:num_rows]
+    logp_N: Tensor = _LinearLogprobs.apply(hidden_NH, weight_VH, target_N)  # type: ignore[no-untyped-call]  # torch's
+    return logp_N[:num_rows]
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -51,7 +52,7 @@ class _LinearLogprobs(torch.autograd.Function):
         return logp_N
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         h_NH, w_VH, target_N, norm_N = ctx.saved_tensors
         by_words = len(w_VH) >= WIDE and ctx.needs_input_grad[1]
         backward = _backward_by_words if by_words else _backward_by_rows

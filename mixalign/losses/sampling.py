@@ -14,7 +14,7 @@ CHUNK = 256  # rows of probabilities that exist at a time
 @torch.no_grad()
 def sample_logits(logits_NV: Tensor, generator: Generator) -> Tensor:
     """One word of each row's softmax (N,), int64. Probabilities are float32 whatever the logits' dtype."""
-    rows = [torch.multinomial(x.float().softmax(1), 1, generator=generator) for x in logits_NV.split(CHUNK)]
+    rows = [torch.multinomial(x.float().softmax(1), 1, generator=generator) for x in torch.split(logits_NV, CHUNK)]
     return torch.cat(rows)[:, 0]
 
 
@@ -24,4 +24,4 @@ def sample_linear(hidden_NH: Tensor, weight_VH: Tensor, generator: Generator) ->
 
     The draws are those of `sample_logits` with the same generator, also under autocast.
     """
-    return torch.cat([sample_logits(x @ weight_VH.t(), generator) for x in hidden_NH.split(CHUNK)])
+    return torch.cat([sample_logits(x @ weight_VH.t(), generator) for x in torch.split(hidden_NH, CHUNK)])

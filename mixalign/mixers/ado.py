@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.lengths import in_steps, known
 from mixalign.mixers.power_law import PowerLaw, fit
 from mixalign.mixers.simplex import normalise
@@ -23,7 +23,7 @@ LEAST_EXPONENT = 0.05
 
 
 @dataclass(frozen=True)
-class ADO:
+class ADO(Rule):
     """Samples by how fast each task's loss falls, as a power law of its past predicts.
 
     Every `every` steps, `L_i = exp(e_i) + exp(a_i) / D^alpha_i` is fitted to the loss of task i, D the samples seen of
@@ -67,27 +67,25 @@ class ADO:
     clip: ClassVar[Clip] = "none"
 
     def __post_init__(self) -> None:
-        check_range("every", self.every, 0)
-        check_range("warmup", self.warmup, 0)
-        check_weights("prior", self.prior)
-        check_range("s", self.s, 0)
-        check_range("gamma1", self.gamma1, 0, 1)
-        check_range("gamma2", self.gamma2, 0, 1)
-        check_range("floor", self.floor, 0, 1)
-        if isinstance(self.prior, Sequence) and not isinstance(self.prior, str):
-            object.__setattr__(self, "prior", tuple(self.prior))
+        check_number("mixer.every", self.every, 0)
+        check_number("mixer.warmup", self.warmup, 0)
+        check_weights("mixer.prior", self.prior)
+        check_number("mixer.s", self.s, 0)
+        check_number("mixer.gamma1", self.gamma1, 0, 1)
+        check_number("mixer.gamma2", self.gamma2, 0, 1)
+        check_number("mixer.floor", self.floor, 0, 1)
 
     def for_run(self, tasks: list[str], steps: int) -> "ADO":
         """The rule for a run of that many steps, its prior in the order of the tasks."""
         every = max(SHORTEST, in_steps(self.every, steps)) if self.every < 1 else self.every
         return replace(
-            self, every=every, warmup=in_steps(self.warmup, steps), prior=in_order("prior", self.prior, tasks)
+            self, every=every, warmup=in_steps(self.warmup, steps), prior=in_order("mixer.prior", self.prior, tasks)
         )
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
-        known("every", self.every)
-        known("warmup", self.warmup)
-        prior_K = resolve("prior", self.prior, rows_K)
+        known("mixer.every", self.every)
+        known("mixer.warmup", self.warmup)
+        prior_K = resolve("mixer.prior", self.prior, rows_K)
         zero, zero_K = torch.zeros((), dtype=torch.float64), torch.zeros_like(prior_K)
         law = {"e_K": zero_K, "a_K": zero_K, "alpha_K": zero_K, "fitted_K": zero_K}
         policy = {"prior_K": prior_K, "mean_K": prior_K, "history_K": prior_K, "samples": zero, "since_fit": zero}

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_flag, check_number
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_flag, check_range
+from mixalign.mixers.base import Cadence, Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.lengths import in_steps, known
 from mixalign.mixers.simplex import normalise, uniform
 
@@ -17,7 +17,7 @@ __all__ = ["Aioli"]
 
 
 @dataclass(frozen=True)
-class Aioli:
+class Aioli(Rule):
     """Samples by `p_j <- p_j exp(eta sum_i A_ij)`; the law is that mixture p lowers loss i by `sum_j A_ij p_j`.
 
     A is learned anew every `every` steps, in a phase of `rounds` x K bursts of `steps` steps. In each burst one task
@@ -63,17 +63,16 @@ class Aioli:
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "none"
+    cadence: ClassVar[Cadence] = "interval"
     num_tasks: ClassVar[int] = 0  # `for_run` sets it for the instance that it gives
 
     def __post_init__(self) -> None:
         for key in ("steps", "every", "warmup", "until", "eta"):
-            check_range(key, getattr(self, key), 0)
-        check_range("rounds", self.rounds, 1)
-        if self.rounds != int(self.rounds):
-            raise MixalignError(f"`mixer.rounds` is {self.rounds}, but must be a whole number of at least 1.")
-        check_range("one_hot", self.one_hot, 0, 1)
-        check_range("ema", self.ema, 0, 1)
-        check_flag("normalise", self.normalise)
+            check_number(f"mixer.{key}", getattr(self, key), 0)
+        check_number("mixer.rounds", self.rounds, 1, whole=True)
+        check_number("mixer.one_hot", self.one_hot, 0, 1)
+        check_number("mixer.ema", self.ema, 0, 1)
+        check_flag("mixer.normalise", self.normalise)
 
     def for_run(self, tasks: list[str], steps: int) -> "Aioli":
         """The rule for a run of that many steps.
@@ -105,7 +104,7 @@ class Aioli:
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         for key in ("steps", "every", "warmup", "until"):
-            known(key, getattr(self, key))
+            known(f"mixer.{key}", getattr(self, key))
         num_tasks = len(rows_K)
         if num_tasks > 1 and self.one_hot <= 1 / num_tasks:
             raise MixalignError(

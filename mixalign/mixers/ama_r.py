@@ -5,16 +5,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from mixalign.checks import check_choice, check_number
 from mixalign.losses.excess import CLIPS, Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_choice, check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
 
 __all__ = ["AMAR"]
 
 
 @dataclass(frozen=True)
-class AMAR:
+class AMAR(Rule):
     """Weights each task's mean excess by exponentiated gradient ascent: `alpha_i <- alpha_i exp(eta e_i)`.
 
     Every batch holds every task in equal numbers, and the model descends on `sum_i alpha_i e_i`. The weights of
@@ -35,9 +35,9 @@ class AMAR:
     descends_on: ClassVar[DescendsOn] = "excess"
 
     def __post_init__(self) -> None:
-        check_range("eta", self.eta, 0)
-        check_range("floor", self.floor, 0, 1)
-        check_choice("clip", self.clip, CLIPS)
+        check_number("mixer.eta", self.eta, 0)
+        check_number("mixer.floor", self.floor, 0, 1)
+        check_choice("mixer.clip", self.clip, CLIPS)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         return self._mix({"log_q_K": uniform(len(rows_K)).log()})

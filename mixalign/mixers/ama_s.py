@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_choice, check_number
 from mixalign.losses.excess import CLIPS, Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_choice, check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
 
 __all__ = ["AMAS"]
@@ -19,7 +19,7 @@ Schedule = Literal["constant", "decay"]
 
 
 @dataclass(frozen=True)
-class AMAS:
+class AMAS(Rule):
     """Samples task i with `alpha_i = (1 - c) q_i + c / K`, where EXP3 moves q: `q_i <- q_i exp(eta ehat_i)`.
 
     The model descends on the plain mean excess of the batch: the draw already carries alpha, and weighting the
@@ -49,12 +49,12 @@ class AMAS:
     descends_on: ClassVar[DescendsOn] = "excess"
 
     def __post_init__(self) -> None:
-        check_range("eta", self.eta, 0)
-        check_range("c", self.c, 0, 1)
-        check_range("ema_decay", self.ema_decay, 0, 1)
-        check_choice("c_schedule", self.c_schedule, get_args(Schedule))
-        check_choice("absent", self.absent, get_args(Absent))
-        check_choice("clip", self.clip, CLIPS)
+        check_number("mixer.eta", self.eta, 0)
+        check_number("mixer.c", self.c, 0, 1)
+        check_number("mixer.ema_decay", self.ema_decay, 0, 1)
+        check_choice("mixer.c_schedule", self.c_schedule, get_args(Schedule))
+        check_choice("mixer.absent", self.absent, get_args(Absent))
+        check_choice("mixer.clip", self.clip, CLIPS)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         zero_K = torch.zeros(len(rows_K), dtype=torch.float64)

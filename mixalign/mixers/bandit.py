@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mixalign.checks import check_choice, check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import PROBED, Composition, DescendsOn
-from mixalign.mixers.checks import check_choice, check_range
+from mixalign.mixers.base import PROBED, Cadence, Composition, DescendsOn, Rule
 
 __all__ = ["SIGNALS", "Bandit"]
 
@@ -21,7 +21,7 @@ SIGNALS = {  # a bandit's reward -> the field of MixSignal whose absolute value 
 
 
 @dataclass(frozen=True)
-class Bandit:
+class Bandit(Rule):
     """A rule that reads one signal; a subclass gives `init` and `update`.
 
     Attributes:
@@ -36,10 +36,11 @@ class Bandit:
     composition: ClassVar[Composition] = "multinomial"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "sample"
+    cadence: ClassVar[Cadence] = "interval"
 
     def __post_init__(self) -> None:
-        check_choice("signal", self.signal, list(SIGNALS))
-        check_range("every", self.every, 1)
+        check_choice("mixer.signal", self.signal, list(SIGNALS))
+        check_number("mixer.every", self.every, 1)
 
     @property
     def needs(self) -> frozenset[str]:

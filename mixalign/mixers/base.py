@@ -6,19 +6,34 @@ K is the number of tasks; every weight is a float64 tensor on the CPU.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from math import inf
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip
+from mixalign.mixers.measurements import PROBED, read
 
-__all__ = ["PROBED", "Composition", "DescendsOn", "Mix", "MixSignal", "Mixer", "State", "read"]
+__all__ = [
+    "PROBED",
+    "Cadence",
+    "Composition",
+    "DescendsOn",
+    "ExcessOver",
+    "Mix",
+    "MixSignal",
+    "Mixer",
+    "Rule",
+    "State",
+    "read",
+    "reads_excess",
+]
 
 State = dict[str, Tensor]
 Composition = Literal["stratified", "multinomial"]
 DescendsOn = Literal["loss", "excess"]
+ExcessOver = Literal["specialists", "baseline"]
+Cadence = Literal["step", "interval", "round"]
 
 
 @dataclass(frozen=True)
@@ -83,20 +98,19 @@ class MixSignal:
 
 @runtime_checkable
 class Mixer(Protocol):
-    """A rule that decides how much each task counts.
+    """What every rule must have. A class from outside need not inherit from anything."""
 
-    Further methods that a rule may have: `for_run(tasks, steps)` gives the rule for a run of that length;
-    `asks(step)` says whether probes measure after that many steps (a rule without it asks always);
-    `caution(num_tasks, batch_size)` gives a warning, or None.
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of MixSignal that `update` reads."""
 
-    Further attributes: `final`: True when the mean of its mixtures is the result, on which a model is trained from the
-    start; `excess_over`: `specialists`, as without it, or `baseline`, one model of all tasks, trained on the mixture
-    that the attribute `baseline` says (uniform without it).
-    """
+    @property
+    def composition(self) -> Composition:
+        """How a batch is made up, unless the sampler is told otherwise."""
 
-    needs: ClassVar[frozenset[str]]  # fields of MixSignal that `update` reads
-    composition: ClassVar[Composition]  # how a batch is made up, unless the sampler is told otherwise
-    descends_on: ClassVar[DescendsOn]  # the quantity whose mean the model minimises
+    @property
+    def descends_on(self) -> DescendsOn:
+        """The quantity whose mean the model minimises."""
 
     @property
     def clip(self) -> Clip:
@@ -109,36 +123,55 @@ class Mixer(Protocol):
         """The next mixture."""
 
 
-_ALWAYS = "the Mixing callback measures it in every run"
-_ROUNDS = "it is measured between rounds of training: run the mixer with `mixalign train`"
-_SPECIALISTS = "it needs specialist losses: set `specialists.train=auto`, or point `specialists.dir` at trained ones"
-_PROBES = "a probe of mixalign.training.callbacks measures it: run the mixer with `mixalign train`"
-PROVIDERS = {
-    "loss_K": _ALWAYS,
-    "loss_iw_K": _ALWAYS,
-    "excess_K": _SPECIALISTS,
-    "excess_iw_K": _SPECIALISTS,
-    "eval_loss_K": _ALWAYS,
-    "eval_excess_K": _SPECIALISTS,
-    "benefit_K": _ROUNDS,
-    "confidence_K": _ROUNDS,
-    "probe_loss_K": _PROBES,
-    "gain_K": _PROBES,
-    "gradient_KK": _PROBES,
-    "noise_K": _PROBES,
-}
-PROBED = frozenset(name for name, source in PROVIDERS.items() if source == _PROBES)
+class Rule(Mixer):
+    """What a rule may say beside, and what holds where it does not.
 
-
-def read(signal: MixSignal, name: str, state_K: Tensor) -> Tensor:
-    """The measurement `name` as float64 (K,) or (K, K), checked against the number of tasks of the state.
-
-    Raises:
-        MixalignError: when nothing measured it, or its shape is not (K,), or (K, K) for a name in `_KK`.
+    Rules of this package inherit from it; `mixalign.mixers.outside.as_rule` gives the defaults to those that do not.
     """
-    value_K = getattr(signal, name)
-    if value_K is None:
-        raise MixalignError(f"This mixer needs `{name}`, and nothing measured it: {PROVIDERS[name]}.")
-    if value_K.shape != state_K.shape * name.count("K"):
-        raise MixalignError(f"`{name}` has shape {tuple(value_K.shape)}, but the mixture has {len(state_K)} tasks.")
-    return value_K.to(torch.float64)
+
+    @property
+    def cadence(self) -> Cadence:
+        """`step`: decides after every step. `interval`: at those that `asks` names. `round`: between trainings."""
+        return "step"
+
+    @property
+    def static(self) -> bool:
+        """Whether nothing that is measured moves the mixture."""
+        return False
+
+    @property
+    def final(self) -> bool:
+        """Whether the mean of its mixtures is the result, on which a model is trained from the start."""
+        return False
+
+    @property
+    def excess_over(self) -> ExcessOver:
+        """`specialists`, or `baseline`: one model of all tasks, trained on the mixture `baseline`."""
+        return "specialists"
+
+    @property
+    def baseline(self) -> Any:
+        """Weights as in mixalign.mixers.weights."""
+        return "uniform"
+
+    @property
+    def max_epochs(self) -> float:
+        """Passes over a task's rows after which it gets no weight any more."""
+        return inf
+
+    def for_run(self, tasks: list[str], steps: int) -> Self:
+        """The rule for a run of these tasks and of that many steps."""
+        return self
+
+    def asks(self, step: int) -> bool:
+        """Whether probes measure after that many steps."""
+        return True
+
+    def caution(self, num_tasks: int, batch_size: int) -> str | None:
+        """A warning, when settings are unsafe for so many tasks and rows of a batch."""
+        return None
+
+
+def reads_excess(mixer: Mixer) -> bool:
+    """Whether a rule needs the losses of frozen models: its specialists, or its baseline."""
+    return mixer.descends_on == "excess" or any("excess" in name for name in mixer.needs)

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_flag, check_number
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_flag, check_range
+from mixalign.mixers.base import Cadence, Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.lengths import in_steps, known
 from mixalign.mixers.simplex import ascend, normalise
 from mixalign.mixers.weights import check_weights, in_order, resolve
@@ -22,7 +22,7 @@ TINY = 1e-6  # beside a norm that is divided by, as in the published code
 
 
 @dataclass(frozen=True)
-class DoGE:
+class DoGE(Rule):
     """Weights each task's mean loss by `alpha_j <- alpha_j exp(eta W_j)`, with `W_j = <g_j, sum_i p_i g_i>`.
 
     g_j is the gradient of task j's mean loss: W_j is what a step on task j alone takes away from the targets' losses,
@@ -65,27 +65,28 @@ class DoGE:
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "none"
+    cadence: ClassVar[Cadence] = "interval"
 
     def __post_init__(self) -> None:
-        check_range("eta", self.eta, 0)
-        check_weights("target", self.target)
-        check_flag("out_of_domain", self.out_of_domain)
-        check_flag("rescale", self.rescale)
-        check_range("every", self.every, 0)
-        check_flag("final", self.final)
+        check_number("mixer.eta", self.eta, 0)
+        check_weights("mixer.target", self.target)
+        check_flag("mixer.out_of_domain", self.out_of_domain)
+        check_flag("mixer.rescale", self.rescale)
+        check_number("mixer.every", self.every, 0)
+        check_flag("mixer.final", self.final)
 
     def for_run(self, tasks: list[str], steps: int) -> "DoGE":
         """The rule for a run of that many steps, its targets in the order of the tasks."""
         every = max(1, in_steps(self.every, steps))
-        return replace(self, every=every, target=in_order("target", self.target, tasks))
+        return replace(self, every=every, target=in_order("mixer.target", self.target, tasks))
 
     def asks(self, step: int) -> bool:
         """After every `every` steps."""
-        return step % max(1, known("every", self.every)) == 0
+        return step % max(1, known("mixer.every", self.every)) == 0
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
-        known("every", self.every)
-        target_K = resolve("target", self.target, rows_K)
+        known("mixer.every", self.every)
+        target_K = resolve("mixer.target", self.target, rows_K)
         trained_K = (target_K == 0).double() if self.out_of_domain else torch.ones_like(target_K)
         if not trained_K.any():
             raise MixalignError(

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_choice, check_flag, check_number
 from mixalign.losses.excess import CLIPS, Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_choice, check_flag, check_range
+from mixalign.mixers.base import Composition, DescendsOn, ExcessOver, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import ascend, uniform
 from mixalign.mixers.weights import check_weights, in_order, resolve
 
@@ -17,7 +17,7 @@ __all__ = ["DoReMi"]
 
 
 @dataclass(frozen=True)
-class DoReMi:
+class DoReMi(Rule):
     """Weights each task's mean loss by `alpha_i <- (1 - c) alpha_i exp(eta lambda_i) / Z + c / K` (Algorithm 1).
 
     lambda_i is the task's mean excess over a baseline, the paper's "reference model": one model of all tasks, trained
@@ -52,20 +52,20 @@ class DoReMi:
     needs: ClassVar[frozenset[str]] = frozenset({"excess_K"})
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
-    excess_over: ClassVar[str] = "baseline"
+    excess_over: ClassVar[ExcessOver] = "baseline"
 
     def __post_init__(self) -> None:
-        check_range("eta", self.eta, 0)
-        check_range("c", self.c, 0, 1)
-        check_choice("clip", self.clip, CLIPS)
-        check_weights("baseline", self.baseline)
-        check_flag("final", self.final)
+        check_number("mixer.eta", self.eta, 0)
+        check_number("mixer.c", self.c, 0, 1)
+        check_choice("mixer.clip", self.clip, CLIPS)
+        check_weights("mixer.baseline", self.baseline)
+        check_flag("mixer.final", self.final)
 
     def for_run(self, tasks: list[str], steps: int) -> "DoReMi":
         """The rule with the baseline's weights in the order of the tasks."""
-        baseline = in_order("baseline", self.baseline, tasks)
+        baseline = in_order("mixer.baseline", self.baseline, tasks)
         if not isinstance(baseline, str):
-            resolve("baseline", baseline, torch.ones(len(tasks)))  # refuses a list of another length
+            resolve("mixer.baseline", baseline, torch.ones(len(tasks)))  # refuses a list of another length
         return replace(self, baseline=baseline)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:

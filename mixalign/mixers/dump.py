@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.mixers.bandit import SIGNALS, Bandit
 from mixalign.mixers.base import Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_range
 from mixalign.mixers.simplex import uniform
 
 __all__ = ["DUMP"]
@@ -32,8 +32,8 @@ class DUMP(Bandit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("window", self.window, 1)
-        check_range("temperature", self.temperature, 1e-6)
+        check_number("mixer.window", self.window, 1)
+        check_number("mixer.temperature", self.temperature, 1e-6)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         zero_K = torch.zeros(len(rows_K), dtype=torch.float64)

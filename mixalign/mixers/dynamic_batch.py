@@ -5,16 +5,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
 
 __all__ = ["DynamicBatch"]
 
 
 @dataclass(frozen=True)
-class DynamicBatch:
+class DynamicBatch(Rule):
     """Samples task i by `w_i <- w_i exp(eta max(l_i - target_i, 0))` on validation losses (Algorithm 1).
 
     It changes after a validation (`val_every`). It is to AMA-S what a validation is to a batch: the same excess, over
@@ -38,8 +38,8 @@ class DynamicBatch:
     clip: ClassVar[Clip] = "task"
 
     def __post_init__(self) -> None:
-        check_range("eta", self.eta, 0)
-        check_range("floor", self.floor, 0, 1)
+        check_number("mixer.eta", self.eta, 0)
+        check_number("mixer.floor", self.floor, 0, 1)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         return self._mix({"log_w_K": uniform(len(rows_K)).log()})

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Cadence, Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.lengths import in_steps, known
 from mixalign.mixers.simplex import mix_uniform
 from mixalign.mixers.weights import check_weights, in_order, resolve
@@ -18,7 +18,7 @@ __all__ = ["DynamixSFT"]
 
 
 @dataclass(frozen=True)
-class DynamixSFT:
+class DynamixSFT(Rule):
     """Samples task k with `p_k = (1 - gamma) softmax(beta Q + log p0)_k + gamma / K`, where Q averages its reward.
 
     The reward is `gain_K`, the share of a task's loss that one trial step on its own rows takes away, scaled so that
@@ -49,26 +49,27 @@ class DynamixSFT:
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "none"
+    cadence: ClassVar[Cadence] = "interval"
 
     def __post_init__(self) -> None:
-        check_weights("prior", self.prior)
-        check_range("beta", self.beta, 0)
-        check_range("gamma", self.gamma, 0, 1)
-        check_range("decay", self.decay, 0, 1)
-        check_range("every", self.every, 0)
+        check_weights("mixer.prior", self.prior)
+        check_number("mixer.beta", self.beta, 0)
+        check_number("mixer.gamma", self.gamma, 0, 1)
+        check_number("mixer.decay", self.decay, 0, 1)
+        check_number("mixer.every", self.every, 0)
 
     def for_run(self, tasks: list[str], steps: int) -> "DynamixSFT":
         """The rule for a run of that many steps."""
         every = max(1, in_steps(self.every, steps))
-        return replace(self, prior=in_order("prior", self.prior, tasks), every=every)
+        return replace(self, prior=in_order("mixer.prior", self.prior, tasks), every=every)
 
     def asks(self, step: int) -> bool:
         """After every `every` steps."""
-        return step % max(1, known("every", self.every)) == 0
+        return step % max(1, known("mixer.every", self.every)) == 0
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
-        known("every", self.every)
-        prior_K = resolve("prior", self.prior, rows_K)
+        known("mixer.every", self.every)
+        prior_K = resolve("mixer.prior", self.prior, rows_K)
         return self._mix({"log_prior_K": prior_K.log(), "reward_K": torch.zeros_like(prior_K)})
 
     def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:

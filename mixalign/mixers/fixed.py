@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State
 from mixalign.mixers.simplex import normalise
 from mixalign.mixers.weights import check_weights, in_order, resolve
 
@@ -16,7 +16,7 @@ __all__ = ["Fixed", "Temperature"]
 
 
 @dataclass(frozen=True)
-class Temperature:
+class Temperature(Rule):
     """Samples task i with probability proportional to n_i^(1/temperature) and never moves.
 
     temperature 1 is proportional sampling, which is the usual "total loss" over the pooled rows; infinity is
@@ -29,9 +29,10 @@ class Temperature:
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "none"
+    static: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_range("temperature", self.temperature, 1e-3, finite=False)
+        check_number("mixer.temperature", self.temperature, 1e-3, finite=False)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         sample_K = normalise(normalise(rows_K) ** (1 / self.temperature))
@@ -42,7 +43,7 @@ class Temperature:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Rule):
     """Samples by weights that are given, and never moves.
 
     Attributes:
@@ -56,16 +57,17 @@ class Fixed:
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "none"
+    static: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_weights("weights", self.weights)
+        check_weights("mixer.weights", self.weights)
 
     def for_run(self, tasks: list[str], steps: int) -> "Fixed":
         """The rule with its weights in the order of the tasks."""
-        return replace(self, weights=in_order("weights", self.weights, tasks))
+        return replace(self, weights=in_order("mixer.weights", self.weights, tasks))
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
-        sample_K = resolve("weights", self.weights, rows_K)
+        sample_K = resolve("mixer.weights", self.weights, rows_K)
         return Mix(sample_K), {"sample_K": sample_K}
 
     def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:

@@ -5,16 +5,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from mixalign.checks import check_flag, check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_flag, check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import ascend, normalise, uniform
 
 __all__ = ["GRDPO"]
 
 
 @dataclass(frozen=True)
-class GRDPO:
+class GRDPO(Rule):
     """Weights each task's preference loss by `a_g <- a_g exp(eta l_g)`; the model descends on `sum_g a_g l_g`.
 
     By default l_g is the task's mean loss, as in the paper, and batches hold every task in equal numbers: this is
@@ -39,8 +39,8 @@ class GRDPO:
     clip: ClassVar[Clip] = "none"
 
     def __post_init__(self) -> None:
-        check_range("eta", self.eta, 0)
-        check_flag("size_corrected", self.size_corrected)
+        check_number("mixer.eta", self.eta, 0)
+        check_flag("mixer.size_corrected", self.size_corrected)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         equal_K = uniform(len(rows_K))

@@ -5,16 +5,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
 
 __all__ = ["GroupDRO"]
 
 
 @dataclass(frozen=True)
-class GroupDRO:
+class GroupDRO(Rule):
     """Weights each task's mean loss by `q_i <- q_i exp(eta loss_i)`: AMA-R without specialists.
 
     It chases raw loss, and so ends with its weight on the task whose noise cannot be learned.
@@ -33,8 +33,8 @@ class GroupDRO:
     clip: ClassVar[Clip] = "none"
 
     def __post_init__(self) -> None:
-        check_range("eta", self.eta, 0)
-        check_range("floor", self.floor, 0, 1)
+        check_number("mixer.eta", self.eta, 0)
+        check_number("mixer.floor", self.floor, 0, 1)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         return self._mix({"log_q_K": uniform(len(rows_K)).log()})

@@ -1,4 +1,4 @@
-"""IDEAL: volumes of the tasks by their influence on a reference loss, in rounds (arXiv 2505.12762)."""
+"""IDEAL: volumes of the tasks by their influence on a target loss, in rounds (arXiv 2505.12762)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -6,9 +6,9 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_choice, check_flag, check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_choice, check_flag, check_range
+from mixalign.mixers.base import Cadence, Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import normalise
 
 __all__ = ["Budget", "Ideal"]
@@ -17,11 +17,11 @@ Budget = Literal["steps", "epochs"]
 
 
 @dataclass(frozen=True)
-class Ideal:
+class Ideal(Rule):
     """Changes the volume of task i by `n_i <- int(n_i (1 + beta_i))`, `beta = m benefit / max |benefit|`.
 
     The model is trained from the same start in every round, on exactly the volumes of that round; the benefit is
-    `-dQ/dbeta` of the reference loss Q (section 2 of the paper), measured on the trained model. A volume above the
+    `-dQ/dbeta` of the target loss Q (section 2 of the paper), measured on the trained model. A volume above the
     number of rows repeats some of them, chosen at random; one below leaves some out.
 
     Attributes:
@@ -36,7 +36,7 @@ class Ideal:
         floor: least volume, as a share of the task's rows.
         cap: most repeats of a row.
         equal_total: rescales all volumes to the first round's total.
-        stop: ends the rounds when the reference loss has not fallen, or when the benefits have turned round.
+        stop: ends the rounds when the target loss has not fallen, or when the benefits have turned round.
     """
 
     m: float = 0.15
@@ -54,17 +54,18 @@ class Ideal:
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "none"
+    cadence: ClassVar[Cadence] = "round"
 
     def __post_init__(self) -> None:
-        check_range("m", self.m, 0, 1)
-        check_range("rounds", self.rounds, 1, whole=True)
-        check_range("decay", self.decay, 0, 1)
-        check_choice("budget", self.budget, get_args(Budget))
-        check_range("min_confidence", self.min_confidence, 0.5, 1)
-        check_range("floor", self.floor, 0, 1)
-        check_range("cap", self.cap, 1)
+        check_number("mixer.m", self.m, 0, 1)
+        check_number("mixer.rounds", self.rounds, 1, whole=True)
+        check_number("mixer.decay", self.decay, 0, 1)
+        check_choice("mixer.budget", self.budget, get_args(Budget))
+        check_number("mixer.min_confidence", self.min_confidence, 0.5, 1)
+        check_number("mixer.floor", self.floor, 0, 1)
+        check_number("mixer.cap", self.cap, 1)
         for key in ("size_weighting", "equal_total", "stop"):
-            check_flag(key, getattr(self, key))
+            check_flag(f"mixer.{key}", getattr(self, key))
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         rows_K = rows_K.double()

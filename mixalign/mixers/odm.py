@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.lengths import in_steps, known
 from mixalign.mixers.simplex import uniform
 
@@ -17,7 +17,7 @@ __all__ = ["ODM"]
 
 
 @dataclass(frozen=True)
-class ODM:
+class ODM(Rule):
     """Samples task i with `pi_i = (1 - K eps_t) softmax(eps_{t-1} R)_i + eps_t`, where R averages its loss.
 
     `R_i <- decay R_i + (1 - decay) loss_i / pi_i` and `eps_t = min(1 / K, sqrt(ln K / (K t)))` at step t = 1, 2, ...
@@ -46,16 +46,16 @@ class ODM:
     clip: ClassVar[Clip] = "none"
 
     def __post_init__(self) -> None:
-        check_range("decay", self.decay, 0, 1)
-        check_range("scale", self.scale, 0)
-        check_range("warmup", self.warmup, 0)
+        check_number("mixer.decay", self.decay, 0, 1)
+        check_number("mixer.scale", self.scale, 0)
+        check_number("mixer.warmup", self.warmup, 0)
 
     def for_run(self, tasks: list[str], steps: int) -> "ODM":
         """The rule for a run of that many steps."""
         return replace(self, warmup=in_steps(self.warmup, steps))
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
-        known("warmup", self.warmup)
+        known("mixer.warmup", self.warmup)
         return Mix(uniform(len(rows_K))), {"reward_K": torch.zeros(len(rows_K), dtype=torch.float64)}
 
     def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:

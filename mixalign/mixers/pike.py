@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Cadence, Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.lengths import in_steps, known
 from mixalign.mixers.simplex import ascend, normalise, uniform
 
@@ -16,7 +16,7 @@ __all__ = ["PiKE"]
 
 
 @dataclass(frozen=True)
-class PiKE:
+class PiKE(Rule):
     """Samples by `w_k <- w_k exp(zeta1 |grad L_k|^2 - zeta2 sigma_k^2)`, every few steps.
 
     `|grad L_k|^2` is the square of the task's mean gradient, sigma_k^2 the variance of one row's gradient around it:
@@ -47,12 +47,13 @@ class PiKE:
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "none"
+    cadence: ClassVar[Cadence] = "interval"
 
     def __post_init__(self) -> None:
-        check_range("zeta1", self.zeta1, 0)
-        check_range("zeta2", self.zeta2, 0)
-        check_range("tau", self.tau, 0)
-        check_range("every", self.every, 0)
+        check_number("mixer.zeta1", self.zeta1, 0)
+        check_number("mixer.zeta2", self.zeta2, 0)
+        check_number("mixer.tau", self.tau, 0)
+        check_number("mixer.every", self.every, 0)
 
     def for_run(self, tasks: list[str], steps: int) -> "PiKE":
         """The rule for a run of that many steps."""
@@ -60,10 +61,10 @@ class PiKE:
 
     def asks(self, step: int) -> bool:
         """After every `every` steps."""
-        return step % max(1, known("every", self.every)) == 0
+        return step % max(1, known("mixer.every", self.every)) == 0
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
-        known("every", self.every)
+        known("mixer.every", self.every)
         unknown_K = torch.full((len(rows_K),), torch.nan, dtype=torch.float64)
         return self._mix({"log_w_K": uniform(len(rows_K)).log(), "loss_K": unknown_K})
 

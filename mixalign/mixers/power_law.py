@@ -127,4 +127,5 @@ def _step(
     normal_K33 = torch.einsum("ikw,jkw->kij", weighted_3KW, slope_3KW)
     gradient_K3 = (weighted_3KW * error_KW).sum(2).T
     ridge_K3 = (1e-30 + normal_K33.diagonal(dim1=1, dim2=2)) * damping_K[:, None]
-    return torch.linalg.solve(normal_K33 + torch.diag_embed(ridge_K3), gradient_K3).T
+    step_K3: Tensor = torch.linalg.solve(normal_K33 + torch.diag_embed(ridge_K3), gradient_K3)
+    return step_K3.T

@@ -9,10 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mixalign.errors import MixalignError
+from mixalign.checks import check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State
 from mixalign.mixers.simplex import normalise
 from mixalign.mixers.weights import check_weights, in_order, resolve
 
@@ -22,7 +21,7 @@ TRIES = 100  # draws that may repeat a task too often, in a row
 
 
 @dataclass(frozen=True)
-class RandomMixture:
+class RandomMixture(Rule):
     """Samples by a mixture from `Dirichlet(strength * prior^(1 / temperature))` that never moves.
 
     The strength is drawn as well, evenly in its logarithm: small ones give mixtures of few tasks, large ones mixtures
@@ -58,22 +57,21 @@ class RandomMixture:
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "none"
+    static: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for key in ("draw", "seed"):
-            check_range(key, getattr(self, key), 0)
-            if getattr(self, key) != int(getattr(self, key)):
-                raise MixalignError(f"`mixer.{key}` is {getattr(self, key)!r}, but must be a whole number.")
-        check_weights("prior", self.prior)
-        check_range("temperature", self.temperature, 1e-3, finite=False)
-        check_range("min_strength", self.min_strength, 1e-6)
-        check_range("max_strength", self.max_strength, self.min_strength)
-        check_range("max_repeats", self.max_repeats, 1, finite=False)
-        check_range("minimum", self.minimum, 0, 1)
+            check_number(f"mixer.{key}", getattr(self, key), 0, whole=True)
+        check_weights("mixer.prior", self.prior)
+        check_number("mixer.temperature", self.temperature, 1e-3, finite=False)
+        check_number("mixer.min_strength", self.min_strength, 1e-6)
+        check_number("mixer.max_strength", self.max_strength, self.min_strength)
+        check_number("mixer.max_repeats", self.max_repeats, 1, finite=False)
+        check_number("mixer.minimum", self.minimum, 0, 1)
 
     def for_run(self, tasks: list[str], steps: int) -> "RandomMixture":
         """The rule with its prior in the order of the tasks."""
-        return replace(self, prior=in_order("prior", self.prior, tasks))
+        return replace(self, prior=in_order("mixer.prior", self.prior, tasks))
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         sample_K = self._mixture(rows_K)
@@ -83,7 +81,7 @@ class RandomMixture:
         return Mix(state["sample_K"]), state
 
     def _mixture(self, rows_K: Tensor) -> Tensor:
-        prior_K = resolve("prior", self.prior, rows_K)
+        prior_K = resolve("mixer.prior", self.prior, rows_K)
         prior_K = normalise(prior_K ** (1 / self.temperature) * (prior_K > 0))
         share_K = normalise(rows_K)
         rng = Random(f"{int(self.seed)} {int(self.draw)}")

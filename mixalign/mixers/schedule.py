@@ -7,18 +7,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_flag, check_number
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State
-from mixalign.mixers.checks import check_flag
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State
 from mixalign.mixers.lengths import in_steps, known
 from mixalign.mixers.weights import check_weights, in_order, resolve
 
 __all__ = ["Schedule"]
 
+UNTIL = "It counts steps, or below 1 it is a share of the run; only the last phase has none."
+
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Rule):
     """Samples by the mixture of the phase that a step falls in; measures nothing.
 
     Attributes:
@@ -36,17 +38,19 @@ class Schedule:
     composition: ClassVar[Composition] = "stratified"
     descends_on: ClassVar[DescendsOn] = "loss"
     clip: ClassVar[Clip] = "none"
+    static: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_flag("interpolate", self.interpolate)
+        check_flag("mixer.interpolate", self.interpolate)
         _check_phases(self.phases)
-        object.__setattr__(self, "phases", tuple(self.phases))
 
     def for_run(self, tasks: list[str], steps: int) -> "Schedule":
         """The schedule for a run of that many steps, its weights in the order of the tasks."""
         ends = [None if (end := phase.get("until")) is None else in_steps(end, steps) for phase in self.phases]
         ends[-1] = ends[-1] or max([steps, *(end for end in ends if end is not None)])
-        weights = [in_order(f"phases.{n}.weights", phase["weights"], tasks) for n, phase in enumerate(self.phases)]
+        weights = [
+            in_order(f"mixer.phases.{n}.weights", phase["weights"], tasks) for n, phase in enumerate(self.phases)
+        ]
         return replace(self, phases=[{"until": e, "weights": w} for e, w in zip(ends, weights, strict=True)])
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
@@ -59,7 +63,7 @@ class Schedule:
 
     def _at(self, step: int, rows_K: Tensor) -> Tensor:
         """The mixture of a step, counted from 0."""
-        ends = [known(f"phases.{n}.until", phase.get("until") or 0) for n, phase in enumerate(self.phases)]
+        ends = [known(f"mixer.phases.{n}.until", phase.get("until") or 0) for n, phase in enumerate(self.phases)]
         now = next((n for n, end in enumerate(ends[:-1]) if step < end), len(ends) - 1)
         weight_K = self._weights(now, rows_K)
         if not self.interpolate or now == 0:
@@ -68,7 +72,7 @@ class Schedule:
         return torch.lerp(self._weights(now - 1, rows_K), weight_K, share)
 
     def _weights(self, number: int, rows_K: Tensor) -> Tensor:
-        return resolve(f"phases.{number}.weights", self.phases[number]["weights"], rows_K)
+        return resolve(f"mixer.phases.{number}.weights", self.phases[number]["weights"], rows_K)
 
 
 def _check_phases(phases: Any) -> None:
@@ -78,11 +82,9 @@ def _check_phases(phases: Any) -> None:
     for n, phase in enumerate(phases):
         if not isinstance(phase, Mapping) or not {"weights"} <= {*phase} <= {"until", "weights"}:
             raise MixalignError(f"`mixer.phases.{n}` is {phase!r}, but must have `until` and `weights`, and no more.")
-        check_weights(f"phases.{n}.weights", phase["weights"])
-        until, last = phase.get("until"), n == len(phases) - 1
-        if not (isinstance(until, int | float) and until >= 0) and not (until is None and last):
-            wanted = "a number of steps, or below 1 a share of the run"
-            raise MixalignError(f"`mixer.phases.{n}.until` is {until!r}, but must be {wanted}; only the last has none.")
+        check_weights(f"mixer.phases.{n}.weights", phase["weights"])
+        is_last = n == len(phases) - 1
+        check_number(f"mixer.phases.{n}.until", phase.get("until"), 0, null=is_last, why=UNTIL)
     ends = [phase["until"] for phase in phases if phase.get("until") is not None]
     same_unit = all(e < 1 for e in ends) or all(e >= 1 for e in ends)
     if same_unit and ends != sorted(ends):

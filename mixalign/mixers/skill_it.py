@@ -8,16 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 
 __all__ = ["SkillIt"]
 
 
 @dataclass(frozen=True)
-class SkillIt:
+class SkillIt(Rule):
     """Samples task i in proportion to `exp(eta sum_{last w validations} sum_j A_ij L_j)`, with validation losses L.
 
     The sum is over a window, as in the paper and its code, so that old losses are forgotten and the mixture does
@@ -41,15 +41,14 @@ class SkillIt:
     clip: ClassVar[Clip] = "none"
 
     def __post_init__(self) -> None:
-        check_range("eta", self.eta, 0)
-        check_range("window", self.window, 1, whole=True)
+        check_number("mixer.eta", self.eta, 0)
+        check_number("mixer.window", self.window, 1, whole=True)
         if self.graph == "eye":
             return
         rows = self.graph if isinstance(self.graph, Sequence) and not isinstance(self.graph, str) else []
         square = bool(rows) and all(isinstance(row, Sequence) and len(row) == len(rows) for row in rows)
         if not square or not all(isinstance(x, int | float) and isfinite(x) for row in rows for x in row):
             raise MixalignError(f"`mixer.graph` is {self.graph!r}, but must be `eye` or K rows of K numbers.")
-        object.__setattr__(self, "graph", tuple(map(tuple, rows)))
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         num_tasks = len(rows_K)

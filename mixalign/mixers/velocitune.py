@@ -6,16 +6,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_number
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, State, read
-from mixalign.mixers.checks import check_range
+from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
 
 __all__ = ["Velocitune"]
 
 
 @dataclass(frozen=True)
-class Velocitune:
+class Velocitune(Rule):
     """Samples by `w_i <- w_i exp(eta V_i)`, V_i the share of its way to the target that task i has still to go.
 
     `V_i = (l_i - target_i) / (l_init_i - target_i)`, between 0 and 1, on validation losses; so excess counts relative
@@ -39,8 +39,8 @@ class Velocitune:
     clip: ClassVar[Clip] = "none"
 
     def __post_init__(self) -> None:
-        check_range("eta", self.eta, 0)
-        check_range("floor", self.floor, 0, 1)
+        check_number("mixer.eta", self.eta, 0)
+        check_number("mixer.floor", self.floor, 0, 1)
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         zero_K = torch.zeros(len(rows_K), dtype=torch.float64)

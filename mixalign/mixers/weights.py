@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_choice
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.mixers.simplex import normalise, uniform
 
@@ -21,14 +22,12 @@ def check_weights(key: str, weights: Any) -> None:
         MixalignError: naming the key.
     """
     if isinstance(weights, str):
-        if weights not in WORDS:
-            raise MixalignError(f"`mixer.{key}` is {weights!r}. {did_you_mean(weights, WORDS)}")
-        return
+        return check_choice(key, weights, WORDS)
     values = list(weights.values() if isinstance(weights, Mapping) else weights) if _is_many(weights) else []
     good = [isinstance(v, int | float) and 0 <= v < float("inf") for v in values]
     if not values or not all(good) or sum(values) <= 0:
         wanted = "`uniform`, `proportional`, or weights of 0 and more as a list or by task name"
-        raise MixalignError(f"`mixer.{key}` is {weights!r}, but must be {wanted}.")
+        raise MixalignError(f"`{key}` is {weights!r}, but must be {wanted}.")
 
 
 def in_order(key: str, weights: Any, tasks: Sequence[str]) -> Any:
@@ -41,7 +40,7 @@ def in_order(key: str, weights: Any, tasks: Sequence[str]) -> Any:
         return weights
     for name in weights:
         if name not in tasks:
-            raise MixalignError(f"`mixer.{key}` names `{name}`, which is no task. {did_you_mean(str(name), tasks)}")
+            raise MixalignError(f"`{key}` names `{name}`, which is no task. {did_you_mean(str(name), tasks)}")
     return [weights.get(task, 0) for task in tasks]
 
 
@@ -54,9 +53,9 @@ def resolve(key: str, weights: Any, rows_K: Tensor) -> Tensor:
     if isinstance(weights, str):
         return WORDS[weights](rows_K)
     if isinstance(weights, Mapping):
-        raise MixalignError(f"`mixer.{key}` has task names: call `for_run(tasks, steps)` first.")
+        raise MixalignError(f"`{key}` has task names: call `for_run(tasks, steps)` first.")
     if len(weights) != len(rows_K):
-        raise MixalignError(f"`mixer.{key}` has {len(weights)} weights, but there are {len(rows_K)} tasks.")
+        raise MixalignError(f"`{key}` has {len(weights)} weights, but there are {len(rows_K)} tasks.")
     return normalise(torch.tensor(weights, dtype=torch.float64))
 
 

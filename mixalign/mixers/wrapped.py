@@ -3,26 +3,26 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mixalign.checks import check_flag, check_number
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip
-from mixalign.mixers.base import PROBED, Composition, DescendsOn, Mix, Mixer, MixSignal, State, read
-from mixalign.mixers.checks import check_flag, check_range
-from mixalign.mixers.lengths import for_run, in_steps, known
+from mixalign.mixers.base import PROBED, Cadence, Composition, DescendsOn, ExcessOver, Mix, MixSignal, Rule, State, read
+from mixalign.mixers.lengths import in_steps, known
 from mixalign.mixers.simplex import normalise, uniform
 from mixalign.mixers.weights import check_weights, in_order, resolve
 
-__all__ = ["Wrapped", "rule_of", "wrap"]
+__all__ = ["Wrapped", "wrap"]
 
 INNER = "mixer."  # prefix of the rule's own state
 
 
 @dataclass(frozen=True)
-class Wrapped:
+class Wrapped(Rule):
     """Changes the lever that a rule moves, in this order: temperature, prior, average, floor, warm-up, cap of epochs.
 
     Every default leaves the rule as it is, to the bit. Importance-weighted measurements stay unbiased, as they are
@@ -44,7 +44,7 @@ class Wrapped:
             weight again. A batch may overshoot it.
     """
 
-    mixer: Mixer
+    mixer: Rule
     prior: str | Sequence[float] | Mapping[str, float] | None = None
     temperature: float = 1.0
     average: bool = False
@@ -54,22 +54,22 @@ class Wrapped:
     max_epochs: float = inf
 
     def __post_init__(self) -> None:
-        if "benefit_K" in self.mixer.needs:
+        if self.mixer.cadence == "round":
             raise MixalignError("`mixer.wrap` has no meaning for a mixer that decides volumes between rounds.")
         if self.prior is not None:
-            check_weights("wrap.prior", self.prior)
-        check_range("wrap.temperature", self.temperature, 1e-3)
-        check_flag("wrap.average", self.average)
-        check_range("wrap.floor", self.floor, 0, 1)
-        check_range("wrap.warmup", self.warmup, 0)
-        check_range("wrap.every", self.every, 1)
-        if self.every > 1 and hasattr(self.mixer, "asks"):
+            check_weights("mixer.wrap.prior", self.prior)
+        check_number("mixer.wrap.temperature", self.temperature, 1e-3)
+        check_flag("mixer.wrap.average", self.average)
+        check_number("mixer.wrap.floor", self.floor, 0, 1)
+        check_number("mixer.wrap.warmup", self.warmup, 0)
+        check_number("mixer.wrap.every", self.every, 1)
+        if self.every > 1 and self.mixer.cadence == "interval":
             raise MixalignError(
                 f"`mixer.wrap.every` is {self.every}, but {type(self.mixer).__name__} has steps of its own at which it "
                 "measures and decides, and an interval would pass some of them over. Leave `mixer.wrap.every` at 1 "
                 "and set `mixer.every`."
             )
-        check_range("wrap.max_epochs", self.max_epochs, 0, finite=False)
+        check_number("mixer.wrap.max_epochs", self.max_epochs, 0, finite=False)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -87,24 +87,42 @@ class Wrapped:
     def clip(self) -> Clip:
         return self.mixer.clip
 
+    @property
+    def cadence(self) -> Cadence:
+        return self.mixer.cadence
+
+    @property
+    def static(self) -> bool:
+        return self.mixer.static
+
+    @property
+    def final(self) -> bool:
+        return self.mixer.final
+
+    @property
+    def excess_over(self) -> ExcessOver:
+        return self.mixer.excess_over
+
+    @property
+    def baseline(self) -> Any:
+        return self.mixer.baseline
+
     def caution(self, num_tasks: int, batch_size: int) -> str | None:
         """The rule's own warning; it sees the samples of `every` batches at once."""
-        caution = getattr(self.mixer, "caution", None)
-        return caution and caution(num_tasks, batch_size * self.every)
+        return self.mixer.caution(num_tasks, batch_size * self.every)
 
     def asks(self, step: int) -> bool:
-        """Whether probes measure after that many steps: when the rule says, or once in an interval."""
-        asks = getattr(self.mixer, "asks", None)
-        return step % self.every == 0 if asks is None else asks(step)
+        """Whether probes measure after that many steps: when the rule says, and at most once in an interval."""
+        return step % self.every == 0 and self.mixer.asks(step)
 
     def for_run(self, tasks: list[str], steps: int) -> "Wrapped":
         """The wrapper and its rule for a run of that many steps."""
-        prior = in_order("wrap.prior", self.prior, tasks)
-        mixer = for_run(self.mixer, tasks, steps)
+        prior = in_order("mixer.wrap.prior", self.prior, tasks)
+        mixer = self.mixer.for_run(tasks, steps)
         return replace(self, mixer=mixer, prior=prior, warmup=in_steps(self.warmup, steps))
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
-        known("wrap.warmup", self.warmup)
+        known("mixer.wrap.warmup", self.warmup)
         rows_K = rows_K.double()
         zero = torch.zeros((), dtype=torch.float64)
         state = {"rows_K": rows_K, "seen_K": torch.zeros_like(rows_K), "updates": zero}
@@ -179,7 +197,7 @@ class Wrapped:
         return Mix(self._capped(state["sample_K"], state), lever_K) if "sample_K" in state else Mix(lever_K)
 
     def _prior(self, rows_K: Tensor) -> Tensor:
-        return uniform(len(rows_K)) if self.prior is None else resolve("wrap.prior", self.prior, rows_K)
+        return uniform(len(rows_K)) if self.prior is None else resolve("mixer.wrap.prior", self.prior, rows_K)
 
     def _capped(self, weight_K: Tensor, state: State) -> Tensor:
         if self.max_epochs == inf:
@@ -193,14 +211,9 @@ def _counts_last(name: str) -> bool:
     return name.startswith("eval_") or name in PROBED
 
 
-def wrap(mixer: Mixer, settings: Mapping[str, Any]) -> Mixer:
+def wrap(mixer: Rule, settings: Mapping[str, Any]) -> Rule:
     """The rule with `mixer.wrap` around it; the rule itself where every setting is at its default."""
     defaults = {field.name: field.default for field in fields(Wrapped)}
     if all(value == defaults.get(name) for name, value in settings.items()):
         return mixer
-    return cast(Mixer, Wrapped(mixer, **settings))  # a cast, because Mixer's class variables are properties here
-
-
-def rule_of(mixer: Mixer) -> Mixer:
-    """The rule itself, without what is wrapped around it."""
-    return mixer.mixer if isinstance(mixer, Wrapped) else mixer
+    return Wrapped(mixer, **settings)

@@ -1,0 +1,1 @@
+"""Models of transformers: loading, packed attention, scoring of completions, the head, live references."""

@@ -52,7 +52,7 @@ def packed_attention(
     else:
         groups = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
-        out = _SegmentAttention.apply(query[0], key[0], value[0], segments, scale)
+        out = _SegmentAttention.apply(query[0], key[0], value[0], segments, scale)  # type: ignore[no-untyped-call]
     return out.transpose(0, 1)[None], None
 
 
@@ -84,7 +84,7 @@ class _SegmentAttention(torch.autograd.Function):
         return out_ATD
 
     @staticmethod
-    def backward(ctx: Any, grad_ATD: Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, grad_ATD: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q_ATD, k_ATD, v_ATD, out_ATD, *norms = ctx.saved_tensors
         dtype, wide = grad_ATD.dtype, torch.promote_types(grad_ATD.dtype, torch.float32)
         grad_ATD, q_ATD, k_ATD, v_ATD, out_ATD = (x.to(wide) for x in (grad_ATD, q_ATD, k_ATD, v_ATD, out_ATD))

@@ -15,7 +15,7 @@ def _cut_cross_entropy(hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor) -
 
     dtype = compute_dtype(hidden_NH)
     # its filter drops gradients below the rounding of 16 bits
-    loss_N = linear_cross_entropy(
+    loss_N: Tensor = linear_cross_entropy(
         hidden_NH.to(dtype), weight_VH.to(dtype), target_N, reduction="none", filter_eps="auto"
     )
     return -loss_N.to(torch.promote_types(dtype, torch.float32))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mixalign.checks import check_flag, check_number, check_text
 from mixalign.errors import MixalignError
 from mixalign.hub import Closed, asked
 
@@ -49,13 +50,11 @@ class Pretrained:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, str) or not self.path:
-            raise MixalignError(f"`model.path` is {self.path!r}, but must be a folder or a hub id.")
+        check_text("model.path", self.path, why="Give a folder or a hub id.")
         dtype = getattr(torch, str(self.dtype), None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise MixalignError(f"`model.dtype` is {self.dtype!r}. Known: float32, bfloat16, float16, float64.")
-        if not isinstance(self.trust_remote_code, bool):
-            raise MixalignError(f"`model.trust_remote_code` is {self.trust_remote_code!r}, but must be true or false.")
+        check_flag("model.trust_remote_code", self.trust_remote_code)
 
     def build(self) -> PreTrainedModel:
         """The model with the weights of the folder.
@@ -63,13 +62,14 @@ class Pretrained:
         Raises:
             MixalignError: when it cannot be loaded, or when weights are missing, which transformers would draw.
         """
-        model, found = self._load(
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = self._load(
             AutoModelForCausalLM,
             dtype=getattr(torch, self.dtype),
             attn_implementation=self.attn_implementation,
             output_loading_info=True,
         )
-        if missing := sorted(found["missing_keys"]):
+        model, report = loaded
+        if missing := sorted(report["missing_keys"]):
             raise MixalignError(
                 f"`model.path={self.path}` lacks {len(missing)} of the weights of {type(model).__name__}, such as "
                 f"`{missing[0]}`: they would be random. Give the whole model, as `save_pretrained` writes it."
@@ -77,7 +77,7 @@ class Pretrained:
         return model
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        tokenizer = self._load(AutoTokenizer)
+        tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # only fills positions that nothing reads
         return tokenizer
@@ -150,16 +150,10 @@ class LoRA:
     use_rslora: bool = False
 
     def __post_init__(self) -> None:
-        good = {
-            "r": type(self.r) is int and self.r > 0,
-            "lora_alpha": type(self.lora_alpha) in (int, float) and 0 < self.lora_alpha < float("inf"),
-            "lora_dropout": type(self.lora_dropout) in (int, float) and 0 <= self.lora_dropout < 1,
-            "use_rslora": isinstance(self.use_rslora, bool),
-        }
-        wanted = ("a whole number above 0", "a number above 0", "a number in [0, 1)", "true or false")
-        for (name, is_good), want in zip(good.items(), wanted, strict=True):
-            if not is_good:
-                raise MixalignError(f"`lora.{name}` is {getattr(self, name)!r}, but must be {want}.")
+        check_number("lora.r", self.r, 1, whole=True)
+        check_number("lora.lora_alpha", self.lora_alpha, 0, open_low=True)
+        check_number("lora.lora_dropout", self.lora_dropout, 0, 1, open_high=True)
+        check_flag("lora.use_rslora", self.use_rslora)
 
     def check_fits(self, model: Any) -> None:
         """Refuses adapters that no part of the model takes.

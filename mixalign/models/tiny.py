@@ -1,10 +1,12 @@
 """A small random Llama and a byte tokenizer, for generated tasks, tests and first tries on own data."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from mixalign.checks import check_number
 from mixalign.errors import MixalignError
 
 __all__ = ["TinyLlama", "byte_tokenizer"]
@@ -29,7 +31,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    tokenizer = _fast_tokenizer(core)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -55,16 +57,13 @@ class TinyLlama:
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
-            number = getattr(self, name)
-            if type(number) is not int or number < 1:
-                raise MixalignError(f"`model.{name}` is {number!r}, but must be a whole number above 0.")
+            check_number(f"model.{name}", getattr(self, name), 1, whole=True)
         if self.hidden_size % (2 * self.num_heads):  # rotary embeddings turn pairs of numbers
             raise MixalignError(
                 f"`model.hidden_size` is {self.hidden_size}, but must be a multiple of twice `model.num_heads`, which "
                 f"is {self.num_heads}."
             )
-        if type(self.seed) is not int or self.seed < 0:
-            raise MixalignError(f"`model.seed` is {self.seed!r}, but must be a whole number from 0 on.")
+        check_number("model.seed", self.seed, 0, whole=True)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         if self.tokenizer_file is None:
@@ -80,7 +79,7 @@ class TinyLlama:
             ) from error
         if missing := [token for token in ("<pad>", "<s>", "</s>") if core.token_to_id(token) is None]:
             raise MixalignError(f"`model.tokenizer_file={self.tokenizer_file}` lacks {', '.join(missing)}. Add it.")
-        return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+        return _fast_tokenizer(core)
 
     def build(self) -> PreTrainedModel:
         """A fresh model: the same weights at every call."""
@@ -102,3 +101,8 @@ class TinyLlama:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return LlamaForCausalLM(config)
+
+
+def _fast_tokenizer(core: Any) -> PreTrainedTokenizerFast:
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **names)

@@ -1,16 +1,17 @@
 """The contract of an objective: a batch and a model in, one loss a sample out."""
 
-from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
+from mixalign.checks import check_number
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Batch, Form
 
-__all__ = ["Form", "Objective", "Scores", "by_task", "check_number", "check_overrides", "per_task", "values"]
+__all__ = ["Form", "Objective", "Scores", "by_task", "check_each", "check_overrides", "per_task", "values"]
 
 Scores = dict[str, Tensor]
 """`loss` (B,), nats, and the metrics that the objective names, each (B,)."""
@@ -54,8 +55,8 @@ class Objective(Protocol):
 
 def per_task(name: str, default: Any, overrides: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
     """The value of one setting for every task; whole numbers as float."""
-    found = (o.get(name, default) for o in overrides)
-    return tuple(float(value) if type(value) is int else value for value in found)
+    chosen = (o.get(name, default) for o in overrides)
+    return tuple(float(value) if type(value) is int else value for value in chosen)
 
 
 def values(setting: Any) -> tuple[Any, ...]:
@@ -65,24 +66,21 @@ def values(setting: Any) -> tuple[Any, ...]:
 
 def by_task(setting: Any, task_B: Tensor) -> Tensor:
     """The setting of each sample's task (B,), float64 or bool."""
-    found = values(setting)
-    dtype = torch.bool if isinstance(found[0], bool) else torch.float64
-    if len(set(found)) == 1:
-        return torch.full(task_B.shape, found[0], dtype=dtype, device=task_B.device)
-    return torch.tensor(found, dtype=dtype, device=task_B.device)[task_B]
+    value_K = values(setting)
+    dtype = torch.bool if isinstance(value_K[0], bool) else torch.float64
+    if len(set(value_K)) == 1:
+        return torch.full(task_B.shape, value_K[0], dtype=dtype, device=task_B.device)
+    return torch.tensor(value_K, dtype=dtype, device=task_B.device)[task_B]
 
 
-def check_number(name: str, setting: Any, is_good: Callable[[float], bool], wanted: str) -> None:
-    """Refuses a setting that is not a number, or not a good one, for any task.
+def check_each(key: str, setting: Any, low: float, high: float = inf, **options: Any) -> None:
+    """Refuses a setting that is, for any task, no number as `check_number` takes it with the same options.
 
     Raises:
-        MixalignError: naming the setting, its value and what was wanted.
+        MixalignError: naming the setting, its value and what it may be.
     """
     for value in values(setting):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise MixalignError(f"`objective.{name}` is {value!r}, but must be a number {wanted}.")
-        if not is_good(value) or not isfinite(value):
-            raise MixalignError(f"`objective.{name}` is {value}, but must be {wanted}.")
+        check_number(key, value, low, high, **options)
 
 
 def check_overrides(objective: str, overrides: Sequence[Mapping[str, Any]], known: Sequence[str]) -> None:

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from mixalign.errors import MixalignError, did_you_mean
+from mixalign.checks import check_choice, check_flag
+from mixalign.errors import MixalignError
 from mixalign.losses.curvature import draw_slopes
 from mixalign.losses.preference import LOSSES, PreferenceLoss, Settings
 from mixalign.losses.supervised import mean_cross_entropy
 from mixalign.models.forward import score_completions
-from mixalign.objectives.base import Form, Scores, by_task, check_number, check_overrides, per_task, values
+from mixalign.objectives.base import Form, Scores, by_task, check_each, check_overrides, per_task, values
 from mixalign.types import Batch
 
 __all__ = ["DPO"]
@@ -46,15 +47,13 @@ class DPO:
 
     def __post_init__(self) -> None:
         for name in values(self.loss):
-            if name not in tuple(LOSSES):  # it may be a list
-                raise MixalignError(f"`objective.loss` is {name!r}. {did_you_mean(str(name), LOSSES)}")
-        check_number("beta", self.beta, lambda x: x > 0, "above 0 (0.1 is usual)")
-        check_number("label_smoothing", self.label_smoothing, lambda x: 0 <= x < 0.5, "in [0, 0.5)")
-        check_number("gamma", self.gamma, lambda x: x >= 0, "at least 0")
-        check_number("nll_weight", self.nll_weight, lambda x: x >= 0, "at least 0")
+            check_choice("objective.loss", name, LOSSES)
+        check_each("objective.beta", self.beta, 0, open_low=True, why="0.1 is usual.")
+        check_each("objective.label_smoothing", self.label_smoothing, 0, 0.5, open_high=True)
+        check_each("objective.gamma", self.gamma, 0)
+        check_each("objective.nll_weight", self.nll_weight, 0)
         for free in values(self.reference_free):
-            if not isinstance(free, bool):
-                raise MixalignError(f"`objective.reference_free` is {free!r}, but must be true or false.")
+            check_flag("objective.reference_free", free)
         for name, smoothing in _together(self.loss, self.label_smoothing):
             if smoothing and not LOSSES[name].smooths:
                 able = ", ".join(known for known, loss in LOSSES.items() if loss.smooths)

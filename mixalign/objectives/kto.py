@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from mixalign.errors import MixalignError, did_you_mean
+from mixalign.checks import check_choice
 from mixalign.losses.curvature import draw_slopes
 from mixalign.losses.kto import kl_estimate, kto
 from mixalign.models.forward import score_completions
-from mixalign.objectives.base import Form, Scores, by_task, check_number, check_overrides, per_task
+from mixalign.objectives.base import Form, Scores, by_task, check_each, check_overrides, per_task
 from mixalign.types import Batch
 
 __all__ = ["KTO"]
@@ -48,11 +48,10 @@ class KTO:
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
 
     def __post_init__(self) -> None:
-        if self.loss not in tuple(FORMS):  # it may be a list
-            raise MixalignError(f"`objective.loss` is {self.loss!r}. {did_you_mean(str(self.loss), FORMS)}")
-        check_number("beta", self.beta, lambda x: x > 0, "above 0 (0.1 is usual)")
-        check_number("desirable_weight", self.desirable_weight, lambda x: x >= 0, "at least 0")
-        check_number("undesirable_weight", self.undesirable_weight, lambda x: x >= 0, "at least 0")
+        check_choice("objective.loss", self.loss, FORMS)
+        check_each("objective.beta", self.beta, 0, open_low=True, why="0.1 is usual.")
+        check_each("objective.desirable_weight", self.desirable_weight, 0)
+        check_each("objective.undesirable_weight", self.undesirable_weight, 0)
 
     @property
     def form(self) -> Form:

@@ -1,34 +1,23 @@
-"""Checkpoints that are whole: written beside their place and renamed, and looked through before one is used."""
+"""Checkpoints are looked through before one is used."""
 
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from mixalign.files import replacing
-
-__all__ = ["LAST", "REST", "WholeCheckpoints", "is_checkpoint", "newest_checkpoint", "why_unreadable"]
+__all__ = ["LAST", "REST", "is_checkpoint", "newest_checkpoint", "why_unreadable"]
 
 log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 REST = "meta.pt"  # in a folder with the parts of all processes: what is not spread over them, and written last
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's files, but never half of one under its name, also when its folder and /tmp are on two disks."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with replacing(Path(path)) as part:
-            torch.save(checkpoint, part)
-
-
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint of a run that can be read, or None; says which ones cannot."""
-    found = (folder / "checkpoints").glob("*.ckpt")
-    for path in sorted(found, key=lambda path: (_written(path), path.name == LAST), reverse=True):
+    paths = (folder / "checkpoints").glob("*.ckpt")
+    for path in sorted(paths, key=lambda path: (_written(path), path.name == LAST), reverse=True):
         if (reason := why_unreadable(path)) is None:
             return path
         log.warning("%s cannot be read (%s): it is skipped.", path, reason)
@@ -38,7 +27,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def why_unreadable(path: Path) -> str | None:
     """What is wrong with a file that should be a checkpoint; None when it can be read. Code in it is not run."""
     try:
-        found = _look_through(path)
+        content = _look_through(path)
     except Exception as error:  # torch, pickle and zipfile raise many types for files that are torn, or of others
         if "weights_only" in str(error):
             return "it holds pickled code or objects, which are not loaded"
@@ -47,7 +36,7 @@ def why_unreadable(path: Path) -> str | None:
         if "PytorchStreamReader" in str(error):
             return "it is torn"
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return None if isinstance(found, dict) and "global_step" in found else "it is no checkpoint of a training"
+    return None if isinstance(content, dict) and "global_step" in content else "it is no checkpoint of a training"
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -62,13 +51,13 @@ def _written(path: Path) -> int:
 
 def _look_through(path: Path) -> Any:
     """What it holds beside the parts of processes; raises one of several errors when a checkpoint is not whole."""
-    found = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True, mmap=True)
+    content = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True, mmap=True)
     if not path.is_dir():
-        return found
+        return content
     sizes: dict[str, int] = {}
     for entry in (FileSystemReader(path).read_metadata().storage_data or {}).values():
         sizes[entry.relative_path] = max(sizes.get(entry.relative_path, 0), entry.offset + entry.length)
     for name, size in sizes.items():
         if (path / name).stat().st_size < size:
             raise EOFError(f"{name} has {(path / name).stat().st_size} of {size} bytes")
-    return found
+    return content

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from mixalign.data.collate import Layout, collate
+from mixalign.checks import check_choice, check_flag, check_number
+from mixalign.data.batches.collate import Layout, collate
+from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
-from mixalign.data.pack import pack
 from mixalign.errors import MixalignError
 from mixalign.losses.linear_logprobs import compile_kernels
 from mixalign.models.head import HEADS, use_head
@@ -66,19 +67,13 @@ class Engine:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.layout not in ("auto", *LAYOUTS):
-            raise MixalignError(f"`engine.layout` is {self.layout!r}. Known: auto, {', '.join(LAYOUTS)}.")
-        if self.compile not in ("auto", True, False):
-            raise MixalignError(f"`engine.compile` is {self.compile!r}. Known: auto, true, false.")
-        if self.head not in tuple(HEADS):
-            raise MixalignError(f"`engine.head` is {self.head!r}. Known: {', '.join(HEADS)}.")
-        for name in ("gradient_checkpointing", "allocator"):
-            if not isinstance(getattr(self, name), bool):
-                raise MixalignError(f"`engine.{name}` is {getattr(self, name)!r}, but must be true or false.")
-        for name in ("threads", "max_tokens"):
-            number = getattr(self, name)
-            if number is not None and (type(number) is not int or number < 1):
-                raise MixalignError(f"`engine.{name}` is {number!r}, but must be a whole number above 0, or null.")
+        check_choice("engine.layout", self.layout, ("auto", *LAYOUTS))
+        check_choice("engine.compile", self.compile, ("auto", True, False))
+        check_choice("engine.head", self.head, HEADS)
+        check_flag("engine.gradient_checkpointing", self.gradient_checkpointing)
+        check_flag("engine.allocator", self.allocator)
+        check_number("engine.threads", self.threads, 1, whole=True, null=True)
+        check_number("engine.max_tokens", self.max_tokens, 1, whole=True, null=True)
 
 
 def choose_layout(engine: Engine, model: nn.Module, datasets: Sequence[TaskDataset]) -> Layout:
@@ -215,14 +210,13 @@ def deterministic(mode: bool | str) -> Iterator[None]:
     Raises:
         MixalignError: for another mode, or naming the operation that torch refused.
     """
-    if mode not in (True, False, "warn"):
-        raise MixalignError(f"`trainer.deterministic` is {mode!r}. Known: true, false, warn.")
+    check_choice("trainer.deterministic", mode, (True, False, "warn"))
     if mode is False:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark, own = torch.backends.cudnn.benchmark, {name for name in DETERMINISTIC if name not in os.environ}
-    os.environ |= {name: DETERMINISTIC[name] for name in own}
+    benchmark, unset = torch.backends.cudnn.benchmark, {name for name in DETERMINISTIC if name not in os.environ}
+    os.environ |= {name: DETERMINISTIC[name] for name in unset}
     torch.use_deterministic_algorithms(True, warn_only=mode == "warn")
     torch.backends.cudnn.benchmark = False
     try:
@@ -235,7 +229,7 @@ def deterministic(mode: bool | str) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark
-        for name in own:
+        for name in unset:
             os.environ.pop(name, None)
 
 

@@ -3,24 +3,30 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mixalign.data.loader import EvalLoader
-from mixalign.data.module import MixtureData
+from mixalign.checks import check_number
+from mixalign.data.batches.module import MixtureData
 from mixalign.errors import MixalignError
 from mixalign.training.callbacks.mixing import Mixing
-from mixalign.training.checkpoints import WholeCheckpoints
-from mixalign.training.module import AlignModule
-from mixalign.training.sharding import EvenBatches, FullySharded
+from mixalign.training.lightning_quirks import (
+    CountSteps,
+    StayStopped,
+    ValidateAtTheEnd,
+    WholeCheckpoints,
+    compare_after_validation,
+    set_intervals,
+)
+from mixalign.training.module import SUMMARY, SUMMARY_OF_EXCESS, AlignModule
+from mixalign.training.sharding import FullySharded
 
 __all__ = ["Fit", "fit", "make_trainer"]
 
@@ -32,7 +38,7 @@ OURS = {  # arguments of Lightning's Trainer, and what to set in their place
     "log_every_n_steps": "`log_every`",
     "default_root_dir": "`run_dir`",
     "logger": "`logger`",
-    "callbacks": "`save_every`, `probe` or `progress`",
+    "callbacks": "`callbacks`, `save_every`, `probe` or `progress`",
     "num_sanity_val_steps": "`val_every`",
     "enable_checkpointing": "`save_every`",
     "enable_model_summary": "`mixalign plan`",
@@ -60,8 +66,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "val_every"):
-            if getattr(self, key) < 1:
-                raise MixalignError(f"`{key}` is {getattr(self, key)}, but must be at least 1.")
+            check_number(key, getattr(self, key), 1, whole=True)
         for key, ours in OURS.items():
             if key in self.trainer:
                 raise MixalignError(f"`trainer.{key}` cannot be set, because mixalign sets it: use {ours}.")
@@ -83,7 +88,7 @@ def make_trainer(
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1} | settings.trainer
     options |= {"use_distributed_sampler": False}
     if isinstance(options.get("strategy"), FullySharded):
-        options["inference_mode"] = False  # what is gathered in a validation is used again by the next training step
+        options["inference_mode"] = False  # what is gathered in it is used again, and no later step may train on that
     if not str(options.get("strategy", "auto")).startswith(SHARDED):
         options["plugins"] = [*(options.get("plugins") or ()), WholeCheckpoints()]
     try:
@@ -94,7 +99,7 @@ def make_trainer(
             val_check_interval=None,
             log_every_n_steps=1,
             default_root_dir=root,
-            callbacks=[*callbacks, _ValidateAtTheEnd(), _SameMixture(), _CountsSteps()],
+            callbacks=[*callbacks, ValidateAtTheEnd(), _SameMixture(), CountSteps(), StayStopped()],
             logger=list(loggers) or False,
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             enable_model_summary=False,
@@ -102,12 +107,10 @@ def make_trainer(
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise MixalignError(f"Lightning refuses the settings of `trainer`: {error}") from error
-    if trainer.world_size > 1:
-        strategy: Any = trainer.strategy
-        strategy.process_dataloader = partial(_even, trainer.world_size)  # Lightning passes every loader through it
-    trainer.accumulate_grad_batches = _accumulate(settings, trainer.world_size)
-    every = settings.val_every * trainer.accumulate_grad_batches
-    trainer.val_check_interval = min(every, settings.steps * trainer.accumulate_grad_batches)
+    for callback in _callbacks(trainer):
+        if isinstance(callback, EarlyStopping):
+            compare_after_validation(callback)
+    set_intervals(trainer, _accumulate(settings, trainer.world_size), settings.val_every, settings.steps)
     return trainer
 
 
@@ -115,8 +118,10 @@ def fit(trainer: L.Trainer, module: AlignModule, data: MixtureData, resume: Path
     """Trains; `resume` is a Lightning checkpoint to go on from.
 
     Raises:
-        MixalignError: when that is a folder, and the strategy is not the one that wrote it, or of another model.
+        MixalignError: when that is a folder, and the strategy is not the one that wrote it, or of another model; or
+            when a callback watches what no validation of this training gives.
     """
+    _check_monitors(trainer, data)
     if resume is not None and resume.is_dir() and not isinstance(trainer.strategy, FullySharded | DeepSpeedStrategy):
         raise MixalignError(
             f"The checkpoint {resume} is a folder with parts of FSDP2's processes, which another strategy cannot read. "
@@ -125,6 +130,30 @@ def fit(trainer: L.Trainer, module: AlignModule, data: MixtureData, resume: Path
     if resume is not None and resume.is_file():
         _check_weights(module, resume)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+
+
+def _callbacks(trainer: Any) -> list[Callback]:
+    """All callbacks, those of Lightning too."""
+    callbacks: list[Callback] = trainer.callbacks  # which Lightning's types leave out
+    return callbacks
+
+
+def _check_monitors(trainer: L.Trainer, data: MixtureData) -> None:
+    """Refuses a callback that watches what no validation gives; Lightning would say so after the first one."""
+    tables = [table for table in data.validation if len(table)]
+    has_excess = any("specialist_loss" in table.columns for table in tables)
+    known = [*SUMMARY, *(SUMMARY_OF_EXCESS if has_excess else ())] if tables else []
+    for callback in _callbacks(trainer):
+        monitor = getattr(callback, "monitor", None)
+        ours = isinstance(monitor, str) and monitor.startswith("eval/")
+        if not ours or monitor in known or (isinstance(callback, Checkpoint) and not tables):
+            continue
+        who = f"The callback {type(callback).__name__} watches `{monitor}`, but "
+        if not tables:
+            raise MixalignError(f"{who}there are no validation rows. Give tasks some (`data.validation_fraction`).")
+        why = "the validation rows carry no specialists' losses" if monitor in SUMMARY_OF_EXCESS else "nothing gives it"
+        other = "; with `specialists.train=always` excess is known" if monitor in SUMMARY_OF_EXCESS else ""
+        raise MixalignError(f"{who}{why}. Set its `monitor` to one of {', '.join(known)}{other}.")
 
 
 def _check_weights(module: AlignModule, path: Path) -> None:
@@ -149,32 +178,6 @@ def _accumulate(settings: Fit, world: int) -> int:
     return settings.batch_size // (micro * world)
 
 
-def _even(world: int, loader: Any) -> Any:
-    return EvenBatches(loader, world) if isinstance(loader, EvalLoader) else loader
-
-
-class _ValidateAtTheEnd(Callback):
-    """Makes the last step one that is validated, also when `val_every` does not divide the steps."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step >= trainer.max_steps:
-            trainer.should_stop = True
-
-
-class _CountsSteps(Callback):
-    """Lets a training go on with another number of micro-batches a step, as on another number of processes.
-
-    Lightning counts micro-batches, and would end too early, or take optimizer steps in the middle of a global batch.
-    """
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        read = checkpoint["global_step"] * trainer.accumulate_grad_batches
-        for count in (progress["current"], progress["total"]):
-            unfinished = count["ready"] - count["completed"]  # 1 when it was saved in the hooks of a batch
-            count |= dict.fromkeys(("ready", "started", "processed"), read) | {"completed": read - unfinished}
-
-
 class _SameMixture(Callback):
     """Compares mixtures and cursors of all processes, after each validation and at the end of a training.
 
@@ -195,8 +198,8 @@ class _SameMixture(Callback):
         digest = hashlib.sha256(trainer.datamodule.sampler.cursor_K.tobytes())
         for weight_K in (mixing.mix.sample_K, mixing.mix.loss_K):
             digest.update(b"" if weight_K is None else weight_K.cpu().numpy().tobytes())
-        own = int.from_bytes(digest.digest()[:7])
-        pair = torch.tensor([own, -own], device=pl_module.device)
+        number = int.from_bytes(digest.digest()[:7])
+        pair = torch.tensor([number, -number], device=pl_module.device)
         largest, minus_least = trainer.strategy.reduce(pair, reduce_op="max").tolist()
         if largest != -minus_least:
             raise MixalignError(

@@ -89,5 +89,5 @@ def _forget_peak(device: str) -> float | None:
 def _status(key: str) -> float | None:
     """A line of Linux's account of this process, in MiB."""
     lines = STATUS.read_text().splitlines() if STATUS.is_file() else []
-    found = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
-    return int(found[0]) / 1024 if found else None
+    values = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
+    return int(values[0]) / 1024 if values else None

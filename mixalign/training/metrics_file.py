@@ -6,65 +6,85 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from mixalign.files import adding_to, write_text
 
 __all__ = ["MetricsFile"]
 
 
-class _Writer(ExperimentWriter):
-    """Adds to the file that is there; Lightning's own deletes it."""
+class MetricsFile(Logger):
+    """Adds a line to metrics.csv for everything that is logged, at once, below the lines of the run that is resumed.
 
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir)
-        self.metrics_keys = list(_read(Path(self.metrics_file_path))[0])
+    Not Lightning's CSVLogger, which deletes the file that is there
+    (https://github.com/Lightning-AI/pytorch-lightning/pull/19446), keeps up to 100 lines to itself, and loses earlier
+    lines when it is killed while it writes a new column.
 
-    def _check_log_dir_exists(self) -> None:
-        pass
-
-    def save(self) -> None:
-        with adding_to(Path(self.metrics_file_path)):
-            super().save()
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """When a column is new; at once, since a killed run cannot write earlier lines again."""
-        path = Path(self.metrics_file_path)
-        write_text(path, _text(fieldnames, _read(path)[1]))
-
-
-class MetricsFile(CSVLogger):
-    """Lightning's CSV logger without a sub-folder, and with the lines of the run that is resumed."""
+    Args:
+        save_dir: the run's folder.
+    """
 
     def __init__(self, save_dir: str) -> None:
-        super().__init__(save_dir, name="", version="")
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self._columns: list[str] | None = None  # known once the file was read
 
     @property
-    def experiment(self) -> Any:
-        if self._experiment is None:
-            self._experiment = _Writer(self.log_dir)
-        return super().experiment
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @property
+    def log_dir(self) -> str:
+        """As CSVLogger has it, for callbacks that ask."""
+        return self.save_dir
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run's config.yaml has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        super().log_metrics(metrics, step)
-        self.save()  # so that it can be followed, and survives the process
+        line = {key: value.item() if isinstance(value, Tensor) else value for key, value in metrics.items()}
+        line["step"] = step
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with adding_to(self.path):
+            columns = self._columns_with(line)
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, columns).writerow(line)
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of later steps, which a run that goes on from `step` will write again, and a torn one."""
-        path = Path(self.experiment.metrics_file_path)
-        if not path.is_file():
+        if not self.path.is_file():
             return
-        keys, rows = _read(path)
+        columns, rows = _read(self.path)
         kept = (row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
-        write_text(path, _text(keys, kept))
+        write_text(self.path, _text(columns, kept))
+
+    def _columns_with(self, line: dict[str, Any]) -> list[str]:
+        """The file's columns, after those that it lacked were added to it."""
+        if self._columns is None:
+            self._columns = _read(self.path)[0]
+        if new := {*line} - {*self._columns}:
+            self._columns = sorted([*self._columns, *new])
+            write_text(self.path, _text(self._columns, _read(self.path)[1]))
+        elif not self.path.is_file():
+            write_text(self.path, _text(self._columns, ()))
+        return self._columns
 
 
-def _text(keys: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+def _text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, keys)
+    writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -1,57 +1,27 @@
 """The LightningModule: one model, one objective, and the weights that the mixture puts on its losses."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
+from mixalign.data.batches.even import is_filler
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip, clip_sample
-from mixalign.metrics.task_mean import TaskMean, sum_dtype
+from mixalign.models.precision import sum_dtype
 from mixalign.objectives.base import Objective
 from mixalign.training import sharding
-from mixalign.training.schedule import learning_rate_factor
+from mixalign.training.lightning_quirks import clip_gradients
+from mixalign.training.optimizer import Optimizer
+from mixalign.training.task_mean import TaskMean
 from mixalign.types import Batch
 
-__all__ = ["AlignModule", "Optimizer"]
+__all__ = ["SUMMARY", "SUMMARY_OF_EXCESS", "AlignModule"]
 
-
-@dataclass(frozen=True)
-class Optimizer:
-    """AdamW and its schedule.
-
-    Attributes:
-        lr: peak learning rate.
-        weight_decay, betas: AdamW's.
-        schedule: `constant`, `linear` or `cosine`, the last two down to 0 at the last step.
-        warmup_steps: optimizer steps of linear warm-up; below 1 it is a share of all steps.
-        max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.
-    """
-
-    lr: float
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: str = "constant"
-    warmup_steps: float = 10
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "warmup_steps", "max_grad_norm"):
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value < inf:
-                raise MixalignError(f"`optimizer.{name}` is {value!r}, but must be a number at least 0.")
-        betas = self.betas if isinstance(self.betas, list | tuple) else ()
-        if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
-            raise MixalignError(f"`optimizer.betas` is {self.betas!r}, but must be two numbers in [0, 1).")
-        learning_rate_factor(self.schedule, self.warmup_steps, 1)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+SUMMARY = ("eval/mean_loss", "eval/worst_loss", "eval/worst_accuracy")  # what callbacks may watch
+SUMMARY_OF_EXCESS = ("eval/worst_excess", "eval/worst_gap")  # where validation rows carry specialists' losses
 
 
 class AlignModule(L.LightningModule):
@@ -100,7 +70,7 @@ class AlignModule(L.LightningModule):
             sharding.shard(self, self.model, self.device_mesh["data_parallel"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        scores = self._scores(batch)
+        scores = self.scores(batch)
         value_B = scores["loss"]
         measured = {"task_B": batch["task_B"], "draw_prob_B": batch["draw_prob_B"], "loss_B": value_B.detach()}
         if "specialist_loss_B" in batch:
@@ -135,7 +105,8 @@ class AlignModule(L.LightningModule):
         sums_K = torch.zeros(len(self.tasks), device=gap_B.device).index_add_(0, task_B, gap_B.detach())
         return (self.trainer.strategy.reduce(sums_K, reduce_op="sum") > 0).float()[task_B]
 
-    def _scores(self, batch: Batch) -> dict[str, Tensor]:
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        """What the objective says of each sample of a batch, (B,) each; `loss` is one of them, in nats."""
         if self.live_reference is not None and "reference_logp_BS" not in batch:
             batch["reference_logp_BS"] = self.live_reference(batch)
         return self.objective(self.model, batch)
@@ -145,8 +116,8 @@ class AlignModule(L.LightningModule):
         self._validation = TaskMean(names, len(self.tasks), sum_dtype(self.device)).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        scores = self._scores(batch)
-        if sharding.is_filler(batch):
+        scores = self.scores(batch)
+        if is_filler(batch):
             return  # there only for the forward pass, which takes all processes
         loss_B = scores["loss"]
         specialist_B = batch.get("specialist_loss_B", torch.full_like(loss_B, torch.nan))
@@ -158,40 +129,31 @@ class AlignModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         assert self._validation is not None
-        found = self._validation.by_name()
-        if found["specialist_loss"].isnan().all():
-            found = {k: v for k, v in found.items() if k not in ("specialist_loss", "gap", "excess")}
-        self.evaluation = found
-        summary = {"eval/mean_loss": found["loss"].mean(), "eval/worst_loss": found["loss"].max()}
-        summary["eval/worst_accuracy"] = found["accuracy"].min()
-        if "excess" in found:
-            summary |= {"eval/worst_excess": found["excess"].max(), "eval/worst_gap": found["gap"].max()}
+        means = self._validation.by_name()
+        if means["specialist_loss"].isnan().all():
+            means = {k: v for k, v in means.items() if k not in ("specialist_loss", "gap", "excess")}
+        self.evaluation = means
+        summary = {"eval/mean_loss": means["loss"].mean(), "eval/worst_loss": means["loss"].max()}
+        summary["eval/worst_accuracy"] = means["accuracy"].min()
+        if "excess" in means:
+            summary |= {"eval/worst_excess": means["excess"].max(), "eval/worst_gap": means["gap"].max()}
         if self.trainer.state.fn == "fit":  # else the final test rows would end the validation's curve
             self.summary = {k: float(v) for k, v in summary.items()}
         # for callbacks that watch them; TaskLog sends them to the loggers, at the step of the per-task numbers
         self.log_dict(self.summary, logger=False, rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        s = self.settings
-        optimizer = torch.optim.AdamW(
-            trained, s.lr, betas=(s.betas[0], s.betas[1]), weight_decay=s.weight_decay, fused=True
-        )
-        factor = learning_rate_factor(s.schedule, s.warmup_steps, int(self.trainer.estimated_stepping_batches))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = self.settings.build(self.model.parameters(), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        # Trainer(gradient_clip_val=...) refuses a fused optimizer under mixed precision
-        limit = self.settings.max_grad_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.grad_norm = sharding.whole(norm.detach())
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            # as a gradient scaler tells a fused optimizer: a step that is not finite leaves the weights as they are
-            optimizer.found_inf = (~self.grad_norm.isfinite()).float()
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        limit = self.settings.max_grad_norm
+        self.grad_norm = clip_gradients(self.trainer, optimizer, self.model.parameters(), limit)
 
     def on_fit_start(self) -> None:
-        self.model.train()  # from_pretrained gives evaluation mode, and Lightning keeps what it finds
+        # from_pretrained gives evaluation mode, and Lightning keeps what it finds since 2.2 (its pull request 18951)
+        self.model.train()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
+from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
-from mixalign.data.pack import pack
 from mixalign.models.forward import score_completions
 from mixalign.types import TokenRow, on_device
 

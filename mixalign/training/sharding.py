@@ -1,14 +1,10 @@
 """Parameters that are spread over processes (FSDP2), and put together again; the same work on every process."""
 
-from collections.abc import Iterator
 from contextlib import nullcontext
-from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -17,17 +13,16 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import distribute_tensor
 
-from mixalign.data.loader import EvalLoader
 from mixalign.errors import MixalignError
 from mixalign.files import replacing
 from mixalign.training.checkpoints import REST
-from mixalign.types import Batch
 
-__all__ = ["EvenBatches", "FullySharded", "is_filler", "is_sharded", "load_weights", "save_model", "shard", "whole"]
+__all__ = ["FullySharded", "is_sharded", "load_weights", "save_model", "shard", "whole"]
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -35,9 +30,10 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 class FullySharded(ModelParallelStrategy):
     """FSDP2 over all processes: each keeps its part of every parameter, gradient and optimizer state.
 
-    Lightning's own restores a checkpoint after `on_fit_start`, where callbacks act on what was restored, and asks a
-    folder for the frozen weights that ours do not hold. Here weights, callbacks and data are restored when they are
-    for every other strategy, and the optimizer as soon as there is one.
+    Lightning's own (2.6.6) restores a checkpoint after `on_fit_start`, where callbacks act on what was restored, and
+    asks a folder for the frozen weights that ours do not hold, also with `strict_loading=False`
+    (https://github.com/Lightning-AI/pytorch-lightning/issues/20274). Here weights, callbacks and data are restored when
+    they are for every other strategy, and the optimizer as soon as there is one.
 
     Args:
         save_distributed_checkpoint: whether a checkpoint is a folder in which each process writes its own part, and
@@ -84,7 +80,7 @@ class FullySharded(ModelParallelStrategy):
             return
         (optimizer,) = self.optimizers
         state = {"optimizer_0": get_optimizer_state_dict(module, optimizer)}
-        dcp.load(state, checkpoint_id=path)
+        load_parts(state, checkpoint_id=path)
         set_optimizer_state_dict(module, optimizer, optim_state_dict=state["optimizer_0"])
 
 
@@ -150,45 +146,14 @@ def load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"], strict=False)
         return
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    own: dict[str, Any] = {name: part for name, part in get_model_state_dict(module).items() if name in trained}
+    parts: dict[str, Any] = {name: part for name, part in get_model_state_dict(module).items() if name in trained}
     if path.is_dir():
-        dcp.load({"state_dict": own}, checkpoint_id=path)  # in place
+        load_parts({"state_dict": parts}, checkpoint_id=path)  # in place
         return
     weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     with torch.no_grad():
-        for name, part in own.items():
+        for name, part in parts.items():
             part.copy_(distribute_tensor(weights[name].to(part.device), part.device_mesh, part.placements))
-
-
-class EvenBatches:
-    """An evaluation loader that gives every process as many batches; the last ones may be fillers, which count nothing.
-
-    A process without a batch would skip a validation at whose end the others wait for it, and gathering spread
-    parameters takes all processes at every batch.
-    """
-
-    def __init__(self, loader: EvalLoader, world: int) -> None:
-        self.loader = loader
-        self.longest = ceil(ceil(sum(map(len, loader.datasets)) / world) / loader.batch_size)
-
-    def __len__(self) -> int:
-        return self.longest
-
-    def __iter__(self) -> Iterator[Batch]:
-        yield from self.loader
-        for _ in range(self.longest - len(self.loader)):
-            yield self._filler()
-
-    def _filler(self) -> Batch:
-        datasets = self.loader.datasets
-        task = next(k for k, table in enumerate(datasets) if len(table))
-        batch = self.loader.layout(datasets, np.array([task]), np.array([0]))
-        return batch | Batch(count_K=torch.zeros(len(datasets), dtype=torch.float64))
-
-
-def is_filler(batch: Batch) -> bool:
-    """Whether no sample of the batch counts."""
-    return "count_K" in batch and not batch["count_K"].any()
 
 
 def whole(value: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from mixalign.data import dataset as module
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
+from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import ARRAYS, TaskDataset
-from mixalign.data.pack import pack
 from mixalign.errors import MixalignError
 
 NAN = float("nan")

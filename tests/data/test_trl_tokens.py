@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mixalign.data.formats import to_example
-from mixalign.data.tokenise import tokenise
+from mixalign.data.read.formats import to_example
+from mixalign.data.tokens.tokenise import tokenise
 
-from .test_tokenise import CHAT, byte_tokenizer
+from .tokens.test_tokenise import CHAT, byte_tokenizer
 
 pytest.importorskip("trl", reason="needs the extra `trl`")
 

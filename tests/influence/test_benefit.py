@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mixalign.data.collate import collate
-from mixalign.data.pack import pack
+from mixalign.data.batches.collate import collate
+from mixalign.data.batches.pack import pack
 from mixalign.errors import MixalignError
 from mixalign.influence import benefit as module
 from mixalign.influence.benefit import Benefit, measure
@@ -22,7 +22,7 @@ OBJECTIVES = {"sft": (SFT(), 1), "dpo": (DPO(beta=0.5), 2)}
 
 @pytest.fixture
 def tables(table):
-    """Domains `a` and `b`, and reference tables `a` and `c`."""
+    """Domains `a` and `b`, and target tables `a` and `c`."""
 
     def make(num_completions=1):
         lengths = [(3, 4, 6), (2, 5, 4), (1, 1, 1), (6, 2, 7), (2, 5, 1), (4, 4, 4), (1, 6, 2), (2, 2, 2)]
@@ -58,7 +58,7 @@ def test_scores_by_hand():
 
 
 def test_a_budget_that_is_none_is_named():
-    with pytest.raises(MixalignError, match=r"`influence.budget` is `step`\. Did you mean `steps`"):
+    with pytest.raises(MixalignError, match=r"`mixer.budget` is 'step'\. Did you mean `steps`"):
         made_up().score("step")
 
 
@@ -78,15 +78,15 @@ def test_products_of_rows_are_the_products_of_means(tables, llama, monkeypatch, 
     reading = Reading(batch_size=4, on_batch=lambda *counts: done.append(counts))
     important = None if curvature == "identity" else 0.5
     influence = Influence(curvature, samples=6, important=important)
-    domains, references = tables(num_completions)
-    found = measure(llama(), objective, domains, references, influence, reading, reference_weight_R=[3, 1])
-    own_M, reference_MK, weight_R, *_ = seen
+    domains, targets = tables(num_completions)
+    found = measure(llama(), objective, domains, targets, influence, reading, target_weight_R=[3, 1])
+    own_M, target_MK, weight_R, *_ = seen
     np.testing.assert_allclose([x.mean() for x in own_M], found.product_K, rtol=1e-4, atol=1e-6)
-    means_RK = np.stack([x.mean(0) for x in reference_MK])
+    means_RK = np.stack([x.mean(0) for x in target_MK])
     np.testing.assert_allclose(weight_R @ means_RK, found.product_K, rtol=1e-4, atol=1e-6)
     assert weight_R.tolist() == [0.75, 0.25]
     assert [len(x) for x in own_M] == [6, 6]
-    assert [len(x) for x in reference_MK] == [6, 5]
+    assert [len(x) for x in target_MK] == [6, 5]
     assert len(found.layers) == (7 if curvature == "identity" else 4)
     assert (curvature == "identity") == np.array_equal(found.dot_K, found.product_K)
     # rows of domains are read for gradients and products, for drawn labels, and by EK-FAC once more
@@ -96,16 +96,16 @@ def test_products_of_rows_are_the_products_of_means(tables, llama, monkeypatch, 
 
 
 def test_the_identity_is_autograd(tables, llama):
-    model, (domains, references) = llama(dtype=torch.float64), tables()
-    found = measure(model, SFT(), domains, references, Influence("identity", samples=99))
+    model, (domains, targets) = llama(dtype=torch.float64), tables()
+    found = measure(model, SFT(), domains, targets, Influence("identity", samples=99))
     gradients = []
-    for table in (*domains, *references):
+    for table in (*domains, *targets):
         batch = collate([table], np.zeros(len(table), int), np.arange(len(table)))
         loss = SFT()(model, batch)["loss"].mean()
         weights = [p for n, p in model.named_parameters() if "_proj" in n]
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)]))
-    reference = (gradients[2] + gradients[3]) / 2
-    wanted = [float(reference @ g) for g in gradients[:2]]
+    target = (gradients[2] + gradients[3]) / 2
+    wanted = [float(target @ g) for g in gradients[:2]]
     np.testing.assert_allclose(found.product_K, wanted, rtol=1e-4)
 
 
@@ -166,8 +166,8 @@ def test_a_share_of_the_rows_is_read_where_it_is_more(tables, llama):
     assert found.rows_R.tolist() == [3, 3]  # of 6, of 5
 
 
-def test_settings_of_a_task_are_those_of_its_reference_table(tables, llama):
-    """Reference tables `a` and `c` come first and third among the tasks a, b, c."""
+def test_settings_of_a_task_are_those_of_its_target_table(tables, llama):
+    """Target tables `a` and `c` come first and third among the tasks a, b, c."""
     seen = []
 
     class Listening(DPO):
@@ -180,41 +180,41 @@ def test_settings_of_a_task_are_those_of_its_reference_table(tables, llama):
 
 
 def test_reference_scores_can_be_made_on_the_way(tables, llama):
-    domains, references = tables(2)
-    for table in (*domains, *references):
+    domains, targets = tables(2)
+    for table in (*domains, *targets):
         table.columns["reference_logp"][:] = -3.0
-    cached = measure(llama(), DPO(), domains, references, FEW)
-    for table in (*domains, *references):
+    cached = measure(llama(), DPO(), domains, targets, FEW)
+    for table in (*domains, *targets):
         del table.columns["reference_logp"]
     with pytest.raises(MixalignError, match="task `a` has no column `reference_logp`, which dpo reads"):
-        measure(llama(), DPO(), domains, references, FEW)
+        measure(llama(), DPO(), domains, targets, FEW)
     reading = Reading(live_reference=lambda batch: torch.full((len(batch["task_B"]), 2), -3.0, dtype=torch.float64))
-    live = measure(llama(), DPO(), domains, references, FEW, reading)
+    live = measure(llama(), DPO(), domains, targets, FEW, reading)
     assert numbers(live).tolist() == numbers(cached).tolist()
 
 
 def test_what_is_not_finite_is_named(tables, llama):
-    domains, references = tables(2)
+    domains, targets = tables(2)
     domains[1].columns["reference_logp"][2] = np.nan
     with pytest.raises(MixalignError, match="gradient of domain `b` is not finite"):
-        measure(llama(), DPO(), domains, references, FEW)
-    domains, references = tables(2)
-    references[1].columns["reference_logp"][:] = np.nan
+        measure(llama(), DPO(), domains, targets, FEW)
+    domains, targets = tables(2)
+    targets[1].columns["reference_logp"][:] = np.nan
     model = llama()
-    with pytest.raises(MixalignError, match="gradient of reference table `c` is not finite"):
-        measure(model, DPO(), domains, references, FEW)
+    with pytest.raises(MixalignError, match="gradient of target table `c` is not finite"):
+        measure(model, DPO(), domains, targets, FEW)
     assert all(p.requires_grad for p in model.parameters())
 
 
 BAD = [
-    ({"curvature": "kfak"}, "`influence.curvature` is `kfak`. Did you mean `kfac`"),
-    ({"fisher": "exact"}, "`influence.fisher` is `exact`. Known: empirical, true"),
-    ({"damping": 0.0}, "`influence.damping` is 0.0, but must be above 0"),
+    ({"curvature": "kfak"}, "`influence.curvature` is 'kfak'. Did you mean `kfac`"),
+    ({"fisher": "exact"}, "`influence.fisher` is 'exact'. Known: empirical, true"),
+    ({"damping": 0.0}, "`influence.damping` is 0.0, but must be a number above 0. 0.1 is usual"),
     ({"damping": float("nan")}, "`influence.damping` is nan"),
     ({"layers": "mlp("}, r"`influence.layers=mlp\(` is no regular expression: missing \)"),
-    ({"important": 0.0}, r"`influence.important` is 0.0, but must be in \(0, 1\]"),
+    ({"important": 0.0}, r"`influence.important` is 0.0, but must be a number from 0 to 1, but not 0, or null"),
     ({"sampling": 1.5}, "`influence.sampling` is 1.5"),
-    ({"samples": 0}, "`influence.samples` is 0, but must be a whole number above 0"),
+    ({"samples": 0}, "`influence.samples` is 0, but must be a whole number from 1 on"),
     ({"bootstrap": 0.5}, "`influence.bootstrap` is 0.5"),
     ({"curvature": "identity", "important": 0.5}, "`influence.important` ranks layers by their curvature"),
 ]
@@ -232,7 +232,7 @@ def test_bad_settings_are_named(settings, message):
         ({"influence": Influence(layers="nothing")}, "`influence.layers=nothing` matches no linear layer"),
         ({"volume_K": [1.0]}, r"`volume_K` has shape \(1,\), but there are 2 tables"),
         ({"volume_K": [1.0, -1.0]}, r"`volume_K` is \[1.0, -1.0\], but must be numbers of at least 0"),
-        ({"reference_weight_R": [0, 0]}, "`reference_weight_R` is"),
+        ({"target_weight_R": [0, 0]}, "`target_weight_R` is"),
     ],
 )
 def test_bad_arguments_are_named(tables, llama, given, message):
@@ -241,6 +241,6 @@ def test_bad_arguments_are_named(tables, llama, given, message):
 
 
 def test_an_empty_table_is_named(tables, table, llama):
-    domains, references = tables()
+    domains, targets = tables()
     with pytest.raises(MixalignError, match="A table of task `empty` has no rows"):
-        measure(llama(), SFT(), [*domains, table("empty", lengths=[])], references)
+        measure(llama(), SFT(), [*domains, table("empty", lengths=[])], targets)

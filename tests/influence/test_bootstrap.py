@@ -19,7 +19,7 @@ def test_one_standard_error_is_84_percent():
     assert sign_confidence(np.array([0.05]), resampled_XK)[0] == pytest.approx(0.841, abs=0.03)
 
 
-def test_rows_of_the_reference_are_resampled_too():
+def test_rows_of_the_targets_are_resampled_too():
     # both means have a standard error of 0.05: Phi(1 / sqrt 2) = 0.760
     resampled_XK = resample([values(0.05)], [values(0.05)[:, None]], np.ones(1), 4000, seed=0)
     assert resampled_XK.mean() == pytest.approx(0.05, abs=0.005)
@@ -27,7 +27,7 @@ def test_rows_of_the_reference_are_resampled_too():
     assert sign_confidence(np.array([0.05]), resampled_XK)[0] == pytest.approx(0.760, abs=0.03)
 
 
-def test_reference_tables_are_weighted():
+def test_target_tables_are_weighted():
     # of two tables the second, still one counts 3/4: what is left of the standard error is 0.05 / 4
     moving, still = values(0.0)[:, None], np.zeros((5, 1))
     resampled_XK = resample([np.zeros(3)], [moving, still], np.array([0.25, 0.75]), 4000, seed=0)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from mixalign.data.collate import collate
-from mixalign.data.pack import pack
+from mixalign.data.batches.collate import collate
+from mixalign.data.batches.pack import pack
 from mixalign.errors import MixalignError
 from mixalign.influence.capture import at_rest, observe, spans
 from mixalign.influence.layers import chosen_layers

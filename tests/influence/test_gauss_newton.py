@@ -1,7 +1,7 @@
 """Influence through K-FAC and EK-FAC against the generalised Gauss-Newton matrix, inverted without factors.
 
 A Llama of two layers and 960 weights, trained on four Markov chains. What is compared is the product of each of 256
-training rows' gradients with the inverse curvature times the reference gradient. Chance correlations of 256 rows have
+training rows' gradients with the inverse curvature times the target gradient. Chance correlations of 256 rows have
 a standard deviation of 0.06. Measured:
 
 | correlation with   | one block a layer | the whole matrix |
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.influence import benefit as module
 from mixalign.influence.benefit import measure
@@ -80,7 +80,7 @@ def gauss_newton(model, tables, weights):
 @pytest.fixture(scope="module")
 def trained(llama):
     domains = [chain(f"chain {k}", k) for k in range(4)]
-    references = [chain("chain 0", 0, 30), chain("chain 1", 1, 20)]
+    targets = [chain("chain 0", 0, 30), chain("chain 1", 1, 20)]
     model = llama(layers=2)
     model.set_attn_implementation("eager")  # the one that knows batched gradients
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -90,13 +90,13 @@ def trained(llama):
         torch.cat(losses).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model.eval(), domains, references
+    return model.eval(), domains, targets
 
 
 @pytest.fixture(scope="module")
 def exact(trained):
     """Products of all rows (K * M,) under a matrix with one block a layer, and under the whole one, damped alike."""
-    model, domains, references = trained
+    model, domains, targets = trained
     weights = [layer.weight for layer in chosen_layers(model).values()]
     whole_DD = gauss_newton(model, domains, weights)
     layers = whole_DD.diagonal().split([w.numel() for w in weights])
@@ -106,11 +106,11 @@ def exact(trained):
     def gradient(table, rows):
         return flat(torch.autograd.grad(SFT()(model, batch_of(table, rows))["loss"].mean(), weights))
 
-    reference_D = torch.stack([gradient(t, np.arange(len(t))) for t in references]).mean(0)
+    target_D = torch.stack([gradient(t, np.arange(len(t))) for t in targets]).mean(0)
     longest_first = [np.argsort(-table.length_N, kind="stable")[:, None] for table in domains]
     rows_ND = torch.stack([gradient(t, row) for t, rows in zip(domains, longest_first, strict=True) for row in rows])
     solve = torch.linalg.solve
-    return [(rows_ND @ solve(m + damping_D.diag(), reference_D)).numpy() for m in (whole_DD * own_DD, whole_DD)]
+    return [(rows_ND @ solve(m + damping_D.diag(), target_D)).numpy() for m in (whole_DD * own_DD, whole_DD)]
 
 
 LEAST = {"identity": (-1, -1), "kfac": (0.75, 0.35), "ekfac": (0.75, 0.35)}
@@ -118,12 +118,12 @@ LEAST = {"identity": (-1, -1), "kfac": (0.75, 0.35), "ekfac": (0.75, 0.35)}
 
 @pytest.mark.slow
 def test_factored_influence_follows_the_gauss_newton_matrix(trained, exact, monkeypatch):
-    model, domains, references = trained
+    model, domains, targets = trained
     found = {}
     for curvature, least in LEAST.items():
         seen = []
         monkeypatch.setattr(module, "resample", lambda own_M, *_, seen=seen: seen.extend(own_M) or np.zeros((1, 4)))
-        measure(model, SFT(), domains, references, Influence(curvature))
+        measure(model, SFT(), domains, targets, Influence(curvature))
         found[curvature] = [np.corrcoef(np.concatenate(seen), wanted)[0, 1] for wanted in exact]
         assert all(np.array(found[curvature]) > least), found
     assert min(found["kfac"][0], found["ekfac"][0]) > found["identity"][0] + 0.1

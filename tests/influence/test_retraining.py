@@ -27,7 +27,7 @@ DOMAINS = {
     "some": (200, [1, 1, 1, 1, 1], [0.5, 0.7, 0.3, 0.4, 0.6]),
     "few": (60, [1, 2, 3, 4, 5], [0.9, 0.2, 0.7, 0.3, 0.4]),
 }
-REFERENCE = (300, [1, 2, 1, 2, 1], [0.4, 0.6, 0.4, 0.5, 0.5])
+TARGET = (300, [1, 2, 1, 2, 1], [0.4, 0.6, 0.4, 0.5, 0.5])
 
 
 class Logistic:
@@ -90,7 +90,7 @@ def build(weight):
     return model
 
 
-def reference_loss(weight, table):
+def target_loss(weight, table):
     x, y = rows_of(table)
     return float(F.binary_cross_entropy_with_logits(x @ weight, y))
 
@@ -98,17 +98,17 @@ def reference_loss(weight, table):
 @pytest.fixture(scope="module")
 def problem():
     domains = [make_table(name, *spec, seed=k) for k, (name, spec) in enumerate(DOMAINS.items())]
-    return domains, make_table("reference", *REFERENCE, seed=9)
+    return domains, make_table("target", *TARGET, seed=9)
 
 
 def test_the_benefit_is_the_finite_difference_of_retraining(problem):
-    domains, reference = problem
+    domains, target = problem
     model = build(train(domains, [1, 1, 1]))
     influence = Influence(damping=1e-9, samples=1000)
-    benefit = measure(model, Logistic(), domains, [reference], influence, Reading(batch_size=64))
+    benefit = measure(model, Logistic(), domains, [target], influence, Reading(batch_size=64))
     step, truth = 1e-4, []
     for k in range(3):
-        up, down = (reference_loss(train(domains, 1 + sign * step * np.eye(3)[k]), reference) for sign in (1, -1))
+        up, down = (target_loss(train(domains, 1 + sign * step * np.eye(3)[k]), target) for sign in (1, -1))
         truth.append(-(up - down) / (2 * step))
     score = benefit.score("epochs")
     assert np.abs(score - truth).max() < 1e-3 * np.abs(truth).max()
@@ -121,33 +121,33 @@ def test_the_benefit_is_the_finite_difference_of_retraining(problem):
 
 
 def test_a_domain_counted_twice_is_one_with_its_rows_twice(problem):
-    domains, reference = problem
+    domains, target = problem
     words, n = domains[1].ids_T, len(domains[1])
     twice = TaskDataset(
         "some", np.tile(words, 2), np.tile(domains[1].supervised_T, 2), np.ones((2 * n, 2), int), np.arange(2 * n)
     )
     model = build(train(domains, [1, 2, 1]))
     influence = Influence(damping=1e-9, samples=1000, bootstrap=1)
-    copied = measure(model, Logistic(), [domains[0], twice, domains[2]], [reference], influence)
-    counted = measure(model, Logistic(), domains, [reference], influence, volume_K=[600, 400, 60])
+    copied = measure(model, Logistic(), [domains[0], twice, domains[2]], [target], influence)
+    counted = measure(model, Logistic(), domains, [target], influence, volume_K=[600, 400, 60])
     np.testing.assert_allclose(counted.score("epochs"), copied.score("epochs"), rtol=1e-6)
     assert abs(counted.residual) < 1e-8
 
 
 def test_a_clear_effect_is_sure_and_noise_is_not():
-    """From weights of 0 a domain like the reference helps for certain; one of coin flips may do anything."""
+    """From weights of 0 a domain like the target helps for certain; one of coin flips may do anything."""
     rates = [0.1, 0.9, 0.1, 0.9, 0.1]
     like = make_table("like", 200, [1] * 5, rates, seed=1)
     against = make_table("against", 200, [1] * 5, [1 - r for r in rates], seed=2)
     noise = make_table("noise", 200, [1] * 5, [0.5] * 5, seed=5)
-    reference = make_table("reference", 200, [1] * 5, rates, seed=4)
+    target = make_table("target", 200, [1] * 5, rates, seed=4)
     model = build(torch.zeros(5, dtype=torch.float64))
-    benefit = measure(model, Logistic(), [like, against, noise], [reference], Influence(samples=200))
+    benefit = measure(model, Logistic(), [like, against, noise], [target], Influence(samples=200))
     score, confidence = benefit.score("epochs"), benefit.confidence("epochs")
     assert score[0] > 0 > score[1]
     assert confidence[:2].tolist() == [1, 1]
     assert 0.5 <= confidence[2] < 0.9
-    again = measure(model, Logistic(), [like, against, noise], [reference], Influence(samples=200))
+    again = measure(model, Logistic(), [like, against, noise], [target], Influence(samples=200))
     assert again.confidence("epochs").tolist() == confidence.tolist()
-    other = measure(model, Logistic(), [like, against, noise], [reference], Influence(samples=200, seed=1))
+    other = measure(model, Logistic(), [like, against, noise], [target], Influence(samples=200, seed=1))
     assert other.confidence("epochs")[2] != confidence[2]

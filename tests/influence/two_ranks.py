@@ -21,7 +21,7 @@ CASES = {
 
 
 def main(rank: int, world: int, folder: Path, table, llama) -> None:
-    """Batches of 2: five of the domains, and three of the reference tables, of which one process has one more."""
+    """Batches of 2: five of the domains, and three of the target tables, of which one process has one more."""
 
     def reduce(total):
         if world > 1:

@@ -144,7 +144,8 @@ def test_scores_are_the_losses_of_the_first_step(dpo_job, sft_job, tmp_path):
 
 def test_specialist_scores_are_the_losses_of_training_at_the_specialist(dpo_job, tmp_path):
     """Where the model is itself the specialist, its excess begins at 0."""
-    from mixalign.scoring.score import frozen_losses, score_rows
+    from mixalign.frozen.score import score_rows
+    from mixalign.objectives.frozen_losses import frozen_losses
 
     specialist = dpo_job.start()
     with torch.no_grad():

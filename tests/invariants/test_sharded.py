@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from mixalign.data.loader import EvalLoader
+from mixalign.data.batches.even import EvenBatches, is_filler
+from mixalign.data.batches.loader import EvalLoader
 from mixalign.errors import MixalignError
 from mixalign.training.checkpoints import newest_checkpoint
 from mixalign.training.fit import Fit
-from mixalign.training.sharding import EvenBatches, is_filler, shard
+from mixalign.training.sharding import shard
 
 CASES = ["float64", "float32", "tied", "accumulated", "lora", "lora, its base is the reference"]
 
@@ -177,6 +178,12 @@ def test_a_process_without_a_validation_row_does_not_hang(seen, kind):
 def test_a_mixture_that_differs_is_refused(seen, kind):
     for half in (seen.refusals0, seen.refusals1):
         assert "mixture is not the same on all 2 processes at step 25" in half[f"{kind} refused"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_early_stopping_ends_all_processes_and_they_stay_ended(seen, kind):
+    assert seen.refusals0[f"{kind} stopped"] == seen.refusals1[f"{kind} stopped"] == [4, 4]
 
 
 def test_every_process_gets_as_many_batches(dpo_job):

@@ -14,7 +14,7 @@ from pathlib import Path
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from mixalign.errors import MixalignError
 from mixalign.mixers.ama_r import AMAR
@@ -23,7 +23,8 @@ from mixalign.mixers.group_dro import GroupDRO
 from mixalign.models.load import LoRA
 from mixalign.models.reference import LIVE
 from mixalign.models.tiny import TinyLlama
-from mixalign.training.checkpoints import REST, newest_checkpoint
+from mixalign.training.callbacks.save_newest import SaveNewest
+from mixalign.training.checkpoints import LAST, REST, newest_checkpoint
 from mixalign.training.sharding import FullySharded, load_weights, save_model, whole
 
 CASES = {
@@ -185,7 +186,7 @@ def sharded(folder: Path, make_job: Callable) -> None:
 
 
 def refusals(folder: Path, make_job: Callable) -> None:
-    """One validation row for two processes, and a mixture that differs."""
+    """One validation row for two processes, a mixture that differs, and a callback that ends a training."""
     out = {}
     for kind in ("ddp", "fsdp2"):
         job = make_job({"reverse": 30}, validation_rows=1)
@@ -196,6 +197,12 @@ def refusals(folder: Path, make_job: Callable) -> None:
             long_run(kind, "float32", folder, make_job, callbacks=[Other()])
         except MixalignError as error:
             out[f"{kind} refused"] = str(error)
+        place, steps = folder / f"{kind} stopped", []
+        for resume in (None, place / LAST):  # never content, so it stops at the second validation
+            callbacks = [EarlyStopping("eval/worst_excess", min_delta=100.0, patience=1), SaveNewest(place)]
+            run = long_run(kind, "float32", folder, make_job, callbacks=callbacks, val_every=2, resume=resume)
+            steps.append(run.trainer.global_step)
+        out[f"{kind} stopped"] = steps
     torch.save(out, folder / f"refusals{run.trainer.global_rank}.pt")
 
 

@@ -223,7 +223,7 @@ def test_lengths_may_be_shares_of_the_run():
     assert (mixer.every, mixer.warmup) == (100, 100)
     assert ADO().for_run(["a", "b"], 100).every == 20, "fits that are closer say little new"
     assert ADO(every=3, warmup=7).for_run(["a", "b"], 100) == ADO(every=3, warmup=7)
-    assert ADO(prior={"b": 1}).for_run(["a", "b"], 100).prior == (0, 1)
+    assert ADO(prior={"b": 1}).for_run(["a", "b"], 100).prior == [0, 1]
     with pytest.raises(MixalignError, match=r"`mixer\.every` is 0\.05, a share of the run"):
         ADO().init(torch.ones(2))
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from mixalign.data.sampler import MixtureSampler
+from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.mixers.ama_s import AMAS
 from mixalign.mixers.base import MixSignal
 from mixalign.mixers.fixed import Temperature
 from mixalign.training.callbacks.mixing import Mixing
-from mixalign.training.module import AlignModule, Optimizer
+from mixalign.training.module import AlignModule
+from mixalign.training.optimizer import Optimizer
 
 NAN = float("nan")
 

@@ -8,6 +8,7 @@ now and then, except where a test says otherwise.
 
 import io
 import math
+from copy import deepcopy
 from dataclasses import FrozenInstanceError, fields, replace
 from functools import cache
 
@@ -15,25 +16,27 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from mixalign.config.build import build
+from mixalign.config.compose import CONF
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import CLIPS
-from mixalign.mixers.base import PROBED, PROVIDERS, Mixer, MixSignal
-from mixalign.mixers.lengths import for_run
+from mixalign.mixers.base import PROBED, Mixer, MixSignal
+from mixalign.mixers.measurements import PROVIDERS
 from mixalign.mixers.wrapped import Wrapped
-from mixalign.pipelines.build import CONF, build
 
 FILES = {path.stem: path for path in sorted((CONF / "mixer").glob("*.yaml"))}
 MEASUREMENTS = [f.name for f in fields(MixSignal) if f.name not in ("step", "count_K")]
 
 
 def make(name, **settings):
-    """The rule of a file, told the length of the run where it asks for it."""
-    return for_run(build(OmegaConf.load(FILES[name]), "name", **settings), [], 10)
+    """The rule of a file, told the length of the run."""
+    node = OmegaConf.to_container(OmegaConf.load(FILES[name]))
+    return build(node, "name", **settings).for_run([], 10)
 
 
 MIXERS = {name: make(name) for name in FILES}
-MOVING = [name for name, mixer in MIXERS.items() if mixer.needs]
-ROUNDS = [name for name in MOVING if "benefit_K" in MIXERS[name].needs]
+MOVING = [name for name, mixer in MIXERS.items() if not mixer.static]
+ROUNDS = [name for name in MOVING if MIXERS[name].cadence == "round"]
 WINDOWED = ["skill_it"]  # its weights are a softmax over the last validations, not steps from the weights before
 HELD = ["doremi"]  # a task without a sample has its last excess once more
 SCORED = ["ado", "dump", "sec"]  # its weights are a score of each task, relative to the others
@@ -148,7 +151,10 @@ def test_says_what_it_needs_and_how_batches_are_made_up(mixer):
 def test_holds_no_state_of_its_own(mixer):
     with pytest.raises(FrozenInstanceError):
         mixer.needs_more = 1
-    assert all(v is None or isinstance(v, int | float | str | tuple | Mixer) for v in vars(mixer).values())
+    assert all(v is None or isinstance(v, int | float | str | list | tuple | Mixer) for v in vars(mixer).values())
+    before = deepcopy(vars(mixer))
+    run(mixer, 6, 3)
+    assert vars(mixer) == before
 
 
 @every_mixer
@@ -234,12 +240,11 @@ def test_an_absent_task_keeps_its_share(mixer, absent):
 @probed_mixers
 @pytest.mark.parametrize("measured", [True, False], ids=["when asked", "never"])
 def test_steps_without_a_measurement_by_probes(mixer, measured):
-    asks = getattr(mixer, "asks", lambda step: True)
-    assert any(asks(step) for step in range(1, 61))
+    assert any(mixer.asks(step) for step in range(1, 61))
     mix, state = mixer.init(rows(6))
     for step in range(60):
         given = signal(6, step, absent=[step % 6])
-        mix, state = mixer.update(given if measured and asks(step + 1) else unmeasured(given), state)
+        mix, state = mixer.update(given if measured and mixer.asks(step + 1) else unmeasured(given), state)
         assert_on_simplex(mix, 6)
 
 

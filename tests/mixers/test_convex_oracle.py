@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixalign.data.sampler import MixtureSampler
+from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.mixers.ama_r import AMAR
 from mixalign.mixers.ama_s import AMAS
 from mixalign.mixers.base import MixSignal

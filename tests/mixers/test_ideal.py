@@ -57,5 +57,5 @@ def test_bounds(settings, rows, volumes):
 
 
 def test_a_negative_m_is_refused():
-    with pytest.raises(MixalignError, match=r"`mixer\.m` is -0\.15, but must be a number between 0 and 1"):
+    with pytest.raises(MixalignError, match=r"`mixer\.m` is -0\.15, but must be a number from 0 to 1"):
         Ideal(m=-0.15)

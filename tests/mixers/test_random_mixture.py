@@ -82,7 +82,7 @@ def test_a_prior_of_ones_own():
     ("settings", "says"),
     [
         ({"draw": 1.5}, "`mixer.draw` is 1.5, but must be a whole number"),
-        ({"min_strength": 2, "max_strength": 1}, "`mixer.max_strength` is 1, but must be a number at least 2"),
+        ({"min_strength": 2, "max_strength": 1}, "`mixer.max_strength` is 1, but must be a number from 2 on"),
         ({"max_repeats": 0.5}, "`mixer.max_repeats` is 0.5"),
         ({"minimum": 2}, "`mixer.minimum` is 2"),
         ({"prior": "flat"}, "`mixer.prior` is 'flat'"),

@@ -50,7 +50,10 @@ def test_names_follow_the_order_of_the_tasks_and_a_missing_one_has_no_weight():
         ([], "`mixer.phases` is"),
         ([{"until": 3}], r"`mixer.phases.0` is .* must have `until` and `weights`"),
         ([{"untill": 3, "weights": "uniform"}], "must have `until` and `weights`, and no more"),
-        ([{"weights": "uniform"}, {"weights": "uniform"}], "`mixer.phases.0.until` is None.* only the last has none"),
+        (
+            [{"weights": "uniform"}, {"weights": "uniform"}],
+            "`mixer.phases.0.until` is None.* only the last phase",
+        ),
         ([{"until": -1, "weights": "uniform"}], "`mixer.phases.0.until` is -1"),
         ([{"weights": "unifrom"}], "Did you mean `uniform`?"),
         ([{"weights": [0, 0]}], "`mixer.phases.0.weights` is"),

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.models.forward import score_completions
 from mixalign.models.load import LoRA, add_lora

@@ -18,9 +18,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
+from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
-from mixalign.data.pack import pack
 from mixalign.models import attention, forward
 from mixalign.models.forward import score_completions
 from mixalign.models.load import LoRA, add_lora

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
 from mixalign.errors import MixalignError
 from mixalign.models.forward import score_completions
 from mixalign.models.load import LoRA, add_lora

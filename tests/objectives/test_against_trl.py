@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from mixalign.data.collate import collate
-from mixalign.data.tokenise import tokenise
+from mixalign.data.batches.collate import collate
+from mixalign.data.tokens.tokenise import tokenise
+from mixalign.frozen.score import score_rows
 from mixalign.losses.preference import LOSSES
 from mixalign.models.forward import score_completions
 from mixalign.models.tiny import TinyLlama
 from mixalign.objectives.dpo import DPO
 from mixalign.objectives.kto import KTO
 from mixalign.objectives.sft import SFT
-from mixalign.scoring.score import score_rows
 
 pytest.importorskip("trl", reason="needs the extra `trl`")
 

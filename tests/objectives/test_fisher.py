@@ -91,8 +91,8 @@ def test_sft_on_many_draws_is_the_gauss_newton_matrix(scale):
 
 
 def test_sft_draws_are_seeded(sft_job):
-    from mixalign.data.collate import collate
-    from mixalign.data.pack import pack
+    from mixalign.data.batches.collate import collate
+    from mixalign.data.batches.pack import pack
 
     model = sft_job.start().eval()
     rows = torch.tensor([[0, 1, 2], [1, 2, 3]]).numpy()

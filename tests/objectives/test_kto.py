@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from mixalign.data.collate import collate
-from mixalign.data.pack import pack
+from mixalign.data.batches.collate import collate
+from mixalign.data.batches.pack import pack
 from mixalign.errors import MixalignError
+from mixalign.objectives.frozen_losses import frozen_losses
 from mixalign.objectives.kto import KTO
-from mixalign.scoring.score import frozen_losses
 from mixalign.types import Batch
 
 # log ratios of the rows' own answers 3, 3, -1 and of other rows' 2, 0, 1: these have the mean 1
@@ -72,9 +72,9 @@ def test_fisher_is_the_convex_part_of_the_second_derivative(monkeypatch):
 
 
 BAD = [
-    ({"beta": 0}, "`objective.beta` is 0, but must be above 0"),
-    ({"desirable_weight": -1.0}, "`objective.desirable_weight` is -1.0, but must be at least 0"),
-    ({"undesirable_weight": "a"}, "`objective.undesirable_weight` is 'a', but must be a number at least 0"),
+    ({"beta": 0}, "`objective.beta` is 0, but must be a number above 0. 0.1 is usual"),
+    ({"desirable_weight": -1.0}, "`objective.desirable_weight` is -1.0, but must be a number from 0 on"),
+    ({"undesirable_weight": "a"}, "`objective.undesirable_weight` is 'a', but must be a number from 0 on"),
     ({"loss": "sigmoid"}, "`objective.loss` is 'sigmoid'. .*kto"),
 ]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
 from mixalign.errors import MixalignError
 from mixalign.objectives.sft import SFT
 from mixalign.types import Batch

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from mixalign.reporting.read.runs import Run
+from tests.reporting.made_up import find
+
 TASKS = ("helpful", "format", "safe", "reverse", "compare", "taste")
+STATIC = ("proportional", "uniform", "temperature", "schedule", "fixed")
 Writer = Callable[..., Path]
 
 
@@ -36,7 +40,7 @@ def eval_of(excess: Mapping[str, float | None], *, mixer: str, seed: int, object
         if known:
             task = pick(known, key=known.__getitem__)
             mean[key], worst[key] = sum(known.values()) / len(known), {"task": task, "value": known[task]}
-    head = {"mixer": mixer, "objective": objective, "seed": seed, "split": "test"}
+    head = {"mixer": mixer, "objective": objective, "seed": seed, "split": "test", "static": mixer in STATIC}
     return {**head, "tasks": tasks, "mean": mean, "worst": worst}
 
 
@@ -97,6 +101,7 @@ def write_run(tmp_path: Path) -> Writer:
         rounds: Any = None,
         best_round: int | None = None,
         costs: Mapping[str, Mapping[str, Any]] | None = None,
+        scores: Mapping[str, Any] | None = None,
     ) -> Path:
         excess = excess or dict.fromkeys(TASKS, 0.1)
         path = tmp_path / (folder or f"runs/{mixer}_{seed}")
@@ -108,10 +113,10 @@ def write_run(tmp_path: Path) -> Writer:
         }
         (path / "config.yaml").write_text(yaml.safe_dump({**config, **(settings or {})}), encoding="utf-8")
         if finished:
-            scores = eval_of(excess, mixer=mixer, seed=seed, objective=objective)
+            results = eval_of(excess, mixer=mixer, seed=seed, objective=objective)
             if rounds is not None:
-                scores |= {"rounds": rounds, "best_round": best_round}
-            (path / "eval.json").write_text(json.dumps(scores), encoding="utf-8")
+                results |= {"rounds": rounds, "best_round": best_round}
+            (path / "eval.json").write_text(json.dumps({**results, **(scores or {})}), encoding="utf-8")
         num_tasks = len(excess)
         target_K = np.array(target if target is not None else [1 / num_tasks] * num_tasks)
         weighs = mixer in ("ama_r", "group_dro")
@@ -141,3 +146,16 @@ def _mixture_of(tasks: Sequence[str], lines: Sequence[dict[str, Any]]) -> dict[s
         "loss_mean": loss,
     }
     return {**mixture, "rows_seen": rows, "epochs_seen": [count / 400 for count in rows], "steps": len(lines)}
+
+
+@pytest.fixture
+def write_scores(write_run: Writer, tmp_path: Path) -> Callable[..., list[Run]]:
+    """Writes runs with one score a seed, by label: a run's worst excess."""
+
+    def write(**worst: Sequence[float]) -> list[Run]:
+        for label, values in worst.items():
+            for seed, value in enumerate(values):
+                write_run(label, seed, {"a": 0.01, "b": value}, history=False, metrics=False)
+        return find(tmp_path)
+
+    return write

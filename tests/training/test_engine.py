@@ -6,11 +6,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.llama import modeling_llama
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
+from mixalign.data.batches.loader import MixtureLoader
+from mixalign.data.batches.pack import pack
+from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
-from mixalign.data.loader import MixtureLoader
-from mixalign.data.pack import pack
-from mixalign.data.sampler import MixtureSampler
 from mixalign.errors import MixalignError
 from mixalign.losses import linear_logprobs
 from mixalign.models.forward import score_completions

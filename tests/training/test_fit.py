@@ -83,7 +83,7 @@ def test_tasks_outlast_their_rows(small_job, tmp_path):
 
 @pytest.mark.parametrize("key", ["steps", "batch_size", "val_every"])
 def test_numbers_below_one_are_refused(key):
-    with pytest.raises(MixalignError, match=f"`{key}` is 0, but must be at least 1"):
+    with pytest.raises(MixalignError, match=f"`{key}` is 0, but must be a whole number from 1 on"):
         Fit(**{"steps": 1, "batch_size": 1} | {key: 0})
 
 

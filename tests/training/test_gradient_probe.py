@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
 from mixalign.errors import MixalignError
 from mixalign.mixers.doge import DoGE
 from mixalign.mixers.fixed import Temperature
 from mixalign.mixers.pike import PiKE
 from mixalign.models.load import LoRA
 from mixalign.models.reference import LIVE
-from mixalign.pipelines.api import train_from_overrides
 from mixalign.training.callbacks.gradient_probe import GradientProbe
 from mixalign.training.callbacks.probes import probes_for
+from tests.tiny_runs import train_from_overrides
 
 ROWS = {"helpful": 30, "reverse": 1, "compare": 5}
 CPU = torch.device("cpu")
@@ -163,7 +163,7 @@ def linear():
         return {"x": torch.stack([datasets[t][r] for t, r in zip(task_B, row_B, strict=True)])}
 
     data = SimpleNamespace(train=table, layout=layout, sampler=SimpleNamespace(batch_size=64))
-    module = SimpleNamespace(model=model, device=CPU, _scores=lambda batch: {"loss": model(batch["x"])[:, 0]})
+    module = SimpleNamespace(model=model, device=CPU, scores=lambda batch: {"loss": model(batch["x"])[:, 0]})
     return SimpleNamespace(data=data, module=module)
 
 
@@ -211,10 +211,10 @@ def test_the_training_is_the_same_to_the_bit_with_a_probe(small_job, tmp_path, m
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rows": 1}, r"`probe\.rows` is 1, but must be a whole number of at least 2"),
+        ({"rows": 1}, r"`probe\.rows` is 1, but must be a whole number from 2 on\. Gradients"),
         ({"rows": "many"}, r"`probe\.rows` is 'many'"),
-        ({"weights": "layers.(1"}, r"`probe\.weights` is 'layers\.\(1', which is no regular expression: .*position"),
-        ({"weights": 3}, r"`probe\.weights` is 3, which is no regular expression"),
+        ({"weights": "layers.(1"}, r"`probe\.weights=layers\.\(1` is no regular expression: .*position"),
+        ({"weights": 3}, r"`probe\.weights` is 3, but must be a text"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

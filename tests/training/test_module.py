@@ -9,14 +9,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
 from mixalign.errors import MixalignError
 from mixalign.mixers.ama_r import AMAR
 from mixalign.mixers.base import Mix
 from mixalign.models.load import LoRA
 from mixalign.models.reference import adapter_off, frozen_copy
 from mixalign.objectives.dpo import DPO
-from mixalign.training.module import Optimizer
+from mixalign.training.optimizer import Optimizer
 
 
 class Fixed:

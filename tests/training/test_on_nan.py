@@ -16,8 +16,8 @@ from mixalign.training.module import AlignModule
 class Poisoned(AlignModule):
     """Gives one task an infinite loss from the third step on."""
 
-    def _scores(self, batch):
-        scores = super()._scores(batch)
+    def scores(self, batch):
+        scores = super().scores(batch)
         if self.trainer.global_step >= 2 and self.training:
             bad_B = batch["task_B"] == self.tasks.index("reverse")
             scores["loss"] = torch.where(bad_B, scores["loss"] * torch.inf, scores["loss"])
@@ -61,13 +61,13 @@ def test_skip_goes_on_and_leaves_weights_and_mixture_alone(dpo_job, tmp_path, mi
 @pytest.mark.parametrize("mixer", [AMAR(), AMAS()], ids=["ama_r", "ama_s"])
 def test_quarantine_takes_the_task_out_of_the_mixture_and_survives_a_checkpoint(dpo_job, tmp_path, mixer):
     job = run(dpo_job, tmp_path, mixer, "quarantine", steps=8)
-    assert job.mixing.banned_K.tolist() == [False, True, False]
+    assert job.mixing.bad_tasks.banned_K.tolist() == [False, True, False]
     assert float(job.mixing.mix.alpha_K[1]) == 0
     assert float(job.mixing.mix.sample_K.sum()) == pytest.approx(1)
     assert all(weight.isfinite().all() for weight in job.weights().values())
     again = Mixing(mixer, job.mixing.tasks, job.mixing.rows_K)
     again.load_state_dict(job.mixing.state_dict())
-    assert again.banned_K.tolist() == [False, True, False]
+    assert again.bad_tasks.banned_K.tolist() == [False, True, False]
 
 
 def test_a_policy_that_nobody_knows_is_refused():

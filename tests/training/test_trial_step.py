@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
 from mixalign.errors import MixalignError
 from mixalign.mixers.fixed import Temperature
 from mixalign.models.load import LoRA
 from mixalign.training.callbacks.probe import task_rows
 from mixalign.training.callbacks.trial_step import TrialStep
 from mixalign.training.callbacks.validation_probe import ValidationProbe
-from mixalign.training.module import Optimizer
+from mixalign.training.optimizer import Optimizer
 
 MIXER = Temperature(float("inf"))
 SETTINGS = Optimizer(1e-2, weight_decay=0.1, schedule="linear", warmup_steps=0, max_grad_norm=0.5)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mixalign.data.collate import collate
+from mixalign.data.batches.collate import collate
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.mixers.aioli import Aioli

@@ -1,0 +1,1 @@
+"""What happens between steps: the mixture, probes, checks, logs, checkpoints, leaving and costs."""

@@ -11,10 +11,12 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from mixalign.checks import check_number, check_pattern
 from mixalign.errors import MixalignError
-from mixalign.metrics.task_mean import sum_dtype
 from mixalign.mixers.base import Mixer
+from mixalign.models.precision import sum_dtype
 from mixalign.training.callbacks.probe import Probe, task_batches
+from mixalign.training.lightning_quirks import gradient_scaler
 from mixalign.types import Batch, on_device
 
 __all__ = ["GradientProbe", "products", "square_and_noise"]
@@ -50,12 +52,9 @@ class GradientProbe(Probe):
         self, mixer: Mixer, seed: int = 0, rows: int = 8, validation_rows: int = 64, weights: str | None = None
     ) -> None:
         super().__init__(mixer, seed, rows, validation_rows, weights)
-        if not isinstance(rows, int) or rows < 2:
-            raise MixalignError(f"`probe.rows` is {rows!r}, but must be a whole number of at least 2: two halves.")
-        try:
-            self._pattern = re.compile(weights or "")
-        except (re.error, TypeError) as error:
-            raise MixalignError(f"`probe.weights` is {weights!r}, which is no regular expression: {error}.") from None
+        check_number("probe.rows", rows, 2, whole=True, why="Gradients are measured on two halves of them.")
+        check_pattern("probe.weights", weights)
+        self._pattern = re.compile(weights or "")
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -64,7 +63,7 @@ class GradientProbe(Probe):
     def measure(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:
         device, train, weights = pl_module.device, trainer.datamodule.train, self._chosen(pl_module.model)
         mean_Kd = torch.zeros(len(train), sum(w.numel() for w in weights), device=device)
-        own_2K = torch.zeros(2, len(train), dtype=sum_dtype(device), device=device)
+        square_2K = torch.zeros(2, len(train), dtype=sum_dtype(device), device=device)
         with isolate_rng():
             for task, halves in enumerate(zip(*(self._batches(trainer, half) for half in (0, 1)), strict=True)):
                 half_2d = torch.zeros(2, mean_Kd.shape[1], device=device)
@@ -73,14 +72,14 @@ class GradientProbe(Probe):
                 half_2d = trainer.strategy.reduce(half_2d, reduce_op="sum")
                 num_rows = min(self.rows, len(train[task]))
                 mean_Kd[task] = half_2d.sum(0) / num_rows
-                own_2K[:, task] = square_and_noise(half_2d, (num_rows - num_rows // 2, num_rows // 2))
-        square_K, noise_K = own_2K
-        found = torch.cat([products(mean_Kd, square_K), noise_K[None]])
-        found = torch.where(found.isfinite(), found, torch.nan)
+                square_2K[:, task] = square_and_noise(half_2d, (num_rows - num_rows // 2, num_rows // 2))
+        square_K, noise_K = square_2K
+        measured = torch.cat([products(mean_Kd, square_K), noise_K[None]])
+        measured = torch.where(measured.isfinite(), measured, torch.nan)
         # those of the first rank, because another kind of device may round otherwise
-        found = trainer.strategy.reduce(found if trainer.global_rank == 0 else torch.zeros_like(found), reduce_op="sum")
-        found = found.to("cpu", torch.float64)
-        return {"gradient_KK": found[:-1], "noise_K": found[-1]}
+        first = measured if trainer.global_rank == 0 else torch.zeros_like(measured)
+        measured = trainer.strategy.reduce(first, reduce_op="sum").to("cpu", torch.float64)
+        return {"gradient_KK": measured[:-1], "noise_K": measured[-1]}
 
     def _chosen(self, model: nn.Module) -> list[nn.Parameter]:
         """The probed weights."""
@@ -105,12 +104,12 @@ def _add_gradients(
     sum_d: Tensor, trainer: Any, pl_module: Any, weights: Sequence[nn.Parameter], batches: Sequence[Batch]
 ) -> None:
     """Adds the gradient of the sum of all losses of some batches."""
-    parts = sum_d.split([weight.numel() for weight in weights])
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    parts = torch.split(sum_d, [weight.numel() for weight in weights])
+    scaler = gradient_scaler(trainer)
     scale = 1.0 if scaler is None else scaler.get_scale()  # else small gradients are lost in float16
     for batch in batches:
         with torch.enable_grad(), trainer.precision_plugin.forward_context():
-            loss = pl_module._scores(on_device(batch, pl_module.device))["loss"].sum()
+            loss = pl_module.scores(on_device(batch, pl_module.device))["loss"].sum()
         grads = torch.autograd.grad(loss * scale, weights, allow_unused=True, materialize_grads=True)
         for part, grad in zip(parts, grads, strict=True):
             part.add_(grad.flatten(), alpha=1 / scale)
@@ -134,7 +133,7 @@ def square_and_noise(half_2d: Tensor, counts: tuple[int, int]) -> Tensor:
 
 def products(mean_Kd: Tensor, square_K: Tensor) -> Tensor:
     """Products of the tasks' mean gradients (K, K), with the given squares on the diagonal; in their float."""
-    parts = (part_Kd.to(square_K.dtype) for part_Kd in mean_Kd.split(CHUNK, dim=1))
+    parts = (part_Kd.to(square_K.dtype) for part_Kd in torch.split(mean_Kd, CHUNK, dim=1))
     product_KK = torch.stack([part_Kd @ part_Kd.T for part_Kd in parts]).sum(0)
     product_KK.diagonal().copy_(square_K)
     return product_KK
@@ -143,5 +142,5 @@ def products(mean_Kd: Tensor, square_K: Tensor) -> Tensor:
 def _dot(a_d: Tensor, b_d: Tensor) -> Tensor:
     """Inner product, in the widest float of the device."""
     dtype = sum_dtype(a_d.device)
-    parts = zip(a_d.split(CHUNK), b_d.split(CHUNK), strict=True)
+    parts = zip(torch.split(a_d, CHUNK), torch.split(b_d, CHUNK), strict=True)
     return torch.stack([a.to(dtype) @ b.to(dtype) for a, b in parts]).sum()

@@ -7,10 +7,11 @@ import lightning as L
 import numpy as np
 from torch import Tensor
 
-from mixalign.data.collate import Layout
+from mixalign.data.batches.collate import Layout
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.mixers.base import Mixer
+from mixalign.mixers.outside import as_rule
 from mixalign.training import sharding
 from mixalign.types import Batch
 
@@ -36,7 +37,7 @@ class Probe(L.Callback):
     def __init__(
         self, mixer: Mixer, seed: int = 0, rows: int = 8, validation_rows: int = 64, weights: str | None = None
     ) -> None:
-        self.mixer, self.seed, self.weights = mixer, seed, weights
+        self.mixer, self.seed, self.weights = as_rule(mixer), seed, weights
         self.rows, self.validation_rows = rows, validation_rows
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -47,8 +48,8 @@ class Probe(L.Callback):
             )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        asks = getattr(self.mixer, "asks", None)
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and (asks is None or asks(trainer.global_step)):
+        ends_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if ends_step and self.mixer.asks(trainer.global_step):
             pl_module.probed |= self.measure(trainer, pl_module)
 
     def measure(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:

@@ -2,18 +2,21 @@
 
 from typing import Any
 
-from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.callbacks import ProgressBar
 
+from mixalign.terminal import Bar
 from mixalign.training.callbacks.mixing import Mixing
 
 __all__ = ["MixtureProgress"]
 
-SHOWN = 3  # heaviest tasks in the bar
+SHOWN = 3  # heaviest tasks below the bar
 
 
-class MixtureProgress(TQDMProgressBar):
-    """Lightning's bar with the stage's name, the heaviest tasks and the worst validation excess.
+class MixtureProgress(ProgressBar):
+    """The bar of a training: its title, steps, the heaviest tasks and the worst validation excess in nats.
+
+    Lightning asks for a subclass of its own bar, without which it adds another; and disables it on all processes but
+    the first.
 
     Args:
         mixing: where the mixture is.
@@ -21,28 +24,53 @@ class MixtureProgress(TQDMProgressBar):
     """
 
     def __init__(self, mixing: Mixing, title: str) -> None:
-        super().__init__(refresh_rate=10)
+        super().__init__()
         self.mixing, self.title = mixing, title
+        self._enabled = True
+        self._bar: Bar | None = None
+        self._worst = ""
 
-    def init_train_tqdm(self) -> Any:
-        bar = super().init_train_tqdm()
-        bar.leave = False
-        return bar
+    def disable(self) -> None:
+        self._enabled = False
 
-    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
-        super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description(self.title)
+    def enable(self) -> None:
+        self._enabled = True
 
-    def init_validation_tqdm(self) -> Any:
-        return Tqdm(disable=True)  # validation is short, and its bar would break the training bar in two
+    def on_train_start(self, trainer: Any, *_: Any) -> None:
+        self._bar = Bar(self.title, trainer.max_steps, "step", not self._enabled, self.note, trainer.global_step)
 
-    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(trainer.global_step)
+
+    def on_validation_start(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.refresh()  # it stands still meanwhile, and says why
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        excess_K = pl_module.evaluation.get("excess")
+        if excess_K is not None:
+            self._worst = f"worst excess {float(excess_K[~excess_K.isnan()].max()):.3f}"
+
+    def on_train_end(self, *_: Any) -> None:
+        self._close()
+
+    def on_exception(self, *_: Any) -> None:
+        self._close()
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        self._close()
+
+    def note(self) -> str:
+        """The heaviest tasks with their weights, and the worst excess of the last validation."""
         alpha_K = self.mixing.mix.alpha_K
-        line: dict[str, Any] = {}
+        parts = ["validating"] if self.trainer.validating else []
         if len(alpha_K) > 1:
             heavy = alpha_K.argsort(descending=True, stable=True)[:SHOWN].tolist()
-            line["mix"] = " ".join(f"{self.mixing.tasks[k]} {float(alpha_K[k]):.2f}" for k in heavy)
-        evaluation = pl_module.evaluation
-        if "excess" in evaluation:
-            line["worst_excess"] = f"{float(evaluation['excess'].max()):.3f}"
-        return line
+            parts += [f"{self.mixing.tasks[k]} {float(alpha_K[k]):.2f}" for k in heavy]
+        return "  ".join(parts + ([self._worst] if self._worst else []))
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -6,15 +6,16 @@ from typing import Any
 from lightning.pytorch.callbacks import Checkpoint
 
 from mixalign.training.checkpoints import LAST
+from mixalign.training.lightning_quirks import validation_follows
 
-__all__ = ["SaveNewest", "validation_follows"]
+__all__ = ["SaveNewest"]
 
 
 class SaveNewest(Checkpoint):
     """Keeps the newest state of a training in one file.
 
-    A step that is validated is saved after its validation. A training that goes on from an older state of that step
-    would leave the validation out: Lightning takes it for done, and mixers, logs and the best checkpoint would miss it.
+    A step that is validated is saved after its validation; see `validation_follows`. The last one of a training is
+    always saved, also when a callback such as EarlyStopping ends it.
 
     Args:
         folder: of the checkpoints.
@@ -35,11 +36,4 @@ class SaveNewest(Checkpoint):
 
     def _due(self, trainer: Any) -> bool:
         step = trainer.global_step
-        return self.every is None or step % self.every == 0 or step >= trainer.max_steps
-
-
-def validation_follows(trainer: Any, batch_idx: int) -> bool:
-    """Whether this batch, the last micro-batch of an optimizer step, is one that is validated after."""
-    if not trainer.enable_validation:
-        return False
-    return (batch_idx + 1) % trainer.val_check_batch == 0 or trainer.global_step >= trainer.max_steps
+        return self.every is None or step % self.every == 0 or step >= trainer.max_steps or bool(trainer.should_stop)

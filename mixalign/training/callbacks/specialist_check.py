@@ -9,7 +9,7 @@ import torch
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.objectives.base import Objective
-from mixalign.scoring.score import frozen_losses
+from mixalign.objectives.frozen_losses import frozen_losses
 
 __all__ = ["SpecialistCheck"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from mixalign.errors import MixalignError
+from mixalign.checks import check_number
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.metrics_file import MetricsFile
 
@@ -23,8 +23,7 @@ class TaskLog(L.Callback):
     """
 
     def __init__(self, mixing: Mixing, every: int = 10) -> None:
-        if not isinstance(every, int) or every < 1:
-            raise MixalignError(f"`log_every` is {every}, but must be a whole number above 0.")
+        check_number("log_every", every, 1, whole=True)
         self.mixing, self.every = mixing, every
         self._logged = -1
 

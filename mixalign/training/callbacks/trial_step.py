@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from mixalign.errors import MixalignError
-from mixalign.metrics.task_mean import sum_dtype
+from mixalign.checks import check_number
+from mixalign.models.precision import sum_dtype
 from mixalign.training.callbacks.probe import Probe, task_batches
+from mixalign.training.lightning_quirks import gradient_scaler
 from mixalign.types import Batch, on_device
 
 __all__ = ["TrialStep"]
@@ -39,8 +40,7 @@ class TrialStep(Probe):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_fit_start(trainer, pl_module)
-        if not isinstance(self.rows, int) or self.rows < 1:
-            raise MixalignError(f"`probe.rows` is {self.rows!r}, but must be a whole number of at least 1.")
+        check_number("probe.rows", self.rows, 1, whole=True)
 
     def measure(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:
         data, device = trainer.datamodule, pl_module.device
@@ -72,7 +72,7 @@ def _gradient(
     trainer: Any, pl_module: Any, batches: Sequence[Batch], weights: Sequence[Tensor], num_rows: int
 ) -> tuple[Tensor, list[Tensor]]:
     """The sum of the losses over `num_rows`, and its gradient for each weight, without DDP's hooks and `.grad`."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    scaler = gradient_scaler(trainer)
     scale = 1.0 if scaler is None else scaler.get_scale()  # else small gradients are lost in float16
     total = torch.zeros((), dtype=sum_dtype(pl_module.device), device=pl_module.device)
     grads = [torch.zeros_like(weight) for weight in weights]
@@ -88,7 +88,7 @@ def _gradient(
 
 def _loss(trainer: Any, pl_module: Any, batch: Batch, num_rows: int) -> Tensor:
     with trainer.precision_plugin.forward_context():
-        loss_B: Tensor = pl_module._scores(batch)["loss"]
+        loss_B: Tensor = pl_module.scores(batch)["loss"]
     return loss_B.to(sum_dtype(loss_B.device)).sum() / num_rows
 
 

@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from mixalign.checks import check_number
 from mixalign.errors import MixalignError
-from mixalign.metrics.task_mean import sum_dtype
+from mixalign.models.precision import sum_dtype
 from mixalign.training.callbacks.probe import Probe, task_batches
 from mixalign.types import on_device
 
@@ -27,10 +28,7 @@ class ValidationProbe(Probe):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_fit_start(trainer, pl_module)
-        if not isinstance(self.validation_rows, int) or self.validation_rows < 1:
-            raise MixalignError(
-                f"`probe.validation_rows` is {self.validation_rows!r}, but must be a whole number of at least 1."
-            )
+        check_number("probe.validation_rows", self.validation_rows, 1, whole=True)
         rows_K = [len(d) for d in trainer.datamodule.validation] or [0] * len(pl_module.tasks)
         without = [f"`{task}`" for task, rows in zip(pl_module.tasks, rows_K, strict=True) if not rows]
         if without:
@@ -47,7 +45,7 @@ class ValidationProbe(Probe):
         with isolate_rng(), _evaluating(pl_module), trainer.precision_plugin.forward_context():
             for task, batches in enumerate(task_batches(*drawn, trainer.global_rank, trainer.world_size)):
                 for batch in batches:
-                    sum_K[task] += pl_module._scores(on_device(batch, device))["loss"].to(sum_K.dtype).sum()
+                    sum_K[task] += pl_module.scores(on_device(batch, device))["loss"].to(sum_K.dtype).sum()
         sum_K = trainer.strategy.reduce(sum_K, reduce_op="sum").to("cpu", torch.float64)
         rows_K = torch.tensor([min(self.validation_rows, len(d)) for d in data.validation])
         return {"probe_loss_K": sum_K / rows_K}

@@ -1,0 +1,1 @@
+"""Configuration to settings: composed by Hydra, checked key by key, defaults filled in, messages made plain."""

@@ -1,0 +1,242 @@
+"""What a run is to do: frozen dataclasses with a field for each key of the configuration.
+
+Every field says what its key may be and what it touches; `mixalign.config.parse` fills them from plain mappings.
+Keys that are set to `auto` have their value here: see `mixalign.config.defaults`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mixalign.checks import check_choice, check_flag, check_number, check_pattern, check_text
+from mixalign.data.read.sources import TaskSpec
+from mixalign.errors import MixalignError
+from mixalign.influence.settings import Influence
+from mixalign.mixers.base import Composition, Rule
+from mixalign.models.load import LoRA, ModelSource
+from mixalign.models.reference import LIVE
+from mixalign.objectives.base import Objective
+from mixalign.training.callbacks.on_nan import OnNan
+from mixalign.training.engine import Engine
+from mixalign.training.optimizer import Optimizer
+
+__all__ = ["Data", "Merges", "Probe", "Reference", "RunSettings", "Specialists", "Touches", "Trainer", "touches"]
+
+Touches = Literal["weights", "speed", "place"]
+"""`weights`: the numbers that are trained or judged; `speed`: how fast and on which machines, apart from rounding;
+`place`: names, folders, what is shown, and what is made beside the run."""
+
+
+def setting(check: Callable[[str, Any], None], touches: Touches = "weights", **default: Any) -> Any:
+    """A field that one key fills. A default is for the config.yaml of an older run, which lacks the key."""
+    return field(metadata={"check": check, "touches": touches}, **default)
+
+
+def part(touches: Touches = "weights", **default: Any) -> Any:
+    """A field that a group of keys fills."""
+    return field(metadata={"touches": touches}, **default)
+
+
+def check_mapping(key: str, value: Any) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise MixalignError(f"`{key}` is {value!r}, but must be a mapping.")
+
+
+def check_list(key: str, value: Any) -> None:
+    if isinstance(value, str):
+        raise MixalignError(f"`{key}` is {value!r}, but must be a list: [{value}].")
+    if value is not None and not isinstance(value, list | tuple):
+        raise MixalignError(f"`{key}` is {value!r}, but must be a list.")
+
+
+def anything(key: str, value: Any) -> None:
+    """For values that are checked by who reads them."""
+
+
+COUNT = partial(check_number, low=1, whole=True)
+COUNT_OR_NULL = partial(check_number, low=1, whole=True, null=True)
+COUNT_FROM_0 = partial(check_number, low=0, whole=True)
+SEED = partial(check_number, low=0, high=2**32 - 1, whole=True)
+EPOCHS = partial(check_number, low=0, open_low=True, null=True)
+RATE = partial(check_number, low=0, high=1, why="AdamW moves every weight by about that much at every step.")
+TEXT_OR_NULL = partial(check_text, null=True)
+
+
+def word(*known: Any, null: bool = False) -> Callable[[str, Any], None]:
+    return partial(check_choice, known=known, null=null)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How mixers measure that look at gradients, trial steps or validation rows between steps."""
+
+    rows: int = setting(COUNT, default=8)
+    validation_rows: int = setting(COUNT, default=64)
+    weights: str | None = setting(check_pattern, default=None)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The policy that DPO stays close to, and that every training starts from."""
+
+    sft_steps: int | None = setting(partial(COUNT_FROM_0, null=True))
+    sft_epochs: float | None = setting(EPOCHS)
+    sft_lr: float = setting(RATE)
+    sft_batch_size: int = setting(COUNT)
+    seed: int = setting(SEED)
+    mode: str = setting(word("cached", *LIVE))
+
+
+@dataclass(frozen=True)
+class Specialists:
+    """One model a task, whose per-sample losses say how good is good enough."""
+
+    train: str = setting(word("auto", "always", "never"))
+    dir: str | None = setting(TEXT_OR_NULL)
+    steps: int | None = setting(COUNT_OR_NULL)
+    epochs: float | None = setting(EPOCHS)
+    batch_size: int = setting(COUNT)
+    lr: float = setting(RATE)
+    seed: int = setting(SEED)
+
+
+@dataclass(frozen=True)
+class Merges:
+    """Merges of the specialists that a run ends with."""
+
+    methods: tuple[str, ...] = setting(check_list, default=())
+    weights: tuple[float, ...] | None = setting(check_list, default=None)
+    scale: float = setting(check_number, default=1.0)
+    density: float = setting(check_number, default=0.5)
+    trials: int = setting(COUNT_FROM_0, default=0)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which rows there are, and how they become tokens.
+
+    Attributes:
+        tasks: what the configuration says of each task; None removes one that `root` has.
+        target: rows whose loss IDEAL lowers: None for every task's validation rows, names of tasks, or descriptions
+            like those of tasks.
+    """
+
+    root: str | None = setting(TEXT_OR_NULL)
+    tasks: Mapping[str, TaskSpec | None] = setting(check_mapping)
+    max_length: int = setting(partial(check_number, low=2, whole=True))
+    validation_fraction: float = setting(partial(check_number, low=0, high=1))
+    seed: int = setting(SEED)
+    cache_tokens: bool = setting(check_flag, "speed", default=True)
+    workers: int | None = setting(COUNT_OR_NULL, "speed", default=None)
+    target: tuple[str, ...] | Mapping[str, TaskSpec] | None = setting(anything, default=None)
+    recommended: Mapping[str, Any] | None = setting(check_mapping, "place", default=None)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Machines and precision; what Lightning's Trainer gets.
+
+    Attributes:
+        strategy: a name, or a mapping with `_target_`: a strategy serves one training, so each builds its own.
+        timeout: minutes that a process waits for another one.
+        more: further arguments of Lightning's Trainer.
+    """
+
+    accelerator: str = setting(anything, "speed")
+    devices: int | str | list[int] = setting(anything, "speed")
+    num_nodes: int = setting(anything, "speed")
+    strategy: str | Mapping[str, Any] = setting(anything, "speed")
+    precision: str | int = setting(anything)
+    timeout: float = setting(partial(check_number, low=0, open_low=True, why="Minutes."), "speed", default=30)
+    deterministic: bool | str = setting(word(True, False, "warn"), "speed", default=False)
+    more: Mapping[str, Any] = part(default_factory=dict)
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of Lightning's Trainer, with the strategy as it was configured."""
+        names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+        return {name: getattr(self, name) for name in names} | dict(self.more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """One run.
+
+    Attributes:
+        logger, callbacks: name -> a mapping with `_target_`: each training builds its own.
+        plain: the whole configuration as plain data, every `auto` replaced by its value: what config.yaml holds, and
+            what the recipes of cached models are taken from.
+        chosen: what was chosen for keys that are `auto`, and why; a line a reason.
+    """
+
+    name: str = setting(check_text, "place")
+    run_dir: str | None = setting(anything, "place")
+    cache_dir: Path = setting(check_text, "place")
+    seed: int = setting(SEED)
+    steps: int | None = setting(COUNT_OR_NULL)
+    epochs: float | None = setting(EPOCHS)
+    batch_size: int = setting(COUNT)
+    micro_batch_size: int | None = setting(COUNT_OR_NULL, "speed")
+    eval_batch_size: int = setting(COUNT, "speed")
+    val_every: int | None = setting(COUNT_OR_NULL)
+    save_every: int | None = setting(COUNT_OR_NULL, "place")
+    composition: Composition | None = setting(word(*get_args(Composition), null=True))
+    resume: Path | None = setting(TEXT_OR_NULL, "place")
+    on_nan: OnNan = setting(word(*get_args(OnNan)))
+    export: str = setting(word("best", "last"))
+    log_every: int = setting(COUNT, "place")
+    progress: bool = setting(check_flag, "place")
+    debug: bool = setting(check_flag, "place")
+    mixer: Rule = part()
+    objective: Objective = part()
+    model: ModelSource = part()
+    lora: LoRA | None = part()
+    optimizer: Optimizer = part()
+    influence: Influence = part()
+    engine: Engine = part("speed")
+    probe: Probe = part()
+    reference: Reference = part()
+    specialists: Specialists = part()
+    data: Data = part()
+    trainer: Trainer = part()
+    merge: Merges = part("place")
+    logger: Mapping[str, Mapping[str, Any]] = part("place")
+    callbacks: Mapping[str, Mapping[str, Any]] = part()
+    plain: Mapping[str, Any] = field(repr=False)
+    chosen: tuple[str, ...]
+
+    @property
+    def mixer_name(self) -> str:
+        return str(self.plain["mixer"]["name"])
+
+    @property
+    def objective_name(self) -> str:
+        return str(self.plain["objective"]["name"])
+
+
+GROUPS: dict[str, type] = {
+    "probe": Probe,
+    "reference": Reference,
+    "specialists": Specialists,
+    "data": Data,
+    "trainer": Trainer,
+    "merge": Merges,
+}
+"""Keys with keys below them that a dataclass of this file describes."""
+
+
+def touches(key: str) -> Touches:
+    """What a dotted key of the configuration touches; an unknown one is taken to touch the weights."""
+    name, _, inner = key.partition(".")
+    entry = _field(RunSettings, name)
+    if entry is None:
+        return "weights"
+    if inner and name in GROUPS and (below := _field(GROUPS[name], inner.partition(".")[0])):
+        entry = below if entry.metadata["touches"] == "weights" else entry
+    answer: Touches = entry.metadata["touches"]
+    return answer
+
+
+def _field(kind: type, name: str) -> Field[Any] | None:
+    return next((entry for entry in fields(kind) if entry.name == name and "touches" in entry.metadata), None)

@@ -1,0 +1,77 @@
+"""The LightningDataModule: tokenised tasks and the sampler that mixes them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+
+from mixalign.data.batches.collate import Layout, collate
+from mixalign.data.batches.even import EvenBatches, even_loader
+from mixalign.data.batches.loader import EvalLoader, MixtureLoader
+from mixalign.data.batches.sampler import MixtureSampler
+from mixalign.data.dataset import TaskDataset
+from mixalign.errors import MixalignError
+from mixalign.types import Batch, on_device
+
+__all__ = ["MixtureData"]
+
+
+class MixtureData(L.LightningDataModule):
+    """Training batches by the mixture, and every validation row once.
+
+    Args:
+        train, validation: one table a task, in the order of the tasks; validation may be empty.
+        sampler: draws the global batches of the run; its place is part of the checkpoint.
+        steps: optimizer steps of the run.
+        eval_batch_size: rows of one validation batch on one rank.
+        layout: makes a batch of rows.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[TaskDataset],
+        validation: Sequence[TaskDataset],
+        sampler: MixtureSampler,
+        steps: int,
+        eval_batch_size: int = 64,
+        layout: Layout = collate,
+    ) -> None:
+        super().__init__()
+        self.train, self.validation, self.sampler = train, validation, sampler
+        self.steps, self.eval_batch_size, self.layout = steps, eval_batch_size, layout
+
+    def train_dataloader(self) -> MixtureLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        parts = trainer.world_size * trainer.accumulate_grad_batches
+        if self.sampler.batch_size % parts:
+            raise MixalignError(
+                f"`batch_size` is {self.sampler.batch_size}, which {trainer.world_size} processes times "
+                f"{trainer.accumulate_grad_batches} accumulated micro-batches do not divide. "
+                f"Take a multiple of {parts}."
+            )
+        return MixtureLoader(
+            self.train,
+            self.sampler,
+            self.steps,
+            trainer.accumulate_grad_batches,
+            trainer.global_rank,
+            trainer.world_size,
+            self.layout,
+        )
+
+    def val_dataloader(self) -> EvalLoader | EvenBatches:
+        """Every validation row once, this rank's share of them, in as many batches as every rank has."""
+        assert self.trainer is not None
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return even_loader(self.validation, self.eval_batch_size, rank, world, self.layout)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return on_device(batch, device)  # Lightning's own walks through every segment of a packed batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state_dict)

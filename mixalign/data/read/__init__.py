@@ -1,0 +1,1 @@
+"""Files and data sets in any known format to examples."""

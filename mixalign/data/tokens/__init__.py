@@ -1,0 +1,1 @@
+"""Examples to token rows, in parallel and kept in a cache."""

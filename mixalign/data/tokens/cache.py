@@ -1,0 +1,122 @@
+"""Tokenised tables on disk: made once for the same rows, tokenizer and settings, then memory-mapped."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.data.tokens.tokenise import TokenCounts, is_of_transformers, tokenise
+from mixalign.errors import MixalignError
+from mixalign.fingerprint import fingerprint
+from mixalign.types import Example, Form
+
+__all__ = ["TokenCache", "rows_recipe", "tokenizer_recipe"]
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of everything that makes ids of examples: raise it when the same rows get other ids
+SMALL = 1000  # rows below which nothing is cached: tokenising them takes less than naming a large vocabulary (0.5 s)
+CHUNK = 4096  # rows that are hashed together
+
+
+class TokenCache:
+    """Tokenises like `tokenise`, but the same rows only once.
+
+    An entry is one file that is renamed into place, so any number of runs may share a folder: of two that make the
+    same entry, the later one replaces it by its like. A damaged entry is made again. Not cached are tables of less
+    than 1,000 rows, and those of a tokenizer with code of its own.
+
+    Args:
+        tokenizer: of the model.
+        folder: of the entries; None caches nothing.
+        workers: see `tokenise`.
+    """
+
+    def __init__(self, tokenizer: Any, folder: Path | None, workers: int | None = None) -> None:
+        self.tokenizer, self.folder, self.workers = tokenizer, folder, workers
+
+    def tokenise(
+        self,
+        examples: Sequence[Example],
+        *,
+        task: str,
+        form: Form,
+        max_length: int,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        source: str = "train",
+    ) -> tuple[TaskDataset, TokenCounts]:
+        """The table of one split of one task, memory-mapped and read-only where it is cached; see `tokenise`.
+
+        Raises:
+            MixalignError: see `tokenise`. Nothing is cached then.
+        """
+        settings: dict[str, Any] = {"form": form, "max_length": max_length}
+        settings["chat_template_kwargs"] = dict(chat_template_kwargs or {})
+        path = self._path(examples, settings)
+        if path and path.is_file():
+            try:
+                return _load(task, path, form)
+            except MixalignError as error:
+                log.warning("%s is damaged (%s) and is made again.", path, error.__cause__)
+        made = tokenise(examples, self.tokenizer, task=task, source=source, workers=self.workers, **settings)
+        if path is None:
+            return made
+        dataset, counts = made
+        dataset.save(path, asdict(counts))
+        return _load(task, path, form)  # the same as the next run gets, and the memory is free
+
+    def _path(self, examples: Sequence[Example], settings: Mapping[str, Any]) -> Path | None:
+        if self.folder is None or len(examples) < SMALL or self._tokenizer is None:
+            return None
+        recipe = {"version": VERSION, "tokenizer": self._tokenizer, "rows": rows_recipe(examples), **settings}
+        return self.folder / f"{fingerprint(recipe)}.safetensors"
+
+    @cached_property
+    def _tokenizer(self) -> dict[str, Any] | None:
+        return tokenizer_recipe(self.tokenizer)
+
+
+def _load(task: str, path: Path, form: Form) -> tuple[TaskDataset, TokenCounts]:
+    """Two tasks with the same rows share an entry, so the name is not part of it."""
+    dataset, counts = TaskDataset.load(task, path, labelled=form in ("unpaired", "mismatched"))
+    return dataset, replace(TokenCounts(**counts), task=task)
+
+
+def rows_recipe(examples: Sequence[Example]) -> str:
+    """A hash of the rows and their order."""
+    digest = hashlib.sha256()
+    for start in range(0, len(examples), CHUNK):
+        # keys are not sorted: a template may print a tool's schema as it stands
+        digest.update(json.dumps(examples[start : start + CHUNK], default=repr).encode())
+    return digest.hexdigest()
+
+
+def tokenizer_recipe(tokenizer: Any) -> dict[str, Any] | None:
+    """Everything of a tokenizer that changes ids, libraries included; None when it has code that is not theirs."""
+    import jinja2
+    import tokenizers
+    import transformers
+
+    if not is_of_transformers(tokenizer):
+        return None
+    try:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    except Exception:  # a tokenizer without a backend, or, as a bare Exception, a step that is written in Python
+        return None
+    backend |= {"truncation": None, "padding": None}  # every call of ours switches them off, the first one for good
+    template = tokenizer.chat_template
+    return {
+        "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
+        "backend": hashlib.sha256(json.dumps(backend, sort_keys=True).encode()).hexdigest(),
+        "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "split_special_tokens": tokenizer.split_special_tokens,  # is not in the backend's JSON
+        "chat_template": template,
+        "day": date.today().isoformat() if "strftime_now" in json.dumps(template) else None,
+        "libraries": [library.__version__ for library in (jinja2, tokenizers, transformers)],
+    }

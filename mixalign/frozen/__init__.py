@@ -1,0 +1,1 @@
+"""Models that no longer change, and their numbers, one a row: the reference policy, specialists, the baseline."""

@@ -1,0 +1,94 @@
+"""The reference policy: what DPO stays close to, and what every training of a job starts from."""
+
+import logging
+from typing import Any
+
+from torch import nn
+
+from mixalign.fingerprint import fingerprint
+from mixalign.frozen.cache import CachedModel, Frozen, ensure, on_loan, score
+from mixalign.frozen.trainings import Training, optimizer_recipe, train_frozen
+from mixalign.jobs.job import Job, num_steps, rows_fingerprint
+from mixalign.models.load import Pretrained, weights_fingerprint
+from mixalign.objectives.sft import SFT
+
+__all__ = ["attach_reference", "reference_policy", "reference_steps"]
+
+log = logging.getLogger(__name__)
+
+
+def reference_policy(job: Job) -> tuple[Job, Frozen]:
+    """The model that every training of the job starts from: as loaded, or after `reference.sft_steps` of SFT.
+
+    Returns:
+        The job with the choices that depend on the model (`Job.fitted_to`), and the policy.
+    """
+    base = job.settings.model.build()
+    job = job.fitted_to(base)
+    start = weights_fingerprint(base)
+    steps = reference_steps(job)
+    if steps == 0:
+        return job, _as_loaded(job, base, start)
+    settings = job.settings.reference
+    recipe = {
+        "stage": "reference",
+        "start": start,
+        "rows": rows_fingerprint(job.data["train"]),
+        "fit": {"steps": steps, "batch_size": settings.sft_batch_size, "lr": settings.sft_lr},
+        "optimizer": optimizer_recipe(job),
+        "precision": job.precision,
+        "seed": settings.seed,
+    }
+    model = CachedModel(job.cache / "reference" / fingerprint(recipe), recipe)
+    ensure(job, model, lambda: _train(job, base, steps))
+    return job, Frozen(model.identity, Pretrained(str(model.place / "model"), dtype=_dtype(base)).build)
+
+
+def _train(job: Job, base: nn.Module, steps: int) -> nn.Module:
+    log.info("reference: %d steps of SFT on the tasks' chosen answers", steps)
+    settings = job.settings.reference
+    training = Training(
+        title="reference",
+        objective=SFT(),
+        tasks=job.tasks,
+        tables=[table.first_completion() for table in job.data["train"]],
+        steps=steps,
+        batch_size=settings.sft_batch_size,
+        lr=settings.sft_lr,
+        seed=settings.seed,
+    )
+    return train_frozen(job, base, training)
+
+
+def _as_loaded(job: Job, base: Any, start: str) -> Frozen:
+    """The model as the source builds it; written to the cache when adapters need a base that lies on disk."""
+    if job.settings.lora is None or base.config._name_or_path:
+        return Frozen(start, job.settings.model.build)
+    model = CachedModel(job.cache / "reference" / start, {"stage": "base", "start": start})
+    ensure(job, model, lambda: base)
+    return Frozen(start, Pretrained(str(model.place / "model"), dtype=_dtype(base)).build)
+
+
+def attach_reference(job: Job, reference: Frozen) -> None:
+    """Gives every row its log-probabilities under the reference policy, as the column `reference_logp`."""
+    if not job.objective.uses_reference:
+        return
+    tables = [(table, split) for _, split, table in job.all_datasets]
+    tables += [(table, "target") for table in job.targets if table not in job.data["validation"]]
+    with on_loan(reference, job, [table for table, _ in tables]) as loan:
+        for table, split in tables:
+            scores = score(job, reference, loan, table, f"reference {table.task} {split}")
+            table.attach("reference_logp", scores.align(table))
+
+
+def reference_steps(job: Job) -> int:
+    """Optimizer steps of SFT before the reference policy is frozen; 0 keeps the model as loaded."""
+    s = job.settings.reference
+    if not job.objective.uses_reference or s.sft_steps == 0:
+        return 0
+    rows = sum(map(len, job.data["train"]))
+    return num_steps("reference.sft_", s.sft_steps, s.sft_epochs, rows, s.sft_batch_size)
+
+
+def _dtype(model: nn.Module) -> str:
+    return str(next(model.parameters()).dtype).removeprefix("torch.")

@@ -1,0 +1,217 @@
+"""What every verb begins with: settings become tokenised tasks and an objective; nothing is trained yet."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mixalign.config.settings import RunSettings
+from mixalign.data.batches.collate import Layout, collate
+from mixalign.data.batches.pack import pack
+from mixalign.data.dataset import TaskDataset
+from mixalign.data.read.sources import TaskSpec, load_rows
+from mixalign.data.tokens.cache import TokenCache
+from mixalign.data.tokens.tokenise import TokenCounts
+from mixalign.errors import MixalignError
+from mixalign.jobs.check_model import check_model
+from mixalign.jobs.tasks import read_task, target_specs, task_specs
+from mixalign.objectives.base import Objective
+from mixalign.training.engine import choose_layout, choose_precision, prepare_process
+from mixalign.types import Example
+
+__all__ = ["Job", "num_steps", "prepare", "rows_fingerprint"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The settings of a run with its tasks read and tokenised.
+
+    Attributes:
+        tasks: names of the K tasks, in the order of every K-vector.
+        overrides: objective settings of each task.
+        data: `train`, `validation` and, where every task has one, `test`: one table a task.
+        targets: tables whose loss IDEAL lowers: validation splits, or tables of their own.
+        counts: (split, what tokenisation kept and dropped), one entry a task and split.
+        objective: with the settings of every task.
+        steps: optimizer steps of the generalist.
+        val_every: optimizer steps between two of its validations.
+        precision: Lightning's; `auto` until `fitted_to` has seen the model.
+        layout: makes a batch of rows; `fitted_to` chooses it.
+    """
+
+    settings: RunSettings
+    tokenizer: Any
+    tasks: list[str]
+    overrides: list[dict[str, Any]]
+    data: dict[str, list[TaskDataset]]
+    targets: list[TaskDataset]
+    counts: list[tuple[str, TokenCounts]]
+    objective: Objective
+    steps: int
+    val_every: int
+    precision: str
+    layout: Layout = field(default=collate)
+
+    @property
+    def target_objective(self) -> Objective:
+        """The objective with the settings of every task, and behind them of target tables that are no task."""
+        others = dict.fromkeys(d.task for d in self.targets if d.task not in self.tasks)
+        return self.settings.objective.for_tasks([*self.overrides, *({} for _ in others)])
+
+    def fitted_to(self, model: nn.Module) -> "Job":
+        """The job with the choices that depend on the model: layout of batches, and precision when it is `auto`.
+
+        Raises:
+            MixalignError: when the model cannot read the rows, or not take the adapter.
+        """
+        tables = [d for _, _, d in self.all_datasets]
+        check_model(model, self.tokenizer, [*tables, *self.targets], self.settings.lora)
+        layout = choose_layout(self.settings.engine, model, tables)
+        precision = choose_precision(str(self.settings.trainer.precision), model)
+        log.info("engine: %s batches, precision %s", "packed" if layout is pack else "padded", precision)
+        return replace(self, layout=layout, precision=precision)
+
+    @property
+    def device(self) -> str:
+        """Where models are read outside of Lightning's trainer."""
+        return "cuda" if torch.cuda.is_available() and self.settings.trainer.accelerator != "cpu" else "cpu"
+
+    @property
+    def cache(self) -> Path:
+        return self.settings.cache_dir.resolve()  # adapters name their base by it
+
+    @property
+    def all_datasets(self) -> list[tuple[int, str, TaskDataset]]:
+        """(task, split, table) of every task."""
+        return [(k, split, d) for split, tables in self.data.items() for k, d in enumerate(tables)]
+
+    @property
+    def final_split(self) -> str:
+        """The split on which a trained model is judged."""
+        return "test" if "test" in self.data else "validation"
+
+    @property
+    def rows_K(self) -> torch.Tensor:
+        """Training rows of each task (K,), float64."""
+        return torch.tensor([len(table) for table in self.data["train"]], dtype=torch.float64)
+
+
+def prepare(settings: RunSettings) -> Job:
+    """Reads and tokenises every task.
+
+    Raises:
+        MixalignError: for rows, or a setting of a task, that cannot be used.
+    """
+    prepare_process(settings.engine)
+    specs = task_specs(settings.data)
+    overrides = [dict(spec.objective) for spec in specs.values()]
+    objective = settings.objective.for_tasks(overrides)
+    tokenizer = settings.model.tokenizer()
+    folder = settings.cache_dir / "tokens" if settings.data.cache_tokens else None
+    tokens = _Tokens(TokenCache(tokenizer, folder, settings.data.workers), objective, settings.data.max_length)
+    data: dict[str, list[TaskDataset]] = {}
+    for task, spec in specs.items():
+        for split, examples in read_task(task, spec, settings.data).items():
+            data.setdefault(split, []).append(tokens.table(task, spec, split, examples))
+    if len(data.get("test", [])) != len(specs):
+        data.pop("test", None)
+    targets = _targets(settings, specs, data["validation"], tokens)
+    _warn_of_losses(tokens.counts)
+    rows = sum(map(len, data["train"]))
+    steps = num_steps("", settings.steps, settings.epochs, rows, settings.batch_size)
+    return Job(
+        settings=settings,
+        tokenizer=tokenizer,
+        tasks=list(specs),
+        overrides=overrides,
+        data=data,
+        targets=targets,
+        counts=tokens.counts,
+        objective=objective,
+        steps=steps,
+        val_every=settings.val_every or max(1, steps // 10),
+        precision=str(settings.trainer.precision),
+    )
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Tokenises tables, and keeps what each of them lost."""
+
+    cache: TokenCache
+    objective: Objective
+    max_length: int
+    counts: list[tuple[str, TokenCounts]] = field(default_factory=list)
+
+    def table(self, task: str, spec: TaskSpec, split: str, examples: list[Example]) -> TaskDataset:
+        table, count = self.cache.tokenise(
+            examples,
+            task=task,
+            form=self.objective.form,
+            max_length=spec.max_length or self.max_length,
+            chat_template_kwargs=dict(spec.chat_template_kwargs),
+            source=split,
+        )
+        self.counts.append((split, count))
+        return table
+
+
+def _targets(
+    settings: RunSettings, specs: dict[str, TaskSpec], validation: list[TaskDataset], tokens: _Tokens
+) -> list[TaskDataset]:
+    by_task = dict(zip(specs, validation, strict=True))
+    return [
+        by_task[name] if spec is None else tokens.table(name, spec, "target", load_rows(name, spec))
+        for name, spec in target_specs(settings.data, list(specs)).items()
+    ]
+
+
+def num_steps(group: str, steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
+    """Optimizer steps of a training: `steps`, or when that is None as many as `epochs` passes over the rows take.
+
+    Args:
+        group: where the two settings are, for messages: `` or `specialists.`.
+
+    Raises:
+        MixalignError: when neither is set.
+    """
+    if steps is not None:
+        return steps
+    if epochs is None:
+        raise MixalignError(
+            f"`{group}epochs` is None, but must be a number above 0: set `{group}steps` or `{group}epochs`."
+        )
+    return math.ceil(epochs * rows / batch_size)
+
+
+def rows_fingerprint(datasets: Sequence[TaskDataset]) -> str:
+    """Changes with any token of any row, and with the order of rows."""
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        digest.update(f"{dataset.task}:{len(dataset)}:".encode())
+        digest.update(np.ascontiguousarray(dataset.row_id_N).data)
+    return digest.hexdigest()[:16]
+
+
+def _warn_of_losses(counts: list[tuple[str, TokenCounts]]) -> None:
+    """Says what tokenisation dropped or cut, by task; silent when nothing was."""
+    for split, c in counts:
+        parts = [
+            (c.dropped_long_prompt, "dropped: the prompt alone fills max_length"),
+            (c.dropped_unsupervised, "dropped: no token to learn from"),
+            (c.truncated, "truncated at max_length"),
+            (c.prefix_mismatch, "with a prompt that the tokenizer merges into the answer"),
+            (c.same, "with the same tokens in `chosen` and `rejected`, which teach nothing"),
+        ]
+        losses = [f"{n} {what}" for n, what in parts if n]
+        if losses:
+            log.warning("Task `%s` (%s): of %d rows, %s.", c.task, split, c.rows, "; ".join(losses))

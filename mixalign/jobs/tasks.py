@@ -1,0 +1,90 @@
+"""Which tasks a job has: those of a folder, refined and extended by the configuration."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from mixalign.config.settings import Data
+from mixalign.data.generated import generate
+from mixalign.data.read.sources import TaskSpec, discover_tasks, load_task
+from mixalign.errors import MixalignError, did_you_mean
+from mixalign.types import Example
+
+__all__ = ["read_task", "target_specs", "task_specs"]
+
+
+def task_specs(data: Data) -> dict[str, TaskSpec]:
+    """The tasks of `data.root` and `data.tasks`; an entry of the latter refines or adds one, null removes it.
+
+    Raises:
+        MixalignError: when there is no task, two have the same rows, or a name cannot be that of a file.
+    """
+    specs: dict[str, TaskSpec] = dict(discover_tasks(data.root)) if data.root else {}
+    for task, given in data.tasks.items():
+        if given is None:
+            specs.pop(task, None)
+        else:
+            specs[task] = _refined(specs[task], given) if task in specs else given
+    for task in specs:
+        if re.search(r"[/\\\x00-\x1f]|^\.|^$", str(task)):
+            raise MixalignError(f"A task is called {task!r}, but names become files: no slash, and no dot in front.")
+    if not specs:
+        raise MixalignError(
+            "There is no task. Set `data.root` to a folder of tasks, or name them one by one: "
+            "`data.tasks.math.path=math.jsonl`."
+        )
+    _refuse_twins(specs)
+    return specs
+
+
+def target_specs(data: Data, tasks: list[str]) -> dict[str, TaskSpec | None]:
+    """Where the rows of each target table are; None: in the validation split of the task of that name.
+
+    Raises:
+        MixalignError: for a name that is no task.
+    """
+    if isinstance(data.target, Mapping):
+        return dict(data.target)
+    names = data.target or tuple(tasks)
+    for name in names:
+        if name not in tasks:
+            raise MixalignError(f"`data.target` names `{name}`, which is no task. {did_you_mean(str(name), tasks)}")
+    return dict.fromkeys(names)
+
+
+def read_task(task: str, spec: TaskSpec, data: Data) -> dict[str, list[Example]]:
+    """The rows of each split of a task, read or generated.
+
+    Raises:
+        MixalignError: for rows that cannot be used.
+    """
+    if spec.generator is None:
+        return load_task(task, spec, validation_fraction=data.validation_fraction, seed=data.seed)
+    sizes = {
+        "train": spec.rows or 1000,
+        "validation": spec.validation_rows or 250,
+        "test": spec.test_rows or 250,
+    }
+    return {split: generate(spec.generator, rows, split, data.seed) for split, rows in sizes.items()}
+
+
+def _refined(base: TaskSpec, over: TaskSpec) -> TaskSpec:
+    default = TaskSpec()
+    changed = {f.name: getattr(over, f.name) for f in fields(over) if getattr(over, f.name) != getattr(default, f.name)}
+    return TaskSpec(**(asdict(base) | changed))
+
+
+def _refuse_twins(specs: dict[str, TaskSpec]) -> None:
+    """Two tasks with the same rows would count those rows twice."""
+    seen: dict[tuple[str | None, ...], str] = {}
+    for task, spec in specs.items():
+        if spec.path is None:
+            continue
+        key = (str(Path(spec.path).resolve()), spec.name, str(spec.data_files), spec.data_dir, spec.split)
+        if key in seen:
+            raise MixalignError(
+                f"Tasks `{seen[key]}` and `{task}` are duplicates: both read {spec.path}. Remove one, or give them "
+                "different files or splits."
+            )
+        seen[key] = task

@@ -1,0 +1,1 @@
+"""Merges of models by their weights: the baseline that trains no generalist."""

@@ -1,0 +1,41 @@
+"""What a reader must know before trusting the numbers of a comparison."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mixalign.reporting.read.labels import differing_keys
+from mixalign.reporting.read.runs import Run
+
+__all__ = ["notes_on"]
+
+
+def notes_on(runs: Sequence[Run], titles: Mapping[str, str], has_excess: bool) -> list[str]:
+    """A sentence on everything that makes the numbers of these runs unlike.
+
+    Args:
+        titles: What the scores that are shown are called, by name.
+    """
+    notes = [] if has_excess else ["No run has specialist losses, so there is no excess: the worst loss is used."]
+    for what, values in (("objectives", {r.objective for r in runs}), ("splits", {r.split for r in runs})):
+        if len(values) > 1:
+            names = ", ".join(sorted(map(str, values)))
+            notes.append(f"The runs have different {what} ({names}): their numbers do not compare.")
+    if len({frozenset(run.eval["tasks"]) for run in runs}) > 1:
+        notes.append("The runs were not evaluated on the same tasks: worst and mean do not compare.")
+    for run in runs:
+        lost = [title for name, title in titles.items() if math.isnan(run.score(name))]
+        if lost:
+            notes.append(f"{run.label} seed {run.seed} has no {', '.join(lost)}; it is left out there.")
+    return notes + _unequal_settings(runs)
+
+
+def _unequal_settings(runs: Sequence[Run]) -> list[str]:
+    """A note on numbers outside the mixer that differ, such as the steps: more than the mixer is compared."""
+    differ = []
+    for key in differing_keys(runs):
+        given = [run.settings.get(key) for run in runs]
+        values = {value for value in given if isinstance(value, int | float)}
+        others = [value for value in given if not isinstance(value, int | float | list)]
+        if not key.startswith("mixer.") and values and not others:
+            differ.append(f"{key} ({', '.join(f'{value:g}' for value in sorted(values))})")
+    return [f"The runs differ in more than the mixer: {', '.join(differ)}."] if differ else []

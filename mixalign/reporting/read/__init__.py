@@ -1,0 +1,1 @@
+"""Run folders as plain objects: their files, their costs, and the labels that tell them apart."""

@@ -1,0 +1,130 @@
+"""Runs with labels that tell different settings of one mixer apart; runs of one label differ by their seed only."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mixalign.errors import MixalignError
+from mixalign.reporting.read.files import Settings
+from mixalign.reporting.read.runs import Run, load_run, run_folders
+
+__all__ = ["Ignores", "differing_keys", "find_runs"]
+
+Ignores = Callable[[str], bool]  # dotted key -> whether a difference in it is not worth showing
+
+
+def find_runs(paths: Iterable[str | Path], ignores: Ignores) -> list[Run]:
+    """All runs at or below the given folders, labelled; those that cannot be compared say why in `skipped`.
+
+    Args:
+        ignores: Settings in which runs of one label may differ, such as the seed and the folder.
+
+    Raises:
+        MixalignError: No folder holds a run.
+    """
+    places = [Path(path) for path in paths]
+    folders = list(dict.fromkeys(folder for path in places for folder in run_folders(path)))
+    if not folders:
+        where = ", ".join(f"`{path}`" for path in places) or "an empty list of folders"
+        raise MixalignError(
+            f"No run found in {where}. A run is a folder with config.yaml and eval.json or mix.jsonl; "
+            "give run folders or a folder above them."
+        )
+    runs = [_load_or_skip(folder) for folder in folders]
+    return _keep_newest(_label([replace(run, settings=_flat(run.config, ignores)) for run in runs]))
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """Dotted settings that differ between these runs, in the order of the files, and not merely by seed."""
+    settings = [run.settings for run in runs]
+    seeds = [run.seed for run in runs]
+    keys = dict.fromkeys(key for flat in settings for key in flat)
+    return [key for key in keys if _tells(key, settings, seeds)]
+
+
+def _load_or_skip(path: Path) -> Run:
+    """The run, or a stand-in that carries the reason: one damaged folder must not hide the others."""
+    try:
+        return load_run(path)
+    except MixalignError as error:
+        return Run(path, label="?", mixer="?", objective="?", seed=0, skipped=str(error))
+
+
+def _flat(config: Mapping[str, Any], ignores: Ignores) -> Settings:
+    return {key: value for key, value in _leaves(config) if not ignores(key)}
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _label(runs: Sequence[Run]) -> list[Run]:
+    labels: dict[Path, str] = {}
+    for mixer in dict.fromkeys(run.mixer for run in runs):
+        labels |= _labels_of([run for run in runs if run.mixer == mixer])
+    return [replace(run, label=labels[run.path]) for run in runs]
+
+
+def _labels_of(runs: Sequence[Run]) -> dict[Path, str]:
+    """The labels of runs of one mixer; unfinished runs add nothing to them."""
+    finished = [run for run in runs if not run.skipped]
+    differing = differing_keys(finished)
+    keys = [key for key in differing if not _follows_name(key, differing, [run.settings for run in finished])]
+    labels = {}
+    for run in runs:
+        parts = [f"{_short(key)}={_text(run.settings[key])}" for key in keys if key in run.settings]
+        labels[run.path] = " ".join([run.mixer, *parts])
+    return labels
+
+
+def _tells(key: str, settings: Sequence[Settings], seeds: Sequence[int]) -> bool:
+    """Whether the key differs, and not merely with the seed, as a path to that seed's model does."""
+    values = [_text(flat.get(key)) for flat in settings]
+    texts = all(isinstance(flat.get(key), str) for flat in settings)
+    if len(set(values)) < 2 or not texts or key.endswith(".name"):
+        return len(set(values)) > 1
+    return len(set(zip(seeds, values, strict=True))) > len(set(seeds))
+
+
+def _follows_name(key: str, keys: Sequence[str], settings: Sequence[Settings]) -> bool:
+    """Whether the name of the key's group tells the same, as `objective.name` tells `objective.beta`."""
+    name = f"{key.rpartition('.')[0]}.name"
+    if key == name or name not in keys:
+        return False
+    pairs = {(_text(flat.get(name)), _text(flat.get(key))) for flat in settings}
+    return len(pairs) == len({_text(flat.get(name)) for flat in settings})
+
+
+def _short(key: str) -> str:
+    return key.removesuffix(".name").removeprefix("mixer.")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _keep_newest(runs: Sequence[Run]) -> list[Run]:
+    """Of runs with one label and one seed, all but the newest are marked as skipped."""
+    finished = sorted((run for run in runs if not run.skipped), key=_age)
+    newest = {(run.label, run.seed): run for run in finished}
+
+    def mark(run: Run) -> Run:
+        other = newest.get((run.label, run.seed), run)
+        reason = f"seed {run.seed} of {run.label} was run again: the newer {other.path.name} is used"
+        return run if run.skipped or other is run else replace(run, skipped=reason)
+
+    return [mark(run) for run in runs]
+
+
+def _age(run: Run) -> tuple[float, str]:
+    return (run.path / "eval.json").stat().st_mtime, run.path.name

@@ -1,0 +1,111 @@
+"""Comparisons as tables of plain text: a terminal and the page show the same rows."""
+
+from typing import NamedTuple
+
+from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
+from mixalign.reporting.judge.costs import Spent
+from mixalign.reporting.judge.statistics import Paired, Score
+
+__all__ = ["Table", "differences_table", "extra_steps", "methods_table", "scores_table"]
+
+MEANS = "Mean \u00b1 standard error over seeds, sorted by {title}; (-) marks a single seed. "
+COSTS = (
+    "Every method trains the model that is judged for the same number of steps; what it spends beside them is its "
+    "cost. Steps are optimizer steps beyond those, specialists counted in full for every method that reads them. Time "
+    "is that of all these trainings, with validations, measurements of the method and scoring of training rows, as a "
+    "multiple of plain training{plain} on the same seed; in brackets seconds, of the CPU where it trains, else by the "
+    "clock. Memory is the peak above what was held before a training, in MiB, and in brackets the difference to plain "
+    "training."
+)
+
+
+class Table(NamedTuple):
+    """Titles, rows of plain text, and what one sees in them."""
+
+    titles: list[str]
+    rows: list[list[str]]
+    caption: str
+
+
+def methods_table(comparison: Comparison) -> Table:
+    """One row a label, best first. Columns on cost are there when some run says what it cost."""
+    scores = [comparison.metric, "mean_loss", "mean_accuracy"]
+    priced = any(row.spent for row in comparison.rows)
+    titles = ["method", "seeds", *(TITLES[name] for name in scores)]
+    titles += [f"{TITLES[comparison.metric]} minus {name}" for name in comparison.baselines]
+    titles += ["extra steps", "time", "memory"] if priced else []
+    rows = [
+        [
+            row.label,
+            str(len(row.seeds)),
+            *(str(row.scores[name]) for name in scores),
+            *(_difference(row.differences.get(name, {}).get(comparison.metric)) for name in comparison.baselines),
+            *(_costs(row) if priced else []),
+        ]
+        for row in comparison.rows
+    ]
+    caption = MEANS.format(title=TITLES[comparison.metric]) + (
+        "Differences are taken within each seed, with the 95 % interval of their mean (Student's t) in brackets. "
+    )
+    plain = f" ({comparison.plain})" if comparison.plain else ""
+    return Table(titles, rows, caption + (COSTS.format(plain=plain) if priced else ""))
+
+
+def scores_table(comparison: Comparison) -> Table:
+    """One row a label, best first: every score over the seeds."""
+    titles = ["mixer", "seeds", *(TITLES[name] for name in comparison.columns)]
+    rows = [
+        [row.label, str(len(row.seeds)), *(str(row.scores[name]) for name in comparison.columns)]
+        for row in comparison.rows
+    ]
+    caption = MEANS.format(title=TITLES[comparison.metric]) + (
+        "Losses, excess and gap in nats, lower is better; accuracy in [0, 1]. The baseline is shaded."
+    )
+    return Table(titles, rows, caption)
+
+
+def differences_table(comparison: Comparison) -> Table:
+    """One row a label, best first: differences of every score to the baseline. No rows where nothing can be paired."""
+    titles = ["mixer", "shared seeds", "better in", *(TITLES[name] for name in comparison.columns)]
+    rows = []
+    for row in comparison.rows:
+        if pairs := row.differences.get(comparison.baseline):
+            pair = pairs[comparison.metric]
+            cells = [pairs[name].signed for name in comparison.columns]
+            rows.append([row.label, str(pair.n), f"{pair.wins}/{pair.n}" if pair.n else "-", *cells])
+    caption = (
+        f"Mixer minus {comparison.baseline} within each seed, mean \u00b1 standard error. "
+        f'"Better in" counts seeds with a lower {TITLES[comparison.metric]}.'
+    )
+    return Table(titles, rows, caption)
+
+
+def extra_steps(bill: Spent) -> tuple[str, str]:
+    """`+1,200` and what they were for; `0` and nothing for plain training."""
+    steps = round(bill.extra_steps.mean) if bill.extra_steps.n else None
+    return "-" if steps is None else f"{steps:+,}" if steps else "0", ", ".join(bill.parts)
+
+
+def _difference(pair: Paired | None) -> str:
+    if pair is None or not pair.n:
+        return "-"
+    return f"{pair.mean:+.3f} {pair.interval}" if pair.n > 1 else pair.signed
+
+
+def _costs(row: Row) -> list[str]:
+    """Extra steps and what for, time, memory; dashes where the runs do not say."""
+    bill = row.spent
+    if bill is None:
+        return ["-", "-", "-"]
+    steps, parts = extra_steps(bill)
+    times = f"{bill.times.mean:.2f}\u00d7" if bill.times.n else "-"
+    more = f" ({bill.more_memory.mean:+.0f}{_error(bill.more_memory)})" if bill.more_memory.n else ""
+    return [
+        f"{steps} ({parts})" if parts else steps,
+        f"{times} ({bill.time.mean:.0f} s)" if bill.time.n else "-",
+        f"{bill.memory.mean:.0f}{more}" if bill.memory.n else "-",
+    ]
+
+
+def _error(score: Score) -> str:
+    return f" \u00b1 {score.error:.0f}" if score.n > 1 else ""

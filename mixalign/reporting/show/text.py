@@ -1,0 +1,70 @@
+"""The comparison for a terminal: tables that fit it and sentences, in ASCII."""
+
+from mixalign.reporting.judge.comparison import TITLES, Comparison
+from mixalign.reporting.judge.statistics import Paired
+from mixalign.reporting.show.tables import extra_steps, scores_table
+from mixalign.terminal import Column, table_text, wrap
+
+__all__ = ["comparison_text"]
+
+SCORES = "mean +- standard error over seeds; (-) marks a single seed; nats; accuracy in [0, 1]"
+COSTS = "with all that a method needs beside its own training; CPU seconds, on a GPU by the clock"
+
+
+def comparison_text(comparison: Comparison, width: int | None = None) -> str:
+    """Scores, paired differences and costs as tables, then the verdicts, the notes and the runs left out.
+
+    Args:
+        width: Columns of the terminal; None asks it.
+    """
+    parts = [_scores(comparison, width)]
+    parts += [_differences(comparison, width)] if any(row.differences for row in comparison.rows) else []
+    parts += [_costs(comparison, width)] if any(row.spent for row in comparison.rows) else []
+    lines = [*comparison.sentences(), *(f"Note: {note}" for note in comparison.notes)]
+    lines += [f"Skipped {path}: {reason}" for path, reason in comparison.skipped]
+    parts += ["\n".join(wrap(line, width) for line in lines)] if lines else []
+    return "\n\n".join(parts)
+
+
+def _scores(comparison: Comparison, width: int | None) -> str:
+    table = scores_table(comparison)
+    label, *numbers = table.titles
+    columns = [Column(label, text=True), *(Column(title, group=title.split()[0]) for title in numbers)]
+    return table_text(columns, table.rows, note=SCORES, width=width)
+
+
+def _differences(comparison: Comparison, width: int | None) -> str:
+    shown = comparison.baselines[:2]  # the page has all
+    columns = [Column("mixer", text=True)]
+    for name in shown:
+        columns += [Column(f"minus {name}", group=name), Column("better in", group=name)]
+    rows = []
+    for row in comparison.rows:
+        if row.differences:
+            pairs = [row.differences.get(name, {}).get(comparison.metric) for name in shown]
+            rows.append([row.label, *(cell for pair in pairs for cell in _against(pair))])
+    note = f"paired by seed: mean difference in {TITLES[comparison.metric]}, 95 % t interval, seeds better"
+    return table_text(columns, rows, note=note, width=width)
+
+
+def _against(pair: Paired | None) -> tuple[str, str]:
+    if pair is None or not pair.n:
+        return "-", "-"
+    return (f"{pair.mean:+.3f} {pair.interval}" if pair.n > 1 else pair.signed), f"{pair.wins}/{pair.n}"
+
+
+def _costs(comparison: Comparison, width: int | None) -> str:
+    times = "times plain training" if comparison.plain is None else f"times {comparison.plain}"
+    columns = [
+        Column("mixer", text=True),
+        Column("steps beyond plain training"),
+        Column("for", text=True),
+        *map(Column, ("seconds", times, "memory MiB")),
+    ]
+    rows = []
+    for row in comparison.rows:
+        if row.spent:
+            more = f"{row.spent.times.mean:.2f}" if row.spent.times.n else "-"
+            seconds, memory = (f"{s.mean:.1f}" if s.n else "-" for s in (row.spent.time, row.spent.memory))
+            rows.append([row.label, *extra_steps(row.spent), seconds, more, memory])
+    return table_text(columns, rows, note=COSTS, width=width)

@@ -1,0 +1,1 @@
+"""One run folder from start to end: training, rounds, proxies, evaluation, resuming, checks and the summary."""

@@ -1,0 +1,214 @@
+"""Rounds of training for rules that decide volumes: train, measure what more of each task would do, change, repeat.
+
+Every round begins at the same start and has a folder of its own, `rounds/<n>/`. A run that was interrupted goes on in
+the folder where it stopped.
+"""
+
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixalign.files import read_json, write_json
+from mixalign.frozen.cache import load_frozen
+from mixalign.frozen.score import score_on_ranks
+from mixalign.influence.benefit import measure
+from mixalign.influence.layers import chosen_layers
+from mixalign.influence.settings import Reading
+from mixalign.jobs.job import Job
+from mixalign.mixers.base import MixSignal
+from mixalign.mixers.fixed import Temperature
+from mixalign.models.load import add_lora
+from mixalign.objectives.frozen_losses import frozen_losses
+from mixalign.runs.rounds_table import rounds_table
+from mixalign.runs.train_one import Generalist, train_generalist
+from mixalign.terminal import progress
+from mixalign.together.agree import agree, is_first, rank, total, wait, world
+from mixalign.training.checkpoints import newest_checkpoint
+from mixalign.training.meter import Meter
+
+__all__ = ["run_rounds"]
+
+log = logging.getLogger(__name__)
+
+KEPT = ("mixture.json", "mix.jsonl", "metrics.csv")  # files of the best round that its run has as well
+Entry = dict[str, Any]
+"""What `eval.json` holds of one round."""
+
+
+def run_rounds(run: Generalist, mixer: Any) -> dict[str, Any]:
+    """Trains round after round, and gives the run what the best of them made.
+
+    Args:
+        run: of the whole; its steps are those of the first round.
+        mixer: reads `benefit_K` and keeps `volume_K` in its state; has `rounds`, `budget`, `size_weighting`, `stop`.
+
+    Returns:
+        What `eval.json` holds; `rounds` has one entry a round.
+    """
+    _check_layers(run)
+    work = _Rounds(run, mixer)
+    rows_K = run.job.rows_K
+    state = mixer.init(rows_K)[1]
+    entries: list[Entry] = []
+    for number in range(mixer.rounds + 1):
+        entries.append(work.train(number, [int(n) for n in state["volume_K"]]))
+        if number == mixer.rounds or (mixer.stop and _ends(entries, _has_not_fallen(entries))):
+            break
+        entries[-1] |= work.benefit(number, entries[-1])
+        if mixer.stop and _ends(entries, _has_turned(entries)):
+            break
+        benefit_K, confidence_K = (
+            torch.tensor(list(entries[-1][key].values()), dtype=torch.float64) for key in ("benefit", "confidence")
+        )
+        signal = MixSignal(number, torch.ones_like(rows_K), benefit_K=benefit_K, confidence_K=confidence_K)
+        state = mixer.update(signal, state)[1]
+    return _finish(run.folder, entries)
+
+
+def _check_layers(run: Generalist) -> None:
+    """Refuses layers that the model does not have, before the first round is trained."""
+    settings = run.job.settings
+    if settings.influence.layers != "." or settings.lora is not None:
+        chosen_layers(add_lora(run.reference.build(), settings.lora), settings.influence.layers)
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The work of one round, each part done once: what is on disk is read."""
+
+    run: Generalist
+    mixer: Any
+
+    def folder(self, number: int) -> Path:
+        return self.run.folder / "rounds" / str(number)
+
+    def train(self, number: int, volume_K: list[int]) -> Entry:
+        """One training on these volumes; its losses on the target tables."""
+        job, folder = self.run.job, self.folder(number)
+        path = folder / "round.json"
+        if agree(path.is_file()):
+            return {key.replace("reference_loss", "target_loss"): value for key, value in read_json(path).items()}
+        steps = self._steps(volume_K)
+        volumes = dict(zip(job.tasks, volume_K, strict=True))
+        parts = ", ".join(f"{task} {rows:,}" for task, rows in volumes.items())
+        log.info("round %d of %d: %d steps on %s", number + 1, self.mixer.rounds + 1, steps, parts)
+        if not agree((folder / "eval.json").is_file()):
+            folder.mkdir(parents=True, exist_ok=True)
+            one = replace(self.run, mixer=Temperature(1.0), folder=folder, export="last", steps=steps)
+            train_generalist(replace(one, volume_K=volume_K, resume=newest_checkpoint(folder)))
+        wait()
+        losses = _target_losses(job, load_frozen(folder / "model", self.run.reference))
+        mean = float(np.mean(list(losses.values())))
+        log.info("round %d: mean target loss %.4f", number + 1, mean)
+        entry = {"round": number, "volumes": volumes, "steps": steps, "target_loss": losses, "mean_target_loss": mean}
+        _write(path, entry)
+        return entry
+
+    def _steps(self, volume_K: list[int]) -> int:
+        if self.mixer.budget == "steps":
+            return self.run.steps
+        return max(1, round(self.run.steps * sum(volume_K) / sum(map(len, self.run.job.data["train"]))))
+
+    def benefit(self, number: int, entry: Entry) -> Entry:
+        """What more of each task would do for the target loss of a round's model."""
+        path = self.folder(number) / "benefit.json"
+        if agree(path.is_file()):
+            return read_json(path)
+        job, influence = self.run.job, self.run.job.settings.influence
+        model = load_frozen(self.folder(number) / "model", self.run.reference, trainable=True).to(job.device)
+        hidden = not job.settings.progress
+        with progress(f"influence {number + 1}", None, "row", disabled=hidden) as bar, Meter(job.device) as cost:
+            measured = measure(
+                model,
+                job.target_objective,
+                job.data["train"],
+                job.targets,
+                influence,
+                _reading(job, bar.update),
+                volume_K=list(entry["volumes"].values()),
+            )
+        _write(self.folder(number) / "cost_influence.json", cost.state_dict())
+        options = {"budget": self.mixer.budget, "size_weighting": self.mixer.size_weighting}
+        by_task = {
+            "benefit": measured.score(**options),
+            "confidence": measured.confidence(self.mixer.budget),
+            "identity": measured.identity(**options),
+            "rows_read": measured.rows_K,
+        }
+        result: Entry = {key: dict(zip(job.tasks, value_K.tolist(), strict=True)) for key, value_K in by_task.items()}
+        result |= {"residual": measured.residual, "curvature": influence.curvature, "layers": len(measured.layers)}
+        _write(path, result)
+        return result
+
+
+def _reading(job: Job, on_batch: Any) -> Reading:
+    return Reading(
+        batch_size=min(16, job.settings.eval_batch_size),
+        layout=job.layout,
+        precision=job.precision,
+        on_batch=on_batch,
+        rank=rank(),
+        world=world(),
+        reduce=total,
+    )
+
+
+def _target_losses(job: Job, model: torch.nn.Module) -> dict[str, float]:
+    """Mean loss on each target table, nats."""
+    model = model.to(job.device)
+    names = list(dict.fromkeys([*job.tasks, *(table.task for table in job.targets)]))
+    losses = {}
+    for table in job.targets:
+        scores = score_on_ranks(model, table, {}, job.settings.eval_batch_size, job.layout, job.precision)
+        loss_N = frozen_losses(job.target_objective, table, scores.align(table), names.index(table.task))
+        losses[table.task] = float(loss_N.mean(dtype=np.float64))
+    return losses
+
+
+def _has_not_fallen(entries: list[Entry]) -> str:
+    key = "mean_target_loss"
+    fell = len(entries) < 2 or entries[-1][key] < entries[-2][key]
+    return "" if fell else "the target loss has not fallen"
+
+
+def _has_turned(entries: list[Entry]) -> str:
+    if len(entries) < 2:
+        return ""
+    before, now = entries[-2]["benefit"], entries[-1]["benefit"]
+    turned = sum(before[task] * now[task] for task in now) < 0
+    return "the benefits point the other way than in the round before" if turned else ""
+
+
+def _ends(entries: list[Entry], reason: str) -> bool:
+    """Whether the last round is the last; notes and says why."""
+    if reason:
+        entries[-1]["stopped"] = reason
+        log.info("the rounds end here: %s", reason)
+    return bool(reason)
+
+
+def _finish(run_dir: Path, entries: list[Entry]) -> dict[str, Any]:
+    """Copies what the best round made."""
+    best = min(entries, key=lambda entry: float(entry["mean_target_loss"]))
+    folder = run_dir / "rounds" / str(best["round"])
+    result = read_json(folder / "eval.json") | {"rounds": entries, "best_round": best["round"]}
+    if is_first():
+        shutil.copytree(folder / "model", run_dir / "model", dirs_exist_ok=True)
+        for name in KEPT:
+            if (folder / name).is_file():
+                shutil.copy(folder / name, run_dir / name)
+        write_json(run_dir / "eval.json", result)
+        print(rounds_table(entries, best["round"]))
+    wait()
+    return result
+
+
+def _write(path: Path, content: Entry) -> None:
+    if is_first():
+        write_json(path, content)
+    wait()

@@ -1,0 +1,69 @@
+"""Per-task results as `eval.json` and as a table for the terminal."""
+
+from collections.abc import Mapping
+from math import isnan
+from typing import Any
+
+from torch import Tensor
+
+from mixalign.terminal import table_text
+
+__all__ = ["eval_json", "eval_table"]
+
+SHOWN = ("loss", "specialist_loss", "gap", "excess", "accuracy", "margin")
+
+
+def eval_json(
+    *,
+    mixer: str,
+    static: bool,
+    objective: str,
+    seed: int,
+    split: str,
+    tasks: list[str],
+    evaluation: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """The results of one run.
+
+    Args:
+        static: whether the mixer never moves its mixture; reports compare with such runs.
+        evaluation: means by task (K,), and `count`; nan where a task has no row.
+
+    Returns:
+        `tasks` (every number of each task), `mean` over tasks, and the `worst` task of each quantity. Losses are in
+        nats; `excess` is mean max(loss - specialist loss, 0), `gap` the same without the clip.
+    """
+    quantities = {name: value_K.tolist() for name, value_K in evaluation.items() if name != "count"}
+    by_task = {
+        task: {"rows": int(evaluation["count"][k])} | {name: values[k] for name, values in quantities.items()}
+        for k, task in enumerate(tasks)
+    }
+    worst = {}
+    for name in ("excess", "gap", "loss", "accuracy"):
+        if name in quantities:
+            pick = min if name == "accuracy" else max
+            task = pick((t for t in tasks if not isnan(by_task[t][name])), key=lambda t: by_task[t][name])
+            worst[name] = {"task": task, "value": by_task[task][name]}
+    return {
+        "mixer": mixer,
+        "static": static,
+        "objective": objective,
+        "seed": seed,
+        "split": split,
+        "tasks": by_task,
+        "mean": {name: sum(values) / len(values) for name, values in quantities.items()},
+        "worst": worst,
+    }
+
+
+def eval_table(result: dict[str, Any]) -> str:
+    """The results as a table, losses in nats, the task with the worst excess (or loss) marked."""
+    names = [n for n in SHOWN if n in result["mean"]]
+    title = f"{result['mixer']} ({result['objective']}, seed {result['seed']}) on the {result['split']} rows"
+    worst = result["worst"].get("excess", result["worst"]["loss"])["task"]
+    rows = [
+        [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(f"{row[n]:.3f}" for n in names)]
+        for task, row in result["tasks"].items()
+    ]
+    mean = ["mean", "", *(f"{result['mean'][n]:.3f}" for n in names)]
+    return table_text(["task", "rows", *(n.replace("_", " ") for n in names)], rows, totals=[mean], title=title)

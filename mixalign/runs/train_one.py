@@ -1,0 +1,197 @@
+"""One training of a generalist in a folder of its own: train, take the weights to keep, evaluate, save."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from mixalign.config.build import build
+from mixalign.data.batches.module import MixtureData
+from mixalign.data.batches.sampler import MixtureSampler
+from mixalign.errors import MixalignError
+from mixalign.files import write_json
+from mixalign.frozen.behind import cost_behind
+from mixalign.frozen.cache import Frozen
+from mixalign.frozen.trainings import micro_batch_size
+from mixalign.jobs.job import Job
+from mixalign.mixers.base import Rule
+from mixalign.models.load import add_lora
+from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
+from mixalign.together.trainer import trainer_options
+from mixalign.training.callbacks.cost import Cost
+from mixalign.training.callbacks.leave import Leave
+from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.callbacks.probes import probes_for
+from mixalign.training.callbacks.progress import MixtureProgress
+from mixalign.training.callbacks.save_newest import SaveNewest
+from mixalign.training.callbacks.specialist_check import SpecialistCheck
+from mixalign.training.callbacks.task_log import TaskLog
+from mixalign.training.callbacks.wandb_board import WandbBoard
+from mixalign.training.fit import Fit, fit, make_trainer
+from mixalign.training.module import AlignModule
+from mixalign.training.sharding import load_weights, save_model
+
+__all__ = ["Generalist", "train_generalist"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Generalist:
+    """What one training of a generalist is to do.
+
+    Attributes:
+        job: its tasks, with the scores of frozen models as columns.
+        mixer: the rule, told the run's tasks and steps.
+        reference: the model that it starts from.
+        has_specialists: whether the rows carry specialists' losses.
+        folder: gets metrics.csv, mix.jsonl, mixture.json, eval.json, cost.json, checkpoints/ and model/.
+        export: weights that are evaluated and saved: `best` or `last`.
+        steps: optimizer steps.
+        volume_K: rows of each task in one epoch, for trainings on other volumes than the tasks have.
+        resume: a Lightning checkpoint to go on from.
+        results: further entries of `eval.json`.
+    """
+
+    job: Job
+    mixer: Rule
+    reference: Frozen
+    has_specialists: bool
+    folder: Path
+    export: str
+    steps: int
+    volume_K: list[int] | None = None
+    resume: Path | None = None
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train_generalist(run: Generalist) -> dict[str, Any]:
+    """Trains from the reference policy and fills the folder.
+
+    Returns:
+        What `eval.json` holds.
+
+    Raises:
+        MixalignError: when memory runs out, or a checkpoint does not fit.
+    """
+    job, settings = run.job, run.job.settings
+    model = add_lora(run.reference.build(), settings.lora, settings.seed)
+    L.seed_everything(settings.seed, verbose=False)
+    module, data = align_module(job, run.mixer, model), _data(run)
+    rows_K = run.volume_K or [len(table) for table in job.data["train"]]
+    mixing = Mixing(run.mixer, job.tasks, rows_K, run.folder / "mix.jsonl", settings.on_nan)
+    loggers = [build(node, save_dir=str(run.folder)) for node in settings.logger.values()]
+    try:
+        if done := prepare_generalist(job, model, run.steps):
+            log.info("engine: %s", ", ".join(done))
+        trainer = _trainer(run, mixing, loggers)
+        try:
+            fit(trainer, module, data, run.resume)
+        except RuntimeError as error:
+            raise _too_large(error, trainer, data) or error from None
+        if run.export == "best":
+            _take_best(trainer, module)
+        _write_cost(trainer, run)
+        return _finish(run, trainer, module, data, mixing)
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()  # else the next run of a sweep writes into this one
+
+
+def _data(run: Generalist) -> MixtureData:
+    job, settings = run.job, run.job.settings
+    composition = settings.composition or run.mixer.composition
+    rows_K = [len(table) for table in job.data["train"]]
+    sampler = MixtureSampler(rows_K, settings.batch_size, composition, settings.seed, run.volume_K)
+    train, validation = job.data["train"], job.data["validation"]
+    return MixtureData(train, validation, sampler, run.steps, settings.eval_batch_size, job.layout)
+
+
+def _trainer(run: Generalist, mixing: Mixing, loggers: list[Logger]) -> L.Trainer:
+    job, settings = run.job, run.job.settings
+    options = trainer_options(settings, job.precision) | {"enable_progress_bar": settings.progress}
+    micro = micro_batch_size(job, settings.batch_size)
+    how = Fit(run.steps, settings.batch_size, micro, job.val_every, options)
+    return make_trainer(how, run.folder, _callbacks(run, mixing), loggers)
+
+
+def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
+    """In order: probes hand what they measure to Mixing, and what saves comes behind what decides."""
+    settings, checkpoints = run.job.settings, run.folder / "checkpoints"
+    probe = settings.probe
+    callbacks: list[Callback] = [
+        *probes_for(run.mixer, settings.seed, probe.rows, probe.validation_rows, probe.weights),
+        mixing,
+        SpecialistCheck(judges=run.mixer.excess_over == "specialists"),
+        TaskLog(mixing, settings.log_every),
+        WandbBoard(mixing),
+        *(build(node) for node in settings.callbacks.values()),
+        _keeper(run, checkpoints),
+        SaveNewest(checkpoints, settings.save_every),
+        Leave(checkpoints),
+        Cost(),
+    ]
+    if settings.progress:
+        callbacks.append(MixtureProgress(mixing, settings.name))
+    return callbacks
+
+
+def _keeper(run: Generalist, checkpoints: Path) -> ModelCheckpoint:
+    """Keeps the best weights, looking after each validation; by default Lightning saves only once, at the end."""
+    return ModelCheckpoint(
+        checkpoints,
+        "step{step}",
+        monitor="eval/worst_excess" if run.has_specialists else "eval/worst_loss",
+        save_on_train_epoch_end=False,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+
+
+def _too_large(error: RuntimeError, trainer: L.Trainer, data: MixtureData) -> MixalignError | None:
+    """What to lower when memory ran out; None for another error. Torch has one type for GPUs, and words for a CPU."""
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        return None
+    rows = data.sampler.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
+    longest = max(int(d.length_N.max()) for d in data.train)
+    return MixalignError(
+        f"Memory ran out with {rows} rows in a forward pass, the longest of {longest} tokens. Lower `micro_batch_size` "
+        "or set `engine.max_tokens` (the training stays the same), set `engine.gradient_checkpointing=true`, lower "
+        "`data.max_length`, or train an adapter: `lora=default`."
+    )
+
+
+def _take_best(trainer: L.Trainer, module: AlignModule) -> None:
+    keeper = trainer.checkpoint_callback
+    assert isinstance(keeper, ModelCheckpoint)
+    if keeper.best_model_path:
+        load_weights(module, Path(keeper.best_model_path))
+
+
+def _write_cost(trainer: Any, run: Generalist) -> None:
+    """Before eval.json, which says that the training is finished."""
+    (meter,) = [callback.meter for callback in trainer.callbacks if isinstance(callback, Cost)]
+    spent = {"steps": trainer.global_step, "processes": trainer.world_size} | meter.state_dict()
+    behind = cost_behind(run.job, run.reference, run.mixer)
+    if trainer.is_global_zero:
+        write_json(run.folder / "cost.json", spent | {"leans_on": behind})
+
+
+def _finish(
+    run: Generalist, trainer: L.Trainer, module: AlignModule, data: MixtureData, mixing: Mixing
+) -> dict[str, Any]:
+    """Evaluates the weights, and writes the results and the model."""
+    result = evaluate(run.job, trainer, module, run.job.final_split)
+    result |= {"steps": trainer.global_step, **run.results}  # a callback may have ended the training early
+    save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
+    if trainer.is_global_zero:
+        write_json(run.folder / "mixture.json", mixing.summary(data.sampler))
+        write_json(run.folder / "eval.json", result)
+    return result

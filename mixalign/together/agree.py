@@ -1,0 +1,77 @@
+"""What the processes of a job ask each other: who they are, what the first one says, and what they add up to.
+
+All of it works in a single process as well, which is the first of one.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch import Tensor
+
+from mixalign.errors import MixalignError
+
+__all__ = ["agree", "decide", "is_connected", "is_first", "rank", "total", "wait", "world"]
+
+T = TypeVar("T")
+
+
+def is_connected() -> bool:
+    """Whether this process has met others."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Number of this process among those of the job; 0 is the first."""
+    return dist.get_rank() if is_connected() else 0
+
+
+def world() -> int:
+    """Number of processes of the job."""
+    return dist.get_world_size() if is_connected() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes, and speaks for all."""
+    return rank() == 0
+
+
+def wait() -> None:
+    """Until every process has come here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def agree(value: T) -> T:
+    """The first process's value, on all of them."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def decide(work: Callable[[], T]) -> T:
+    """Has the first process do something alone, and gives what comes of it to all.
+
+    Raises:
+        MixalignError: on every process, when the work raised it on the first.
+    """
+    value: Any = None
+    if is_first():
+        try:
+            value = work()
+        except MixalignError as error:
+            value = error
+    value = agree(value)
+    if isinstance(value, MixalignError):
+        raise value
+    result: T = value
+    return result
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if world() > 1:
+        dist.all_reduce(value)
+    return value

@@ -1,0 +1,62 @@
+"""Evaluates the model of a run folder again: RUN [--split test]."""
+
+import argparse
+from pathlib import Path
+
+from mixalign.config.compose import register_resolvers
+from mixalign.config.console import quiet_libraries
+from mixalign.config.settings import RunSettings
+from mixalign.errors import MixalignError
+from mixalign.files import write_json
+from mixalign.frozen.policy import attach_reference, reference_policy
+from mixalign.frozen.specialists import attach_specialists
+from mixalign.jobs.job import prepare
+from mixalign.runs.evaluate import evaluate_folder
+from mixalign.runs.folder import read_settings
+from mixalign.runs.summary import eval_table
+from mixalign.together.agree import is_first
+from mixalign.together.start import on_all_ranks
+
+__all__ = ["main", "run"]
+
+
+def main() -> None:
+    """`mixalign evaluate` with what stands behind it on the command line."""
+    quiet_libraries()
+    parser = argparse.ArgumentParser("mixalign evaluate", description="Evaluates the model of a run folder again.")
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
+    given = parser.parse_args()
+    run(given.run, given.split)
+
+
+def run(folder: Path, split: str) -> None:
+    """Evaluates the saved model, prints the table and writes `eval_<split>.json` beside `eval.json`.
+
+    As many processes do it as trained the run, in the same precision: the numbers are those of its eval.json.
+
+    Raises:
+        MixalignError: when the folder is no run, or has no model or no such split.
+    """
+    register_resolvers()
+    settings = read_settings(folder)
+    if not (folder / "model").is_dir():
+        raise MixalignError(
+            f"{folder} has no model to evaluate: the run did not finish. Go on with it: the same command with "
+            f"`run_dir={folder}`."
+        )
+    _evaluate(settings, folder, split)
+
+
+@on_all_ranks
+def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
+    job = prepare(settings)
+    if split not in job.data:
+        raise MixalignError(f"The tasks of {folder} have no {split} split. They have: {', '.join(job.data)}.")
+    job, reference = reference_policy(job)
+    attach_reference(job, reference)
+    attach_specialists(job, reference, train=False)
+    result = evaluate_folder(job, reference, folder / "model", split)
+    if is_first():
+        write_json(folder / f"eval_{split}.json", result)
+        print(eval_table(result))

@@ -1,0 +1,34 @@
+"""Compares runs, as a table and as a self-contained page: RUNS... [--baseline MIXER] [--out F]."""
+
+import argparse
+from pathlib import Path
+
+from mixalign.config.settings import touches
+from mixalign.reporting.judge.comparison import compare
+from mixalign.reporting.read.labels import find_runs
+from mixalign.reporting.show.page import write_report
+from mixalign.reporting.show.text import comparison_text
+
+__all__ = ["ignores", "main", "run"]
+
+
+def ignores(key: str) -> bool:
+    """Whether a difference in this setting is not worth showing: it names a run, or is one of the seeds."""
+    return touches(key) == "place" or key.rpartition(".")[2] == "seed"
+
+
+def main() -> None:
+    """`mixalign report` with what stands behind it on the command line."""
+    parser = argparse.ArgumentParser("mixalign report", description="Compares runs: a table and a self-contained page.")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
+    parser.add_argument("--baseline", help="mixer that the others are compared with; default: proportional")
+    parser.add_argument("--out", type=Path, help="the page; default: report.html in the first folder")
+    run(**vars(parser.parse_args()))
+
+
+def run(runs: list[Path], baseline: str | None = None, out: Path | None = None) -> None:
+    """Prints the comparison and writes the page."""
+    loaded = find_runs(runs, ignores)
+    print(f"{comparison_text(compare(loaded, baseline))}\n")
+    page = write_report(loaded, out or runs[0] / "report.html", baseline)
+    print(f"report: {page}")

@@ -1,0 +1,34 @@
+"""Trains one specialist a task, and keeps them in the cache."""
+
+from mixalign.config.command_line import NO_FOLDER, with_settings
+from mixalign.config.settings import RunSettings
+from mixalign.frozen.policy import attach_reference, reference_policy
+from mixalign.frozen.specialists import attach_specialists, find_specialists
+from mixalign.jobs.job import prepare
+from mixalign.terminal import Column, table_text
+from mixalign.together.agree import is_first
+from mixalign.together.start import on_all_ranks
+
+__all__ = ["main", "run"]
+
+
+def main() -> None:
+    """`mixalign specialists` with what stands behind it on the command line."""
+    with_settings(run, *NO_FOLDER)
+
+
+@on_all_ranks
+def run(settings: RunSettings) -> None:
+    """Trains the specialists that are missing, scores every row, and prints their losses in nats."""
+    job, reference = reference_policy(prepare(settings))
+    attach_reference(job, reference)
+    attach_specialists(job, reference, train=True)
+    if not is_first():
+        return
+    places = [model.place for model in find_specialists(job, reference).values()]
+    rows = [
+        [task, *(f"{tables[k].columns['specialist_loss'].mean():.3f}" for tables in job.data.values()), places[k].name]
+        for k, task in enumerate(job.tasks)
+    ]
+    columns: list[str | Column] = ["task", *job.data, Column("folder", text=True)]
+    print(table_text(columns, rows, title="Specialists: mean loss in nats", note=f"folders in {places[0].parent}"))

@@ -1,0 +1,103 @@
+"""Trains a generalist on several tasks; -m sweeps: mixer=uniform,ama_s seed=0,1."""
+
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.utilities import rank_zero_only
+
+from mixalign.config.command_line import with_settings
+from mixalign.config.parse import check_place
+from mixalign.config.settings import RunSettings
+from mixalign.files import read_json
+from mixalign.frozen.policy import attach_reference, reference_policy
+from mixalign.frozen.specialists import attach_specialists
+from mixalign.jobs.job import prepare
+from mixalign.merging.runs import merges_of, run_merges
+from mixalign.runs.check import check_run, check_together, needs_specialists
+from mixalign.runs.folder import claim, write_config
+from mixalign.runs.proxy import run_proxy, with_baseline
+from mixalign.runs.rounds import run_rounds
+from mixalign.runs.summary import eval_table
+from mixalign.runs.train_one import Generalist, train_generalist
+from mixalign.together.agree import decide
+from mixalign.together.start import on_all_ranks
+from mixalign.training.checkpoints import newest_checkpoint
+
+__all__ = ["main", "run"]
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """`mixalign train` with what stands behind it on the command line."""
+
+    def job(settings: RunSettings) -> float:
+        hydra = HydraConfig.get()
+        result = run(settings, Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN)
+        worst = result["worst"].get("excess", result["worst"]["loss"])
+        return float(worst["value"])  # what a sweeper that searches minimises
+
+    with_settings(job)
+
+
+@on_all_ranks
+def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[str, Any]:
+    """Trains a generalist and fills its run folder.
+
+    Args:
+        run_dir: gets config.yaml, metrics.csv, mix.jsonl, mixture.json, eval.json, cost.json, checkpoints/ and model/.
+        in_sweep: whether other runs will be compared with this one.
+
+    Returns:
+        What `eval.json` holds.
+
+    Raises:
+        MixalignError: for anything in the settings, the rows or the folder that cannot be used.
+    """
+    check_together(settings)
+    train_specialists = needs_specialists(settings, in_sweep)
+    check_place("run_dir", run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    job = prepare(settings)
+    mixer = settings.mixer.for_run(job.tasks, job.steps)
+    merges_of(settings, len(job.tasks))  # refuses what cannot be merged before anything is trained
+    check_run(job, mixer, train_specialists)
+    is_finished = decide(partial(claim, run_dir, job))
+    rows, name = sum(map(len, job.data["train"])), settings.name
+    log.info("%s: %d tasks, %d rows, %d steps of %d rows", name, len(job.tasks), rows, job.steps, settings.batch_size)
+    if settings.chosen:
+        log.info("chosen: %s", "; ".join(settings.chosen))
+    job, reference = reference_policy(job)
+    if is_finished:
+        log.info("%s is finished already", run_dir)
+        result = read_json(run_dir / "eval.json")
+    else:
+        decide(partial(write_config, run_dir, job))
+        attach_reference(job, reference)
+        has_specialists = attach_specialists(job, reference, train_specialists)
+        result = _train(Generalist(job, mixer, reference, has_specialists, run_dir, settings.export, job.steps))
+    _say(f"{eval_table(result)}\nrun folder: {run_dir}")
+    run_merges(job, reference, run_dir)
+    return result
+
+
+def _train(run: Generalist) -> dict[str, Any]:
+    """In rounds, by a proxy, or in one training, as the rule wants it."""
+    settings = run.job.settings
+    if run.mixer.cadence == "round":
+        return run_rounds(run, run.mixer)
+    if run.mixer.final:
+        return run_proxy(run)
+    resume = newest_checkpoint(run.folder) if settings.resume is None else settings.resume
+    job = with_baseline(run.job, run.mixer, run.reference)
+    return train_generalist(replace(run, job=job, resume=resume))
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text)

@@ -1,0 +1,240 @@
+"""Rounds: exact volumes from measured benefits, what is done is not done again, and when the rounds end."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mixalign.config.compose import compose_settings
+from mixalign.errors import MixalignError
+from mixalign.jobs.job import prepare
+from mixalign.mixers.base import MixSignal
+from mixalign.mixers.ideal import Ideal
+from mixalign.runs import rounds
+from mixalign.runs.rounds_table import rounds_table
+from mixalign.training.callbacks.task_log import TaskLog
+from tests.tiny_runs import train_from_overrides
+
+IDEAL = ("mixer=ideal", "objective=sft", "mixer.stop=false", "mixer.min_confidence=0.5", "influence.samples=8")
+TASKS = ["helpful", "reverse", "compare"]
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """The folder of a run of three rounds that nobody may change."""
+    folder = tmp_path_factory.mktemp("ideal") / "run"
+    train_from_overrides(tiny(*IDEAL), str(folder))
+    return folder
+
+
+def test_volumes_are_what_the_rule_makes_of_the_benefits(run):
+    entries = read(run / "eval.json")["rounds"]
+    assert [entry["round"] for entry in entries] == [0, 1, 2]
+    assert entries[0]["volumes"] == dict.fromkeys(TASKS, 40)
+    mixer = Ideal(min_confidence=0.5)
+    _, state = mixer.init(torch.full((3,), 40))
+    for before, after in pairwise(entries):
+        values = [torch.tensor(list(before[key].values())).double() for key in ("benefit", "confidence")]
+        signal = MixSignal(before["round"], torch.ones(3), benefit_K=values[0], confidence_K=values[1])
+        state = mixer.update(signal, state)[1]
+        assert list(after["volumes"].values()) == state["volume_K"].tolist()
+        largest = max(before["benefit"], key=lambda task: abs(before["benefit"][task]))
+        assert after["volumes"][largest] in (46, 34) or before["round"] == 1  # 40 * 1.15 and 40 * 0.85
+    assert "benefit" not in entries[-1]
+
+
+def test_the_benefits_are_shown_with_those_of_no_curvature_and_the_rows_behind_them(run):
+    entry = read(run / "rounds" / "0" / "benefit.json")
+    assert entry["curvature"] == "ekfac"
+    assert entry["rows_read"] == dict.fromkeys(TASKS, 8)
+    assert all(0.5 <= x <= 1 for x in entry["confidence"].values())
+    assert {*entry["identity"]} == {*TASKS}
+    assert sum(entry["benefit"].values()) == pytest.approx(0, abs=1e-6)  # at a fixed number of steps only shares count
+
+
+def test_the_run_has_what_its_best_round_made(run):
+    result = read(run / "eval.json")
+    best = min(result["rounds"], key=lambda entry: entry["mean_target_loss"])
+    assert result["best_round"] == best["round"]
+    folder = run / "rounds" / str(best["round"])
+    assert result["tasks"] == read(folder / "eval.json")["tasks"]
+    assert read(run / "mixture.json") == read(folder / "mixture.json")
+    weights, theirs = (AutoModelForCausalLM.from_pretrained(f / "model").state_dict() for f in (run, folder))
+    assert all(torch.equal(weights[name], theirs[name]) for name in theirs)
+
+
+def test_the_target_loss_is_that_of_the_validation_rows(run, tiny):
+    entry = read(run / "rounds" / "2" / "round.json")
+    assert {*entry["target_loss"]} == {*TASKS}
+    assert entry["mean_target_loss"] == pytest.approx(sum(entry["target_loss"].values()) / 3)
+    job = replace(prepare(compose_settings(tiny(*IDEAL))), precision="32-true")
+    model = AutoModelForCausalLM.from_pretrained(run / "rounds" / "2" / "model")
+    assert rounds._target_losses(job, model) == pytest.approx(entry["target_loss"], rel=1e-5)
+
+
+def test_every_round_starts_from_the_same_weights(run, tiny, monkeypatch, tmp_path):
+    """The first round is the run of the proportional mixture: a change of volumes is all that tells rounds apart."""
+    plain = tmp_path / "plain"
+    train_from_overrides(tiny("mixer=proportional", "objective=sft", "export=last"), str(plain))
+    assert read(plain / "eval.json")["tasks"] == read(run / "rounds" / "0" / "eval.json")["tasks"]
+
+
+def test_a_run_that_was_interrupted_goes_on(run, tiny, tmp_path, monkeypatch):
+    """Stopped while the second round's influence is measured, and then once more in the middle of the third."""
+    folder, trained = tmp_path / "again", []
+    real_measure, real_train, real_log = rounds.measure, rounds.train_generalist, TaskLog.on_train_batch_end
+
+    def measure(*args, **kwargs):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return real_measure(*args, **kwargs)
+
+    def train(generalist):
+        trained.append((generalist.folder.name, generalist.resume))
+        return real_train(generalist)
+
+    def log(self, trainer, *args):
+        if len(trained) == 3 and trainer.global_step == 3:
+            raise RuntimeError("power failure")
+        real_log(self, trainer, *args)
+
+    monkeypatch.setattr(rounds, "train_generalist", train)
+    monkeypatch.setattr(TaskLog, "on_train_batch_end", log)
+    monkeypatch.setattr(rounds, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        train_from_overrides(tiny(*IDEAL), str(folder))
+    monkeypatch.setattr(rounds, "measure", real_measure)
+    with pytest.raises(RuntimeError, match="power failure"):
+        train_from_overrides(tiny(*IDEAL), str(folder))
+    train_from_overrides(tiny(*IDEAL), str(folder))
+    assert [name for name, _ in trained] == ["0", "1", "2", "2"]
+    assert trained[-1][1] == folder / "rounds" / "2" / "checkpoints" / "last.ckpt"
+    assert read(folder / "eval.json") == read(run / "eval.json")
+
+
+def test_other_settings_in_the_same_folder_are_refused(tiny, tmp_path, monkeypatch, refuse):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "begun"
+    monkeypatch.setattr(rounds, "train_generalist", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_from_overrides(tiny(*IDEAL), str(folder))
+    message = refuse(tiny(*IDEAL, "mixer.m=0.3"), folder)
+    assert "mixer.m: got 0.15, wanted 0.3" in message
+    with pytest.raises(KeyboardInterrupt):  # what is only shown may change
+        train_from_overrides(tiny(*IDEAL, "log_every=2"), str(folder))
+
+
+def test_a_resume_is_refused(tiny, tmp_path, refuse):
+    (tmp_path / "last.ckpt").touch()
+    assert "goes on by itself" in refuse(tiny(*IDEAL, f"resume={tmp_path}/last.ckpt"))
+
+
+def test_a_live_reference_is_refused(tiny, refuse):
+    message = refuse(tiny(*IDEAL, "objective=dpo", "lora=default", "reference.mode=adapter_off"))
+    assert "reads cached scores" in message
+
+
+@pytest.mark.parametrize(
+    ("losses", "benefits", "ended"),
+    [
+        ([0.5, 0.4], [{"a": 1.0, "b": -1.0}, {"a": 0.5, "b": -0.1}], ""),
+        ([0.5, 0.5], [{"a": 1.0, "b": -1.0}, {"a": 0.5, "b": -0.1}], "the target loss has not fallen"),
+        ([0.5, 0.4], [{"a": 1.0, "b": -1.0}, {"a": -0.5, "b": 0.1}], "the benefits point the other way"),
+    ],
+)
+def test_when_the_rounds_end(losses, benefits, ended):
+    entries = [{"mean_target_loss": x, "benefit": b} for x, b in zip(losses, benefits, strict=True)]
+    over = [rounds._ends(entries, why(entries)) for why in (rounds._has_not_fallen, rounds._has_turned)]
+    assert any(over) == bool(ended)
+    assert entries[-1].get("stopped", "").startswith(ended)
+
+
+@pytest.mark.parametrize(("stop", "trained"), [(True, 2), (False, 3)])
+def test_rounds_end_early_only_where_they_may(monkeypatch, tmp_path, stop, trained):
+    """The target loss never falls."""
+
+    class Work:
+        def __init__(self, run, mixer):
+            pass
+
+        def train(self, number, volume_K):
+            return {"round": number, "mean_target_loss": 1.0}
+
+        def benefit(self, number, entry):
+            return {"benefit": {"a": 1.0, "b": -1.0}, "confidence": {"a": 1.0, "b": 1.0}}
+
+    monkeypatch.setattr(rounds, "_check_layers", lambda run: None)
+    monkeypatch.setattr(rounds, "_Rounds", Work)
+    monkeypatch.setattr(rounds, "_finish", lambda folder, entries: entries)
+    job = SimpleNamespace(rows_K=torch.tensor([40.0, 40.0], dtype=torch.float64))
+    entries = rounds.run_rounds(SimpleNamespace(job=job, folder=tmp_path), Ideal(rounds=2, stop=stop))
+    assert len(entries) == trained
+    assert ("stopped" in entries[-1]) == stop
+
+
+def test_epochs_as_budget_make_longer_trainings_of_larger_volumes(tiny, tmp_path):
+    """With the paper's own score every domain may grow, and the training grows with them."""
+    more = ("mixer.budget=epochs", "mixer.m=1", "mixer.rounds=1", "steps=6", "mixer.floor=0")
+    train_from_overrides(tiny(*IDEAL, *more), str(tmp_path / "run"))
+    first, second = read(tmp_path / "run" / "eval.json")["rounds"]
+    assert first["steps"] == 6
+    total = sum(second["volumes"].values())
+    assert total != 120
+    assert second["steps"] == max(1, round(6 * total / 120))
+
+
+@pytest.mark.parametrize("lora", [(), ("lora=default", "lora.r=2")])
+def test_preference_losses_take_the_same_path(tiny, tmp_path, lora):
+    folder = tmp_path / "run"
+    train_from_overrides(tiny(*IDEAL, "objective=dpo", "mixer.rounds=1", "reference.sft_steps=3", *lora), str(folder))
+    entry = read(folder / "rounds" / "0" / "benefit.json")
+    assert all(abs(x) > 0 for x in entry["benefit"].values())
+    assert read(folder / "eval.json")["objective"] == "dpo"
+
+
+def test_targets_are_validation_splits_or_rows_of_their_own(tiny, tmp_path):
+    rows = [{"prompt": f"c{a}{b}=", "completion": ">" if a > b else "<"} for a, b in ((12, 99), (70, 30), (55, 54))]
+    file = tmp_path / "target.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = prepare(compose_settings(tiny("objective=sft", "data.target=[compare]")))
+    assert job.targets == [job.data["validation"][2]]
+    job = prepare(compose_settings(tiny("objective=sft", f"data.target.sums.path={file}")))
+    assert [(d.task, len(d)) for d in job.targets] == [("sums", 3)]
+    with pytest.raises(MixalignError, match=r"`data.target` names `compar`.*Did you mean `compare`"):
+        prepare(compose_settings(tiny("objective=sft", "data.target=[compar]")))
+    train_from_overrides(tiny(*IDEAL, "mixer.rounds=1", f"data.target.sums.path={file}"), str(tmp_path / "run"))
+    assert {*read(tmp_path / "run" / "eval.json")["rounds"][0]["target_loss"]} == {"sums"}
+
+
+def test_the_table_of_rounds():
+    entries = [
+        {
+            "round": 0,
+            "volumes": {"a": 1000, "b": 50},
+            "target_loss": {"a": 0.25, "c": 0.5},
+            "mean_target_loss": 0.375,
+            "benefit": {"a": -0.5, "b": 1.25},
+            "confidence": {"a": 0.75, "b": 1.0},
+        },
+        {
+            "round": 1,
+            "volumes": {"a": 940, "b": 57},
+            "target_loss": {"a": 0.125, "c": 0.5},
+            "mean_target_loss": 0.3125,
+            "stopped": "because",
+        },
+    ]
+    text = rounds_table(entries, best=1)
+    for cell in ("1,000", "940", "+1.2 (100%)", "-0.5 (75%)", "0.3125", "round 2 (kept)", "ended early: because"):
+        assert cell in text

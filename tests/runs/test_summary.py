@@ -1,0 +1,97 @@
+"""Per-task means as eval.json and as a table."""
+
+import json
+
+import pytest
+import torch
+
+from mixalign.runs.summary import eval_json, eval_table
+
+TASKS = ["easy", "hard", "empty"]
+NAN = float("nan")
+
+
+def summary(**quantities: list[float]) -> dict:
+    counts = torch.tensor([3.0, 2.0, 4.0])
+    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in quantities.items()}
+    evaluation = {"count": counts, **values}
+    return eval_json(
+        mixer="ama_s", static=False, objective="dpo", seed=7, split="test", tasks=TASKS, evaluation=evaluation
+    )
+
+
+@pytest.fixture
+def result():
+    """gap = loss - specialist_loss; the worst excess and the worst loss are of different tasks."""
+    return summary(
+        loss=[0.5, 0.25, 0.125],
+        accuracy=[1.0, 0.5, 0.75],
+        margin=[0.3, 0.2, 0.1],
+        specialist_loss=[0.75, 0.125, 0.125],
+        gap=[-0.25, 0.125, 0.0],
+        excess=[0.0, 0.25, 0.125],
+    )
+
+
+def test_every_task_has_its_rows_and_numbers(result):
+    assert set(result) == {"mixer", "static", "objective", "seed", "split", "tasks", "mean", "worst"}
+    assert (result["mixer"], result["objective"], result["seed"], result["split"]) == ("ama_s", "dpo", 7, "test")
+    assert result["static"] is False
+    assert result["tasks"]["hard"] == {
+        "rows": 2,
+        "loss": 0.25,
+        "accuracy": 0.5,
+        "margin": 0.2,
+        "specialist_loss": 0.125,
+        "gap": 0.125,
+        "excess": 0.25,
+    }
+
+
+def test_the_mean_is_over_tasks_not_over_rows(result):
+    assert result["mean"]["loss"] == pytest.approx((0.5 + 0.25 + 0.125) / 3)
+    assert result["mean"]["accuracy"] == pytest.approx(0.75)
+    assert "count" not in result["mean"]
+
+
+def test_the_worst_is_the_highest_loss_and_the_lowest_accuracy(result):
+    assert result["worst"] == {
+        "excess": {"task": "hard", "value": 0.25},
+        "gap": {"task": "hard", "value": 0.125},
+        "loss": {"task": "easy", "value": 0.5},
+        "accuracy": {"task": "hard", "value": 0.5},
+    }
+
+
+def test_what_was_not_measured_is_absent():
+    found = summary(loss=[0.5, 0.25, 0.125], accuracy=[1.0, 0.5, 0.75])
+    assert set(found["worst"]) == {"loss", "accuracy"}
+    assert set(found["tasks"]["easy"]) == {"rows", "loss", "accuracy"}
+    assert "excess" not in eval_table(found)
+
+
+def test_a_task_without_a_row_is_not_the_worst():
+    found = summary(loss=[0.5, 0.25, NAN], accuracy=[1.0, 0.5, NAN])
+    assert found["worst"] == {"loss": {"task": "easy", "value": 0.5}, "accuracy": {"task": "hard", "value": 0.5}}
+
+
+def test_it_is_plain_json(result):
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_the_table_marks_the_worst_excess(result):
+    lines = eval_table(result).splitlines()
+    assert "ama_s (dpo, seed 7) on the test rows" in lines[0]
+    (marked,) = (line for line in lines if "<- worst" in line)
+    assert "hard" in marked
+    (easy,) = (line for line in lines if "easy" in line)
+    assert easy.split() == ["easy", "3", "0.500", "0.750", "-0.250", "0.000", "1.000", "0.300"]
+
+
+def test_the_table_marks_the_worst_loss_when_there_is_no_excess():
+    (marked,) = (
+        line
+        for line in eval_table(summary(loss=[0.5, 0.25, 0.125], accuracy=[1.0, 0.5, 0.75])).splitlines()
+        if "<- worst" in line
+    )
+    assert "easy" in marked

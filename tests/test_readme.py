@@ -1,0 +1,96 @@
+"""Every command of README.md and CONTRIBUTING.md runs, or is understood where it asks for a cluster or a hub."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mixalign import cli as command_line
+from mixalign.config.compose import as_today, compose_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = "\n".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
+WITH_KEYS = ("train", "plan", "specialists", "score")
+OF_HYDRA = ("-m", "hydra.", "launcher=", "--config-dir")  # words that are not the run's own configuration
+NOT_HERE = {  # words of a command that cannot run in a test, and why; its configuration is composed
+    "mine": "a configuration of the reader's own",
+    "my_conf": "a configuration of the reader's own",
+    "tasks": "a folder of the reader's own",
+    "launcher=submitit": "tests/program/test_ranks_cli.py runs it",
+    "launcher=joblib": "tests/program/test_ranks_cli.py runs it",
+    "trainer=fsdp2": "tests/invariants/test_sharded.py runs it",
+    "trainer=ddp": "tests/program/test_ranks_cli.py runs it",
+    "mixer.draw=range(0,32)": "tests/fitting runs it",
+    "--method": "tests/fitting and tests/merging run it",
+    "runs/tried": "tests/fitting runs it",
+    "--help": "Hydra prints it, and tests/program/test_cli.py looks at ours",
+}
+
+
+def commands() -> list[str]:
+    """`mixalign ...` in blocks of code and in lines, without what the shell and the prose put around it."""
+    blocks = [line for block in TEXT.split("\n```")[1::2] for line in _joined(block)]
+    inline = re.findall(r"`((?:[A-Z_]+=\S+ )*mixalign [a-z][^`\n]*)`", TEXT)
+    found = []
+    for text in [*blocks, *inline]:
+        match = re.search(r"(?:^|[A-Z=] |-m )mixalign ([a-z].*)", text.partition(" #")[0])
+        if match and "..." not in text:
+            found.append(match.group(1).strip())
+    return list(dict.fromkeys(found))
+
+
+def _joined(block: str) -> list[str]:
+    return block.replace("\\\n", " ").splitlines()
+
+
+def words_of(command: str) -> tuple[str, list[str]]:
+    verb, *words = shlex.split(command)
+    return verb, words
+
+
+def overrides_of(words: list[str]) -> list[str]:
+    """The configuration of a command; of a sweep that of its first run."""
+    plain = [word for word in words if "=" in word and not word.startswith(OF_HYDRA)]
+    parsed = OverridesParser.create().parse_overrides(as_today(plain))
+    first = [(o, next(iter(o.sweep_string_iterator()))) if o.is_sweep_override() else (o, None) for o in parsed]
+    return [f"{o.key_or_group}={value}" if value is not None else str(o.input_line) for o, value in first]
+
+
+ALL = commands()
+
+
+def test_there_are_commands():
+    assert len(ALL) > 15
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_a_command_is_understood(command):
+    verb, words = words_of(command)
+    assert verb in command_line.verbs()
+    if verb in WITH_KEYS and not {"data=mine", "mixer=hardest", "--help"} & {*words}:
+        compose_settings([text for text in overrides_of(words) if "VALUE" not in text])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [c for c in ALL if words_of(c)[0] in ("train", "plan") and not any(mark in c for mark in NOT_HERE)],
+)
+def test_a_command_runs(cli, tiny, tmp_path, command):
+    verb, words = words_of(command)
+    drop = ("run_dir=", "steps=", "cache_dir=")
+    kept = [word for word in words if not word.startswith(drop)]
+    tasks = [text for text in tiny() if not text.startswith("data.")] if "objective=" in command else tiny()
+    place = [f"run_dir={tmp_path / 'run'}"] if verb == "train" else []
+    small = ["mixer.rounds=1", "influence.bootstrap=10"] if "mixer=ideal" in command else []
+    done = cli(verb, *(w for w in kept if w == "-m"), *tasks, *(w for w in kept if w != "-m"), *small, *place)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_has_the_targets_that_are_named():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)", TEXT)) | set(re.findall(r"^make ([a-z-]+)", TEXT, re.MULTILINE))
+    assert named <= targets
+    assert {"demo", "test", "check"} <= named

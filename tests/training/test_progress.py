@@ -1,0 +1,69 @@
+"""The bar of a training."""
+
+import pytest
+from lightning.pytorch.callbacks import LambdaCallback
+
+from mixalign.mixers.ama_r import AMAR
+from mixalign.mixers.ama_s import AMAS
+from mixalign.training.callbacks.progress import MixtureProgress
+
+SHOWN = {"enable_progress_bar": True}
+
+
+def train(job, folder, **options):
+    """A training with the bar, as `progress=true` has it."""
+    return job.run(
+        folder,
+        callbacks=lambda held: [MixtureProgress(held["mixing"], "maths")],
+        trainer_options=SHOWN,
+        **options,
+    )
+
+
+def test_it_shows_steps_the_heaviest_tasks_and_the_worst_excess(dpo_job, tmp_path, screen):
+    run = train(dpo_job, tmp_path, mixer=AMAS(), steps=4, val_every=2)
+    text = screen.shown()
+    assert "maths" in text
+    for step in range(1, 5):
+        assert f"{step}/4" in text
+    assert f"worst excess {run.module.evaluation['excess'].max():.3f}" in text
+    assert "  validating  " in text
+    heaviest = run.mixing.mix.alpha_K.argmax()
+    assert f"{dpo_job.tasks[heaviest]} {run.mixing.mix.alpha_K[heaviest]:.2f}" in text
+    assert screen.getvalue().endswith("\x1b[2K")  # the last that is written erases a line
+
+
+def test_it_goes_on_where_the_training_does(dpo_job, tmp_path, screen):
+    def save_after_two(trainer, *_):
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(tmp_path / "two.ckpt")
+
+    dpo_job.run(tmp_path, steps=4, callbacks=[LambdaCallback(on_train_batch_end=save_after_two)])
+    train(dpo_job, tmp_path, steps=4, resume=tmp_path / "two.ckpt")
+    assert "2/4 step" in screen.shown()
+    assert "1/4" not in screen.shown()
+
+
+def test_it_goes_away_when_a_training_fails(dpo_job, tmp_path, screen):
+    def failing(held):
+        def fail(*_):
+            raise RuntimeError("out of luck")
+
+        bar = MixtureProgress(held["mixing"], "maths")
+        bar.on_train_batch_end = fail
+        return [bar]
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        dpo_job.run(tmp_path, AMAR(), callbacks=failing, trainer_options=SHOWN)
+    assert "maths" in screen.shown()
+    assert screen.getvalue().endswith("\x1b[2K")
+
+
+def test_other_processes_than_the_first_show_none(dpo_job, tmp_path, screen):
+    def disabled(held):
+        bar = MixtureProgress(held["mixing"], "maths")
+        bar.disable()  # as Lightning does there
+        return [bar]
+
+    dpo_job.run(tmp_path, steps=2, callbacks=disabled, trainer_options=SHOWN)
+    assert screen.getvalue() == ""
