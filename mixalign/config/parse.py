@@ -10,7 +10,7 @@ from typing import Any
 
 from mixalign.config.build import build, build_mixer, check_buildable
 from mixalign.config.defaults import AUTO, Situation, fill
-from mixalign.config.settings import GROUPS, RATE, Data, RunSettings, Trainer
+from mixalign.config.settings import GROUPS, RATE, DataSettings, RunSettings, TrainerSettings
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.mixers.fixed import Fixed
@@ -63,8 +63,8 @@ def known_part(config: Mapping[str, Any]) -> dict[str, Any]:
     names = {entry.name for entry in fields(RunSettings) if "touches" in entry.metadata}
     known = {key: value for key, value in config.items() if key in names}
     for group, kind in GROUPS.items():
-        if kind is not Trainer and isinstance(known.get(group), Mapping):
-            inner = {entry.name for entry in fields(kind)} | ({"reference"} if kind is Data else set())
+        if kind is not TrainerSettings and isinstance(known.get(group), Mapping):
+            inner = {entry.name for entry in fields(kind)} | ({"reference"} if kind is DataSettings else set())
             known[group] = {key: value for key, value in known[group].items() if key in inner}
     return known
 
@@ -112,11 +112,11 @@ def _group(name: str, config: Mapping[str, Any]) -> Any:
     """One of the groups that a dataclass describes."""
     kind, node = GROUPS[name], dict(config.get(name) or {})
     more = {}
-    if kind is Trainer:
+    if kind is TrainerSettings:
         known = {entry.name for entry in fields(kind)}
         more = {"more": {key: node.pop(key) for key in [*node] if key not in known}}
     values = _values(kind, node, f"{name}.")
-    if kind is Data:
+    if kind is DataSettings:
         values["tasks"] = {
             str(task): None if entry is None else TaskSpec.from_mapping(str(task), entry)  # YAML reads 1 as a number
             for task, entry in (values["tasks"] or {}).items()

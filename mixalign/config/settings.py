@@ -22,7 +22,17 @@ from mixalign.training.callbacks.on_nan import OnNan
 from mixalign.training.engine import Engine
 from mixalign.training.optimizer import Optimizer
 
-__all__ = ["Data", "Merges", "Probe", "Reference", "RunSettings", "Specialists", "Touches", "Trainer", "touches"]
+__all__ = [
+    "DataSettings",
+    "MergeSettings",
+    "ProbeSettings",
+    "ReferenceSettings",
+    "RunSettings",
+    "SpecialistsSettings",
+    "Touches",
+    "TrainerSettings",
+    "touches",
+]
 
 Touches = Literal["weights", "speed", "place"]
 """`weights`: the numbers that are trained or judged; `speed`: how fast and on which machines, apart from rounding;
@@ -69,7 +79,7 @@ def word(*known: Any, null: bool = False) -> Callable[[str, Any], None]:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeSettings:
     """How mixers measure that look at gradients, trial steps or validation rows between steps."""
 
     rows: int = setting(COUNT, default=8)
@@ -78,7 +88,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceSettings:
     """The policy that DPO stays close to, and that every training starts from."""
 
     sft_steps: int | None = setting(partial(COUNT_FROM_0, null=True))
@@ -90,7 +100,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Specialists:
+class SpecialistsSettings:
     """One model a task, whose per-sample losses say how good is good enough."""
 
     train: str = setting(word("auto", "always", "never"))
@@ -103,7 +113,7 @@ class Specialists:
 
 
 @dataclass(frozen=True)
-class Merges:
+class MergeSettings:
     """Merges of the specialists that a run ends with."""
 
     methods: tuple[str, ...] = setting(check_list, default=())
@@ -114,7 +124,7 @@ class Merges:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSettings:
     """Which rows there are, and how they become tokens.
 
     Attributes:
@@ -135,7 +145,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Trainer:
+class TrainerSettings:
     """Machines and precision; what Lightning's Trainer gets.
 
     Attributes:
@@ -195,12 +205,12 @@ class RunSettings:
     optimizer: Optimizer = part()
     influence: Influence = part()
     engine: Engine = part("speed")
-    probe: Probe = part()
-    reference: Reference = part()
-    specialists: Specialists = part()
-    data: Data = part()
-    trainer: Trainer = part()
-    merge: Merges = part("place")
+    probe: ProbeSettings = part()
+    reference: ReferenceSettings = part()
+    specialists: SpecialistsSettings = part()
+    data: DataSettings = part()
+    trainer: TrainerSettings = part()
+    merge: MergeSettings = part("place")
     logger: Mapping[str, Mapping[str, Any]] = part("place")
     callbacks: Mapping[str, Mapping[str, Any]] = part()
     plain: Mapping[str, Any] = field(repr=False)
@@ -216,12 +226,12 @@ class RunSettings:
 
 
 GROUPS: dict[str, type] = {
-    "probe": Probe,
-    "reference": Reference,
-    "specialists": Specialists,
-    "data": Data,
-    "trainer": Trainer,
-    "merge": Merges,
+    "probe": ProbeSettings,
+    "reference": ReferenceSettings,
+    "specialists": SpecialistsSettings,
+    "data": DataSettings,
+    "trainer": TrainerSettings,
+    "merge": MergeSettings,
 }
 """Keys with keys below them that a dataclass of this file describes."""
 

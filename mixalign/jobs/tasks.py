@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from mixalign.config.settings import Data
+from mixalign.config.settings import DataSettings
 from mixalign.data.generated import generate
 from mixalign.data.read.sources import TaskSpec, discover_tasks, load_task
 from mixalign.errors import MixalignError, did_you_mean
@@ -14,7 +14,7 @@ from mixalign.types import Example
 __all__ = ["read_task", "target_specs", "task_specs"]
 
 
-def task_specs(data: Data) -> dict[str, TaskSpec]:
+def task_specs(data: DataSettings) -> dict[str, TaskSpec]:
     """The tasks of `data.root` and `data.tasks`; an entry of the latter refines or adds one, null removes it.
 
     Raises:
@@ -38,7 +38,7 @@ def task_specs(data: Data) -> dict[str, TaskSpec]:
     return specs
 
 
-def target_specs(data: Data, tasks: list[str]) -> dict[str, TaskSpec | None]:
+def target_specs(data: DataSettings, tasks: list[str]) -> dict[str, TaskSpec | None]:
     """Where the rows of each target table are; None: in the validation split of the task of that name.
 
     Raises:
@@ -53,7 +53,7 @@ def target_specs(data: Data, tasks: list[str]) -> dict[str, TaskSpec | None]:
     return dict.fromkeys(names)
 
 
-def read_task(task: str, spec: TaskSpec, data: Data) -> dict[str, list[Example]]:
+def read_task(task: str, spec: TaskSpec, data: DataSettings) -> dict[str, list[Example]]:
     """The rows of each split of a task, read or generated.
 
     Raises:

@@ -29,12 +29,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["LOSSES", "PreferenceLoss", "Settings"]
+__all__ = ["LOSSES", "PreferenceLoss", "PairSettings"]
 
 LEAST_NLL = 1e-7  # the odds of a certain completion are infinite
 
 
-class Settings(NamedTuple):
+class PairSettings(NamedTuple):
     """The settings of each pair's task, (B,) each."""
 
     beta_B: Tensor
@@ -42,7 +42,7 @@ class Settings(NamedTuple):
     gamma_B: Tensor
 
 
-def sigmoid(ratio_BS: Tensor, at: Settings) -> Tensor:
+def sigmoid(ratio_BS: Tensor, at: PairSettings) -> Tensor:
     """`-(1 - s) log sigmoid(h) - s log sigmoid(-h)`, nats (B,): at h = 0 log 2 for every s.
 
     The label smoothing s is the assumed probability that the labels of a pair are swapped (conservative DPO): the loss
@@ -51,7 +51,7 @@ def sigmoid(ratio_BS: Tensor, at: Settings) -> Tensor:
     return _smoothed(at.beta_B * _difference(ratio_BS), at.label_smoothing_B)
 
 
-def robust(ratio_BS: Tensor, at: Settings) -> Tensor:
+def robust(ratio_BS: Tensor, at: PairSettings) -> Tensor:
     """`[-(1 - s) log sigmoid(h) + s log sigmoid(-h)] / (1 - 2s)`, nats (B,); it can be negative.
 
     If a share s of the pairs is swapped, its expectation is the DPO loss of the right labels.
@@ -60,12 +60,12 @@ def robust(ratio_BS: Tensor, at: Settings) -> Tensor:
     return (s_B * F.logsigmoid(-h_B) - (1 - s_B) * F.logsigmoid(h_B)) / (1 - 2 * s_B)
 
 
-def hinge(ratio_BS: Tensor, at: Settings) -> Tensor:
+def hinge(ratio_BS: Tensor, at: PairSettings) -> Tensor:
     """`max(0, 1 - h)` (B,)."""
     return F.relu(1 - at.beta_B * _difference(ratio_BS))
 
 
-def ipo(ratio_BS: Tensor, at: Settings) -> Tensor:
+def ipo(ratio_BS: Tensor, at: PairSettings) -> Tensor:
     """`(c - d - 1 / (2 beta))^2` (B,): at the reference 25 for beta 0.1. The paper's tau is beta.
 
     Over means and not sums, as TRL has it from the authors: else the aim would be the same for one token as for 1000.
@@ -73,23 +73,23 @@ def ipo(ratio_BS: Tensor, at: Settings) -> Tensor:
     return (_difference(ratio_BS) - 0.5 / at.beta_B) ** 2
 
 
-def apo_zero(ratio_BS: Tensor, at: Settings) -> Tensor:
+def apo_zero(ratio_BS: Tensor, at: PairSettings) -> Tensor:
     """`1 - sigmoid(beta c) + sigmoid(beta d)` (B,): chosen up, rejected down; for answers better than the model's."""
     reward_BS = at.beta_B[:, None] * ratio_BS
     return torch.sigmoid(-reward_BS[:, 0]) + torch.sigmoid(reward_BS[:, 1])
 
 
-def apo_down(ratio_BS: Tensor, at: Settings) -> Tensor:
+def apo_down(ratio_BS: Tensor, at: PairSettings) -> Tensor:
     """`sigmoid(beta c) + 1 - sigmoid(h)` (B,): both down, rejected more; for answers worse than the model's."""
     return torch.sigmoid(at.beta_B * ratio_BS[:, 0]) + torch.sigmoid(-at.beta_B * _difference(ratio_BS))
 
 
-def simpo(ratio_BS: Tensor, at: Settings) -> Tensor:
+def simpo(ratio_BS: Tensor, at: PairSettings) -> Tensor:
     """`sigmoid` of h - gamma, nats (B,): gamma is the least margin that is asked for, in the unit of h."""
     return _smoothed(at.beta_B * _difference(ratio_BS) - at.gamma_B, at.label_smoothing_B)
 
 
-def orpo(ratio_BS: Tensor, at: Settings) -> Tensor:
+def orpo(ratio_BS: Tensor, at: PairSettings) -> Tensor:
     """`-c - beta log sigmoid(log odds(c) - log odds(d))`, nats (B,), with odds(x) = e^x / (1 - e^x).
 
     The first term is the NLL of the chosen completion, nats a token; the paper's lambda is beta.
@@ -118,7 +118,7 @@ class PreferenceLoss(NamedTuple):
         is_curved: whether it has a second derivative that is not 0.
     """
 
-    of: Callable[[Tensor, Settings], Tensor]
+    of: Callable[[Tensor, PairSettings], Tensor]
     uses_reference: bool = True
     per_token: bool = False
     smooths: bool = False

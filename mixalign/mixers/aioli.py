@@ -81,22 +81,22 @@ class Aioli(Rule):
             MixalignError: when a phase does not fit into the run, or into the time to the next phase.
         """
         burst, every, warmup = (max(1, in_steps(share, steps)) for share in (self.steps, self.every, self.warmup))
-        told = replace(self, steps=burst, every=every, warmup=warmup, until=in_steps(self.until, steps))
-        phase = told._length(len(tasks))
+        rule = replace(self, steps=burst, every=every, warmup=warmup, until=in_steps(self.until, steps))
+        phase = rule._length(len(tasks))
         what = f"a learning phase of {len(tasks)} tasks takes `mixer.rounds` {self.rounds} x {len(tasks)} bursts of"
-        what = f"{what} `mixer.steps` {told.steps} steps, {phase} in all"
-        if told.warmup + phase >= steps:
+        what = f"{what} `mixer.steps` {rule.steps} steps, {phase} in all"
+        if rule.warmup + phase >= steps:
             raise MixalignError(
-                f"With `steps={steps}` and `mixer.warmup` {told.warmup} no learning phase fits into the run: {what}. "
+                f"With `steps={steps}` and `mixer.warmup` {rule.warmup} no learning phase fits into the run: {what}. "
                 "Take more steps, or lower one of the others."
             )
-        if phase >= told.every:
+        if phase >= rule.every:
             raise MixalignError(
-                f"`mixer.every` is {told.every} steps, but {what}. Raise `mixer.every`, or lower one of the others."
+                f"`mixer.every` is {rule.every} steps, but {what}. Raise `mixer.every`, or lower one of the others."
             )
-        told = replace(told, until=min(told.until, steps - phase - 1))
-        object.__setattr__(told, "num_tasks", len(tasks))
-        return told
+        rule = replace(rule, until=min(rule.until, steps - phase - 1))
+        object.__setattr__(rule, "num_tasks", len(tasks))
+        return rule
 
     def asks(self, step: int) -> bool:
         """At the borders of bursts; after every step for a rule that was not told the number of tasks."""

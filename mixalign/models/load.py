@@ -126,17 +126,17 @@ def _why_closed(closed: Closed) -> str:
 
 def _why(error: Exception) -> str:
     """A sentence on what is wrong with a folder, or with what a hub gave."""
-    said = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).split())[:300]
     if "trust_remote_code" in str(error):
-        said = (
+        reason = (
             "it brings code of its own, which is not run, as `model.trust_remote_code` is false: read that code and "
             "set it to true if you trust it"
         )
-    elif "weights_only" in said:
-        said = "its weights are pickled, with code or objects in them, which are not loaded"
-    elif "ignore_mismatched_sizes" in said:
-        said = "its weights do not have the shapes that its config.json tells"
-    return said if said.endswith(".") else f"{said}."
+    elif "weights_only" in reason:
+        reason = "its weights are pickled, with code or objects in them, which are not loaded"
+    elif "ignore_mismatched_sizes" in reason:
+        reason = "its weights do not have the shapes that its config.json tells"
+    return reason if reason.endswith(".") else f"{reason}."
 
 
 @dataclass(frozen=True)
@@ -204,10 +204,10 @@ def load_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of peft, safetensors, json and torch
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise MixalignError(
-            f"The adapter {folder} is damaged, or does not fit the model that it is put on: {said}. Put it on the one "
-            "that it was trained on, or train it again."
+            f"The adapter {folder} is damaged, or does not fit the model that it is put on: {reason}. Put it on the "
+            "one that it was trained on, or train it again."
         ) from error
 
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from mixalign.checks import check_choice, check_flag
 from mixalign.errors import MixalignError
 from mixalign.losses.curvature import draw_slopes
-from mixalign.losses.preference import LOSSES, PreferenceLoss, Settings
+from mixalign.losses.preference import LOSSES, PairSettings, PreferenceLoss
 from mixalign.losses.supervised import mean_cross_entropy
 from mixalign.models.forward import score_completions
 from mixalign.objectives.base import Form, Scores, by_task, check_each, check_overrides, per_task, values
@@ -140,7 +140,7 @@ class DPO:
         """The preference loss of each pair (B,) from its ratios, sums in nats (B, S)."""
         task_B = batch["task_B"]
         ratio_BS = _where_per_token(self._each(lambda loss: loss.per_token), ratio_BS, batch)
-        at = Settings(*(by_task(x, task_B) for x in (self.beta, self.label_smoothing, self.gamma)))
+        at = PairSettings(*(by_task(x, task_B) for x in (self.beta, self.label_smoothing, self.gamma)))
         losses = list(dict.fromkeys(values(self.loss)))
         loss_B = LOSSES[losses[0]].of(ratio_BS, at)
         for name in losses[1:]:

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mixalign.config.build import build
-from mixalign.config.settings import RunSettings, Trainer
+from mixalign.config.settings import RunSettings, TrainerSettings
 from mixalign.errors import MixalignError
 from mixalign.together.agree import is_connected
 
@@ -39,7 +39,7 @@ def trainer_options(settings: RunSettings, precision: str | int) -> dict[str, An
     return _with_strategy(options)
 
 
-def probe_trainer(trainer: Trainer) -> L.Trainer | None:
+def probe_trainer(trainer: TrainerSettings) -> L.Trainer | None:
     """A trainer with the processes and the launcher that a training would have; None: plainly one process.
 
     Raises:

@@ -62,24 +62,24 @@ def plan_rows(job: Job, mixer: Rule) -> list[PlanRow]:
 
 def warnings_of(rows: list[PlanRow]) -> list[str]:
     """What deserves a second look before training."""
-    said = []
+    warnings = []
     often = [f"`{row.counts.task}` ({row.epochs:.1f} times)" for row in rows if row.epochs > MANY_EPOCHS]
     if often:
-        said.append(
+        warnings.append(
             f"Repeated more than {MANY_EPOCHS} times: {', '.join(often)}. Further repeats teach little. Lower "
             "`steps`, or take a mixture that is closer to proportional."
         )
     for row in rows:
         c, name = row.counts, f"Task `{row.counts.task}`"
         if row.sample == 0:
-            said.append(f"{name} has weight zero and would never be drawn.")
+            warnings.append(f"{name} has weight zero and would never be drawn.")
         if c.truncated > c.kept / 2:
-            said.append(f"{name}: {c.truncated} of {c.kept} rows are cut at max_length. Raise `data.max_length`.")
+            warnings.append(f"{name}: {c.truncated} of {c.kept} rows are cut at max_length. Raise `data.max_length`.")
         if c.kept < c.rows / 2:
-            said.append(
+            warnings.append(
                 f"{name}: only {c.kept} of {c.rows} rows are left. Raise `data.max_length`, or look at the rows."
             )
-    return said
+    return warnings
 
 
 def main() -> None:

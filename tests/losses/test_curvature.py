@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mixalign.losses.curvature import draw_slopes
-from mixalign.losses.preference import LOSSES, Settings
+from mixalign.losses.preference import LOSSES, PairSettings
 
 DRAWS = 20_000
 
@@ -59,7 +59,7 @@ def test_preference_losses(name):
     one = torch.tensor([0.8]), torch.tensor([0.1]), torch.tensor([0.5])
 
     def loss(x_BS):
-        return LOSSES[name].of(x_BS, Settings(*one))
+        return LOSSES[name].of(x_BS, PairSettings(*one))
 
     x = [-0.4, -1.5]
     found, _ = moment(loss, x)

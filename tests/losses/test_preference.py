@@ -10,15 +10,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mixalign.losses.preference import LOSSES, Settings
+from mixalign.losses.preference import LOSSES, PairSettings
 
 NAMES = list(LOSSES)
 SMOOTHED = [name for name, loss in LOSSES.items() if loss.smooths]
 SUMS, MEANS = [[1.0, -1.0]], [[0.5, -0.5]]
 
 
-def settings(beta=1.0, smoothing=0.0, gamma=0.0) -> Settings:
-    return Settings(*(torch.as_tensor(x, dtype=torch.float64).reshape(-1) for x in (beta, smoothing, gamma)))
+def settings(beta=1.0, smoothing=0.0, gamma=0.0) -> PairSettings:
+    return PairSettings(*(torch.as_tensor(x, dtype=torch.float64).reshape(-1) for x in (beta, smoothing, gamma)))
 
 
 def loss(name, ratio_BS, **at):
@@ -151,7 +151,7 @@ def test_settings_are_those_of_each_sample(name):
     """Tasks may differ in beta, smoothing and gamma; a batch holds several tasks."""
     at = [(0.1, 0.0, 0.5), (0.5, 0.0, 0.5), (0.5, 0.4, 1.5)]
     ratio_BS = torch.tensor([[-1.0, -2.0]] * 3, dtype=torch.float64)
-    found_B = LOSSES[name].of(ratio_BS, Settings(*torch.tensor(at, dtype=torch.float64).T))
+    found_B = LOSSES[name].of(ratio_BS, PairSettings(*torch.tensor(at, dtype=torch.float64).T))
     wanted = [loss(name, ratio_BS[:1], beta=b, smoothing=s, gamma=g).item() for b, s, g in at]
     assert found_B.tolist() == pytest.approx(wanted, rel=1e-12)
 

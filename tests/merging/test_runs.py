@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mixalign.config.settings import Merges
+from mixalign.config.settings import MergeSettings
 from mixalign.errors import MixalignError
 from mixalign.frozen.specialists import find_specialists
 from mixalign.merging import runs as merge
@@ -121,7 +121,7 @@ class TestSpecialists:
 class TestAtTheEndOfTraining:
     def job(self, run, *methods, seed=0, **settings):
         job, reference = merge._open_run(run)
-        wanted = Merges(**{"methods": methods, "scale": 0.5, "density": 0.4} | settings)
+        wanted = MergeSettings(**{"methods": methods, "scale": 0.5, "density": 0.4} | settings)
         return replace(job, settings=replace(job.settings, merge=wanted, seed=seed)), reference
 
     def test_every_method_gets_a_run(self, run, capsys):

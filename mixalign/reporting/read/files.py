@@ -9,9 +9,9 @@ import yaml
 
 from mixalign.errors import MixalignError
 
-__all__ = ["Settings", "number", "parse_object", "read_object", "read_settings", "read_text"]
+__all__ = ["RunConfig", "number", "parse_object", "read_object", "read_settings", "read_text"]
 
-Settings = dict[str, Any]
+RunConfig = dict[str, Any]
 
 
 def number(value: object) -> float:
@@ -42,7 +42,7 @@ def read_text(path: Path) -> str:
         raise MixalignError(f"`{path}` cannot be read: {error.strerror}.") from error
 
 
-def read_object(path: Path) -> Settings:
+def read_object(path: Path) -> RunConfig:
     """The object in a JSON file; empty when there is no file.
 
     Raises:
@@ -51,7 +51,7 @@ def read_object(path: Path) -> Settings:
     return parse_object(read_text(path), path) if path.is_file() else {}
 
 
-def parse_object(text: str, path: Path, first_line: int = 1) -> Settings:
+def parse_object(text: str, path: Path, first_line: int = 1) -> RunConfig:
     """The object in some lines of a JSON file.
 
     Args:
@@ -71,7 +71,7 @@ def parse_object(text: str, path: Path, first_line: int = 1) -> Settings:
     return value
 
 
-def read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> RunConfig:
     """The mapping in a YAML file.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mixalign.errors import MixalignError
-from mixalign.reporting.read.files import Settings
+from mixalign.reporting.read.files import RunConfig
 from mixalign.reporting.read.runs import Run, load_run, run_folders
 
 __all__ = ["Ignores", "differing_keys", "find_runs"]
@@ -18,7 +18,7 @@ def find_runs(paths: Iterable[str | Path], ignores: Ignores) -> list[Run]:
     """All runs at or below the given folders, labelled; those that cannot be compared say why in `skipped`.
 
     Args:
-        ignores: Settings in which runs of one label may differ, such as the seed and the folder.
+        ignores: RunConfig in which runs of one label may differ, such as the seed and the folder.
 
     Raises:
         MixalignError: No folder holds a run.
@@ -51,7 +51,7 @@ def _load_or_skip(path: Path) -> Run:
         return Run(path, label="?", mixer="?", objective="?", seed=0, skipped=str(error))
 
 
-def _flat(config: Mapping[str, Any], ignores: Ignores) -> Settings:
+def _flat(config: Mapping[str, Any], ignores: Ignores) -> RunConfig:
     return {key: value for key, value in _leaves(config) if not ignores(key)}
 
 
@@ -83,7 +83,7 @@ def _labels_of(runs: Sequence[Run]) -> dict[Path, str]:
     return labels
 
 
-def _tells(key: str, settings: Sequence[Settings], seeds: Sequence[int]) -> bool:
+def _tells(key: str, settings: Sequence[RunConfig], seeds: Sequence[int]) -> bool:
     """Whether the key differs, and not merely with the seed, as a path to that seed's model does."""
     values = [_text(flat.get(key)) for flat in settings]
     texts = all(isinstance(flat.get(key), str) for flat in settings)
@@ -92,7 +92,7 @@ def _tells(key: str, settings: Sequence[Settings], seeds: Sequence[int]) -> bool
     return len(set(zip(seeds, values, strict=True))) > len(set(seeds))
 
 
-def _follows_name(key: str, keys: Sequence[str], settings: Sequence[Settings]) -> bool:
+def _follows_name(key: str, keys: Sequence[str], settings: Sequence[RunConfig]) -> bool:
     """Whether the name of the key's group tells the same, as `objective.name` tells `objective.beta`."""
     name = f"{key.rpartition('.')[0]}.name"
     if key == name or name not in keys:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mixalign.errors import MixalignError
 from mixalign.reporting.read.costs import Cost, read_cost
-from mixalign.reporting.read.files import Settings, number, read_object, read_settings
+from mixalign.reporting.read.files import RunConfig, number, read_object, read_settings
 from mixalign.reporting.read.history import MixHistory, Series, read_mix_history, read_validation
 
 __all__ = ["Method", "Run", "load_run", "run_folders", "worst"]
@@ -38,10 +38,10 @@ class Run:
     seed: int
     split: str = ""
     method: Method = "adaptive"
-    config: Settings = field(default_factory=dict)
-    settings: Settings = field(default_factory=dict)
-    eval: Settings = field(default_factory=dict)
-    mixture: Settings = field(default_factory=dict)
+    config: RunConfig = field(default_factory=dict)
+    settings: RunConfig = field(default_factory=dict)
+    eval: RunConfig = field(default_factory=dict)
+    mixture: RunConfig = field(default_factory=dict)
     mix_history: MixHistory | None = None
     validation: dict[str, Series] = field(default_factory=dict)
     cost: Cost | None = None
@@ -116,7 +116,7 @@ def worst(tasks: Mapping[str, Mapping[str, Any]] | None, key: str) -> tuple[str,
     return max(known, key=lambda pair: sign * pair[1], default=("", math.nan))
 
 
-def _method(mixer: str, scores: Settings, history: MixHistory | None) -> Method:
+def _method(mixer: str, scores: RunConfig, history: MixHistory | None) -> Method:
     if mixer.startswith(MERGE):
         return "merge"
     if scores.keys() & {"rounds", "proxy"}:  # its mixture stayed in the end, after trainings that looked for it
@@ -127,7 +127,7 @@ def _method(mixer: str, scores: Settings, history: MixHistory | None) -> Method:
     return "static" if static else "adaptive"
 
 
-def _read_scores(path: Path) -> Settings:
+def _read_scores(path: Path) -> RunConfig:
     """What eval.json holds, with objects where this package looks into them."""
     scores = read_object(path)
     for key in ("tasks", "mean", "worst"):
@@ -139,7 +139,7 @@ def _read_scores(path: Path) -> Settings:
     return scores
 
 
-def _read_mixture(path: Path) -> Settings:
+def _read_mixture(path: Path) -> RunConfig:
     """What mixture.json holds, with lists where this package looks into them."""
     mixture = read_object(path)
     for key in ("tasks", "rows_seen", "epochs_seen"):

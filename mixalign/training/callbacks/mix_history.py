@@ -15,13 +15,13 @@ from mixalign.files import adding_to, write_text
 from mixalign.mixers.base import Mix, MixSignal, Rule
 from mixalign.mixers.diagnostics import Moment, alternating, diverging
 
-__all__ = ["MixHistory"]
+__all__ = ["HistoryFile"]
 
 log = logging.getLogger(__name__)
 WINDOW = 50  # updates between two looks at the path of the weights
 
 
-class MixHistory:
+class HistoryFile:
     """Remembers the mixtures of a run.
 
     Args:

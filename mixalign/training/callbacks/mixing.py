@@ -13,7 +13,7 @@ from mixalign.losses.excess import clip_mean
 from mixalign.mixers.base import PROBED, Mix, Mixer, MixSignal, State
 from mixalign.mixers.outside import as_rule
 from mixalign.models.precision import sum_dtype
-from mixalign.training.callbacks.mix_history import MixHistory
+from mixalign.training.callbacks.mix_history import HistoryFile
 from mixalign.training.callbacks.on_nan import BadTasks, OnNan
 from mixalign.training.task_mean import OnItsWay, TaskMean
 
@@ -40,7 +40,7 @@ class Mixing(L.Callback):
         on_nan: OnNan = "raise",
     ) -> None:
         self.mixer, self.tasks, self.rows_K = as_rule(mixer), tasks, rows_K
-        self.history = MixHistory(self.mixer, tasks, history)
+        self.history = HistoryFile(self.mixer, tasks, history)
         self.bad_tasks = BadTasks(tasks, on_nan)
         self.mix: Mix
         self.state: State
@@ -131,7 +131,7 @@ class Mixing(L.Callback):
         pl_module.mix_loss_K = self.mix.loss_K
 
     def summary(self, sampler: MixtureSampler) -> dict[str, Any]:
-        """What `mixture.json` holds; see `MixHistory.summary`."""
+        """What `mixture.json` holds; see `HistoryFile.summary`."""
         return self.history.summary(self.updates, self.mix, sampler)
 
     def state_dict(self) -> dict[str, Any]:
