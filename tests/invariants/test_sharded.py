@@ -19,6 +19,8 @@ from mixalign.training.checkpoints import newest_checkpoint
 from mixalign.training.fit import Fit
 from mixalign.training.sharding import shard
 
+pytestmark = pytest.mark.long  # three pairs of processes train for 50 steps each
+
 CASES = ["float64", "float32", "tied", "accumulated", "lora", "lora, its base is the reference"]
 
 
@@ -43,7 +45,6 @@ def _module(name, folder):
     return module
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_are_one_after_50_steps(seen, kind, case):
@@ -63,7 +64,6 @@ def test_two_processes_are_one_after_50_steps(seen, kind, case):
     torch.testing.assert_close(two["grad_norm"], one["grad_norm"], rtol=1e-4, atol=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["float32", "tied"])
 def test_a_sharded_model_is_exported_whole(seen, case):
     places = [seen.folder / kind / case for kind in ("one", "fsdp2")]
@@ -77,14 +77,12 @@ def test_a_sharded_model_is_exported_whole(seen, case):
     assert (one.lm_head.weight is one.model.embed_tokens.weight) == (case == "tied")
 
 
-@pytest.mark.slow
 def test_a_sharded_adapter_is_exported_alone(seen):
     place = seen.folder / "fsdp2" / "lora"
     assert (place / "adapter_model.safetensors").is_file()
     assert not (place / "model.safetensors").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["lora", "tied"])
 @pytest.mark.parametrize("kind", ["fsdp2", "fsdp2 folders"])
 def test_a_resumed_sharded_training_is_the_uninterrupted_one(seen, kind, case):
@@ -107,14 +105,12 @@ def assert_second_half(one, *halves):
             torch.testing.assert_close(half["weights"][name], weight, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_training_of_one_process_goes_on_with_two(seen, kind):
     halves = [getattr(seen, f"{kind}{rank}")["goes on from one"] for rank in (0, 1)]
     assert_second_half(seen.one0[seen.script.ELASTIC], *halves)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Please add the following callbacks.*")
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_training_of_two_processes_goes_on_with_one(seen, small_job, kind):
@@ -130,7 +126,6 @@ TORN = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", TORN)
 def test_a_torn_folder_is_skipped_and_said(seen, tmp_path, caplog, how):
     for number in (1, 2):
@@ -147,14 +142,12 @@ def test_a_torn_folder_is_skipped_and_said(seen, tmp_path, caplog, how):
     assert said in caplog.text
 
 
-@pytest.mark.slow
 def test_a_folder_is_for_fsdp2_alone(seen, small_job):
     place = seen.folder / "fsdp2 folders tied" / "checkpoints" / "at25.ckpt"
     with pytest.raises(MixalignError, match=r"at25.ckpt is a folder with parts of FSDP2's processes"):
         seen.script.long_run("one", "tied", seen.folder, small_job, resume=place)
 
 
-@pytest.mark.slow
 def test_sharded_checkpoints_hold_trained_weights_only(seen):
     file = seen.folder / "fsdp2 lora" / "checkpoints" / "at25.ckpt"
     checkpoint = torch.load(file, weights_only=True)
@@ -167,20 +160,17 @@ def test_sharded_checkpoints_hold_trained_weights_only(seen):
     assert len(list(folder.glob("*.distcp"))) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_process_without_a_validation_row_does_not_hang(seen, kind):
     assert seen.refusals0[kind] == seen.refusals1[kind] == [1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_mixture_that_differs_is_refused(seen, kind):
     for half in (seen.refusals0, seen.refusals1):
         assert "mixture is not the same on all 2 processes at step 25" in half[f"{kind} refused"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_early_stopping_ends_all_processes_and_they_stay_ended(seen, kind):
     assert seen.refusals0[f"{kind} stopped"] == seen.refusals1[f"{kind} stopped"] == [4, 4]

@@ -186,7 +186,11 @@ def test_a_sweep_on_two_processes_is_one_sweep(call, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "plugin"), [("joblib", "hydra_plugins.hydra_joblib_launcher"), ("submitit", "submitit")]
+    ("launcher", "plugin"),
+    [
+        ("joblib", "hydra_plugins.hydra_joblib_launcher"),
+        pytest.param("submitit", "submitit", marks=pytest.mark.long),
+    ],
 )
 def test_four_runs_by_a_launcher(call, tiny, tmp_path, launcher, plugin):
     """At a time, and still no stage is made twice."""

@@ -171,7 +171,7 @@ def test_a_signal_saves_and_the_run_goes_on(start, tiny, tmp_path, number, code)
     same(tmp_path / "cut", tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_five_kills_leave_no_trace(chaos, start, tmp_path):
     """The short form of `make chaos`."""
 
