@@ -1,0 +1,56 @@
+"""What each key touches, said once: it decides what a resumed run may change, and what reports and fits compare."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from mixalign.config.compose import compose_config, compose_settings
+from mixalign.config.parse import known_part, parse
+from mixalign.config.settings import GROUPS, RunSettings, touches
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("optimizer.lr", "weights"),
+        ("mixer.eta", "weights"),
+        ("data.max_length", "weights"),
+        ("trainer.precision", "weights"),
+        ("callbacks.early_stopping.patience", "weights"),
+        ("engine.threads", "speed"),
+        ("micro_batch_size", "speed"),
+        ("trainer.devices", "speed"),
+        ("data.workers", "speed"),
+        ("name", "place"),
+        ("logger.csv._target_", "place"),
+        ("merge.methods", "place"),
+        ("cache_dir", "place"),
+        ("nobody.knows", "weights"),
+        ("trainer.gradient_clip_val", "weights"),
+    ],
+)
+def test_what_a_key_touches(key, what):
+    assert touches(key) == what
+
+
+def test_every_key_of_the_configuration_has_a_field():
+    composed = compose_config([])
+    known = {entry.name for entry in fields(RunSettings) if "touches" in entry.metadata}
+    assert {str(key) for key in composed} == known
+    for group, kind in GROUPS.items():
+        assert {str(key) for key in composed[group]} == {entry.name for entry in fields(kind)} - {"more"}
+
+
+def test_settings_are_frozen_and_parsing_changes_nothing_that_it_was_given():
+    config = dict(compose_settings(["steps=7"]).plain) | {"batch_size": "auto"}
+    settings = parse(config)
+    assert config["batch_size"] == "auto"
+    assert (settings.batch_size, settings.plain["batch_size"]) == (42, 42)
+    with pytest.raises(FrozenInstanceError):
+        settings.steps = 8
+
+
+def test_keys_of_another_version_are_left_out_of_what_it_wrote():
+    config = dict(compose_settings([]).plain)
+    other = config | {"new": 1, "probe": {**config["probe"], "new": 2}}
+    assert known_part(other) == config
