@@ -56,6 +56,8 @@ def packed_attention(
     return out.transpose(0, 1)[None], None
 
 
+# private in torch: the public call does not give the log-sum-exp that a backward pass of our own needs; tested with
+# torch 2.13 and 2.14, and pyproject.toml has the upper bound
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 

@@ -171,6 +171,7 @@ def _compile_layers(model: Any) -> None:
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder = core.base_model
     layers = next((m for m in decoder.children() if isinstance(m, nn.ModuleList)), nn.ModuleList())
+    # private in torch: without it, parts that are compiled for many widths fall back to plain Python
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
     parts = [part for layer in layers for part in layer.children() if "Attention" not in type(part).__name__]
     parts += [part for part in decoder.children() if "Norm" in type(part).__name__]
