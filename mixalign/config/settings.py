@@ -61,6 +61,12 @@ def check_list(key: str, value: Any) -> None:
         raise MixalignError(f"`{key}` is {value!r}, but must be a list.")
 
 
+def check_target(key: str, value: Any) -> None:
+    many = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    if value is not None and not isinstance(value, str | Mapping) and not many:
+        raise MixalignError(f"`{key}` is {value!r}, but must be a list of tasks, or a mapping like `data.tasks`.")
+
+
 def anything(key: str, value: Any) -> None:
     """For values that are checked by who reads them."""
 
@@ -140,7 +146,7 @@ class DataSettings:
     seed: int = setting(SEED)
     cache_tokens: bool = setting(check_flag, "speed", default=True)
     workers: int | None = setting(COUNT_OR_NULL, "speed", default=None)
-    target: tuple[str, ...] | Mapping[str, TaskSpec] | None = setting(anything, default=None)
+    target: tuple[str, ...] | Mapping[str, TaskSpec] | None = setting(check_target, default=None)
     recommended: Mapping[str, Any] | None = setting(check_mapping, "place", default=None)
 
 

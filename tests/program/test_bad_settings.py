@@ -193,6 +193,7 @@ CASES: dict[str, tuple[str, str]] = {  # overrides, and the beginning of the mes
     "no task": ("data.tasks.x=3", "`data.tasks.x` is 3, but must be a mapping such as"),
     "nothing to read": ("data.tasks.x={}", "task `x` has neither a path nor a generator"),
     "two sources": ("data.tasks.helpful.path=a.jsonl", "`data.tasks.helpful` has both a path and a generator"),
+    "target of a number": (f"{IDEAL} data.target=3", "`data.target` is 3, but must be a list of tasks, or a mapping"),
     "reference": (f"{IDEAL} data.target=[nope]", "`data.target` names `nope`, which is no task"),
     # what may be built
     "foreign class": ("model._target_=os.system", "`_target_: os.system` may not be built: only mixalign."),
