@@ -44,7 +44,7 @@ class Situation:
         if self.is_random:
             return RATES_FROM_RANDOM.get(form, 4e-4), f"random weights, {rows}"
         if self.has_lora:
-            return LORA_FACTOR * RATES.get(form, 1e-6), f"an adapter on a trained model, {rows}"
+            return float(f"{LORA_FACTOR * RATES.get(form, 1e-6):g}"), f"an adapter on a trained model, {rows}"
         return RATES.get(form, 1e-6), f"all weights of a trained model, {rows}"
 
 

@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from mixalign.checks import check_text
 from mixalign.config.build import build, build_mixer, check_buildable
 from mixalign.config.defaults import AUTO, Situation, fill
 from mixalign.config.settings import GROUPS, RATE, DataSettings, RunSettings, TrainerSettings
@@ -19,6 +20,7 @@ from mixalign.models.tiny import TinyLlama
 __all__ = ["check_place", "known_part", "parse"]
 
 SECRET = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$")  # names of environment variables
+NODES = ("mixer", "objective", "model", "lora", "optimizer", "influence", "engine")  # keys that describe an object
 NO_RULE = Fixed()  # of a merge, whose config.yaml describes the merge in place of a mixer
 SHORTEST_SECRET = 12  # characters; a shorter one may be a word of a configuration
 
@@ -86,9 +88,16 @@ def check_place(key: str, path: Path) -> None:
 def _today(given: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with the names that keys have today, from the config.yaml of an older run."""
     config = deepcopy(dict(given))
-    for group in GROUPS:
-        if not isinstance(config.get(group, {}), Mapping):
+    for group in (*GROUPS, *NODES):
+        if not isinstance(config.get(group, {}), Mapping) and not (config[group] is None and group == "lora"):
             raise MixalignError(f"`{group}` is {config[group]!r}, but must be a mapping. Set the keys below it.")
+        if group not in config and group not in ("merge", "probe"):  # those came later
+            raise MixalignError(f"`{group}` is missing. Leave it as it is, or take an entry of its group.")
+    for group in ("mixer", "objective"):
+        check_text(f"{group}.name", config[group].get("name"), why="It stands in results and messages.")
+    for key, value in (("mixer.wrap", config["mixer"].get("wrap")), ("data.recommended", _recommended(config))):
+        if value is not None and not isinstance(value, Mapping):
+            raise MixalignError(f"`{key}` is {value!r}, but must be a mapping.")
     if "reference" in config["data"]:
         config["data"]["target"] = config["data"].pop("reference")
     for node in (config["model"], config["data"]):
@@ -98,13 +107,17 @@ def _today(given: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+def _recommended(config: Mapping[str, Any]) -> Any:
+    return config["data"].get("recommended")
+
+
 def _situation(config: Mapping[str, Any]) -> Situation:
     objective = {key: value for key, value in dict(config["objective"] or {}).items() if value != AUTO}
     return Situation(
         form=build(objective, "name").form,
         is_random=isinstance(build(config["model"]), TinyLlama),
         has_lora=bool(config.get("lora")),
-        recommended=config["data"].get("recommended") or {},
+        recommended=_recommended(config) or {},
     )
 
 

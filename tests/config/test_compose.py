@@ -35,6 +35,12 @@ def test_a_key_of_an_older_version_is_still_read(override, caplog):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
+        ("mixer.wrap=5", "`mixer.wrap` is 5, but must be a mapping"),
+        ("objective.name=null", "`objective.name` is None, but must be a text"),
+        ("data.recommended=5", "`data.recommended` is 5, but must be a mapping"),
+        ("~specialists", "`specialists` is missing"),
+        ("~influence", "`influence` is missing"),
+        ("probe=3", "`probe` is 3, but must be a mapping"),
         ("+lr=1e-4", "`lr` is no setting"),
         ("+early_stopping=3", "`early_stopping` is no setting"),
         ("+reference.sft_step=3", "`reference.sft_step` is no setting. Did you mean `sft_steps`?"),
@@ -42,7 +48,7 @@ def test_a_key_of_an_older_version_is_still_read(override, caplog):
         ("+probe.row=3", "`probe.row` is no setting. Did you mean `rows`?"),
     ],
 )
-def test_an_unknown_key_is_refused_also_with_a_plus(override, says):
+def test_what_cannot_be_is_refused_by_name_also_with_a_plus(override, says):
     with pytest.raises(MixalignError) as caught:
         compose_settings([override])
     assert says in str(caught.value)
