@@ -35,13 +35,13 @@ demo: $(VENV)/.installed ## the main job: four mixers on generated tasks, a tabl
 	$(BIN)/mixalign report runs/demo
 
 test: $(VENV)/.installed-dev ## the tests, on two cores; before every commit
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
 test-fast: $(VENV)/.installed-dev ## those that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not long"
 
 test-all: $(VENV)/.installed-dev ## those that take minutes, too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev ## format, lint and types; before every commit
 	$(BIN)/ruff format --check .

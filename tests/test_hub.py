@@ -56,7 +56,7 @@ def test_a_model_comes_from_the_hub_and_then_from_the_cache(hub, model, monkeypa
         return all(found[name].equal(weight) for name, weight in wanted.items())
 
     assert loads()
-    assert "/org/name/resolve/main/model.safetensors" in hub.asked
+    assert any(path.endswith("/model.safetensors") for path in hub.asked), "by branch, or by the commit that it is at"
     hub.asked.clear()
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -154,6 +154,7 @@ def test_specialists_of_two_processes_are_those_of_one(cli, tiny, one, tmp_path)
             torch.testing.assert_close(table, load_file(one / "cache" / "scores" / path.name)[name], rtol=0, atol=1e-4)
 
 
+@pytest.mark.long
 def test_rounds_on_two_processes(call, tiny, tmp_path):
     """Their trainings, reference losses and influence are shared as well."""
     runs = []
@@ -168,6 +169,7 @@ def test_rounds_on_two_processes(call, tiny, tmp_path):
     assert runs[1]["rows_read"] == runs[0]["rows_read"]
 
 
+@pytest.mark.long
 def test_a_sweep_on_two_processes_is_one_sweep(call, tiny, tmp_path):
     """Every run starts its own second process; none of them sweeps, and none is left for the next run."""
     given = settings(
