@@ -134,7 +134,8 @@ class AlignModule(L.LightningModule):
             means = {k: v for k, v in means.items() if k not in ("specialist_loss", "gap", "excess")}
         self.evaluation = means
         summary = {"eval/mean_loss": means["loss"].mean(), "eval/worst_loss": means["loss"].max()}
-        summary["eval/worst_accuracy"] = means["accuracy"].min()
+        if "accuracy" in means:
+            summary["eval/worst_accuracy"] = means["accuracy"].min()
         if "excess" in means:
             summary |= {"eval/worst_excess": means["excess"].max(), "eval/worst_gap": means["gap"].max()}
         if self.trainer.state.fn == "fit":  # else the final test rows would end the validation's curve
