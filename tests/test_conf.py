@@ -1,5 +1,6 @@
 """Every file of the configuration composes with the root, resolves, and builds what it describes."""
 
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mixalign.config.build import build
 from mixalign.config.compose import CONF, compose_config, settings_of
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError
+from mixalign.losses.preference import LOSSES
 from mixalign.mixers.base import Mixer
 from mixalign.models.load import LoRA, add_lora
 from mixalign.objectives.dpo import DPO
@@ -65,6 +67,14 @@ def test_groups_are_all_there():
     """Groups may grow; these are what the rest of this file builds."""
     assert {"data", "logger", "lora", "mixer", "model", "objective", "optimizer", "trainer"} <= {*OPTIONS}
     assert {"tiny", "pretrained"} <= {*OPTIONS["model"]}
+
+
+def test_the_file_of_dpo_names_every_loss():
+    """The file is where users look for what can be set."""
+    (comment,) = [
+        line for line in (CONF / "objective" / "dpo.yaml").read_text().splitlines() if line.startswith("loss:")
+    ]
+    assert {*re.findall(r"\w+", comment)} >= {*LOSSES}
 
 
 @pytest.mark.parametrize("name", OPTIONS["mixer"])

@@ -1,13 +1,20 @@
 """Every command of README.md and CONTRIBUTING.md runs, or is understood where it asks for a cluster or a hub."""
 
+import ast
+import inspect
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
+import datasets
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mixalign import cli as command_line
+from mixalign import train
 from mixalign.config.compose import as_today, compose_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +34,8 @@ NOT_HERE = {  # words of a command that cannot run in a test, and why; its confi
     "runs/tried": "tests/fitting runs it",
     "--help": "Hydra prints it, and tests/program/test_cli.py looks at ours",
 }
+OF_OTHERS = ("weights_only=True",)  # settings of other programs
+WITH = {"mixer.size_corrected=true": ["mixer=gr_dpo"], "mixer.clip=task": ["mixer=ama_r"]}
 
 
 def commands() -> list[str]:
@@ -63,6 +72,7 @@ ALL = commands()
 
 def test_there_are_commands():
     assert len(ALL) > 15
+    assert len(spans()) > 15
 
 
 @pytest.mark.parametrize("command", ALL)
@@ -76,7 +86,7 @@ def test_a_command_is_understood(command):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
-    [c for c in ALL if words_of(c)[0] in ("train", "plan") and not any(mark in c for mark in NOT_HERE)],
+    [c for c in ALL if words_of(c)[0] in WITH_KEYS and not any(mark in c for mark in NOT_HERE)],
 )
 def test_a_command_runs(cli, tiny, tmp_path, command):
     verb, words = words_of(command)
@@ -87,6 +97,63 @@ def test_a_command_runs(cli, tiny, tmp_path, command):
     small = ["mixer.rounds=1", "influence.bootstrap=10"] if "mixer=ideal" in command else []
     done = cli(verb, *(w for w in kept if w == "-m"), *tasks, *(w for w in kept if w != "-m"), *small, *place)
     assert done.returncode == 0, done.stderr
+
+
+def spans() -> list[str]:
+    """`key=value` in lines of prose."""
+    prose = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    return sorted({text for text in re.findall(r"`([a-z_]+(?:\.[\w.]+)?=[^\s`]+)`", prose) if text not in OF_OTHERS})
+
+
+@pytest.mark.parametrize("text", spans())
+def test_a_setting_is_understood(text):
+    compose_settings([*WITH.get(text, []), text])
+
+
+def test_the_example_in_python_is_understood():
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (call,) = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call) and node.keywords]
+    settings = compose_settings([ast.literal_eval(argument) for argument in call.args])
+    assert [*settings.data.tasks] == ["math", "safe"]
+    assert {keyword.arg for keyword in call.keywords} == {*inspect.signature(train).parameters} - {"overrides"}
+
+
+def test_the_example_of_tasks_is_understood(in_process, tiny_local, tmp_path, monkeypatch):
+    """Without `chat`, which is on the hub."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "mine.yaml").write_text(block)
+    rows = [{"question": f"{n}+1=", "prompt": f"{n}+1=", "chosen": str(n + 1), "rejected": "0"} for n in range(20)]
+    (tmp_path / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "safe.parquet")
+    monkeypatch.chdir(tmp_path)
+    own = [text for text in tiny_local() if not text.startswith("data=")]
+    code, out, err = in_process("plan", "--config-dir", "conf", "data=mine", "data.tasks.chat=null", *own)
+    assert code == 0, err
+    assert "math" in out
+    assert "safe" in out
+
+
+def test_hooks_are_the_checks_and_nothing_is_downloaded():
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repo["repo"] == "local"
+    assert {hook["language"] for hook in repo["hooks"]} == {"system"}
+    checks = re.findall(r"\$\(BIN\)/((?:ruff|mypy).*)", (ROOT / "Makefile").read_text())
+    first = {" ".join(re.findall(r"^[a-z]+|(?<= )[a-z]+", check)) for check in checks}
+    assert (
+        {hook["entry"].partition(" --")[0] for hook in repo["hooks"]} == first == {"ruff format", "ruff check", "mypy"}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in ALL if words_of(c)[0] in ("report", "evaluate") and len(c.split()) > 1])
+def test_a_command_on_finished_runs_runs(cli, finished, tmp_path, command):
+    shutil.copytree(finished, tmp_path / "runs" / "a")
+    places = {"RUN": str(tmp_path / "runs" / "a"), "runs": str(tmp_path / "runs")}
+    verb, words = words_of(command)
+    done = cli(verb, *(places.get(word, word) for word in words))
+    assert done.returncode == 0, done.stderr
+    assert "ama_s" in done.stdout
 
 
 def test_make_has_the_targets_that_are_named():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mixalign import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 RULE = '''
@@ -98,6 +100,12 @@ def test_a_rule_from_outside_trains_with_an_installed_wheel(installed, mine):
     assert mixes[0] == pytest.approx([1 / 3] * 3, abs=1e-6)
     assert sorted(mixes[-1]) == pytest.approx([0.1, 0.1, 0.8], abs=1e-6), "the rule's own arithmetic"
     assert "_target_: my_rules.Hardest" in (mine / "run" / "config.yaml").read_text()
+
+
+def test_it_has_types_and_the_version_that_is_written_once(installed):
+    assert (installed / "mixalign" / "py.typed").is_file()
+    (there,) = distributions(name="mixalign", path=[str(installed)])
+    assert there.version == __version__
 
 
 def test_the_page_of_a_report_comes_with_its_template_and_style(installed):
