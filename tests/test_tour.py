@@ -52,7 +52,7 @@ def test_the_path_of_a_reader_is_short():
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_paths_that_are_named_exist(name):
     text = (ROOT / name).read_text()
-    links = re.findall(r"\]\(([\w./-]+)\)", text)
+    links = re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)
     files = re.findall(r"`((?:mixalign|conf|tests|benchmarks|notebooks)/[\w./-]+\.\w+)`", text)
     assert links
     for path in {path for path in {*links, *files} if "/mine." not in path}:
