@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from mixalign import cli as command_line
 from mixalign import train as train_run
+from mixalign.config.console import ConsoleHandler
 from mixalign.errors import MixalignError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,7 +207,21 @@ def cli_refuses(cli, cache) -> Callable[..., str]:
 
 
 @pytest.fixture
-def in_process(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+def fresh_logging() -> Iterator[None]:
+    """Log lines go where those of a process go that has just started, whatever ran in this one before."""
+    root, own = logging.getLogger(), logging.getLogger("mixalign")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    root.handlers[:] = [handler for handler in handlers if not isinstance(handler, ConsoleHandler)]
+    root.setLevel(logging.WARNING)
+    own.setLevel(logging.NOTSET)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
+
+
+@pytest.fixture
+def in_process(fresh_logging, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Runs `mixalign` with arguments in this process; gives the exit code, stdout and stderr."""
     monkeypatch.setenv("MIXALIGN_VERB", "")  # so that it is restored afterwards
     monkeypatch.delenv("LOCAL_RANK", raising=False)
