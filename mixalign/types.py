@@ -23,7 +23,7 @@ class Example(TypedDict, total=False):
     """One row of a task after its format was recognised, before tokenisation.
 
     Exactly one of these key sets is present: {prompt, chosen, rejected}, {prompt, completion}, {messages},
-    {prompt, completion, label}.
+    {prompt, completion, label}, {input_ids, supervised}, {prompt_ids, chosen_ids, rejected_ids}.
     Each text is a string (standard) or a list of messages (conversational), the same kind within a row.
     """
 
@@ -35,6 +35,12 @@ class Example(TypedDict, total=False):
     messages: list[Message]
     tools: list[dict[str, Any]]  # JSON schemas handed to the chat template
     chat_template_kwargs: dict[str, Any]
+    weight: float  # of the row inside its task
+    input_ids: list[int]  # of a row that came with its tokens
+    supervised: list[bool]  # which of them are learned
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
 
 
 class TokenRow(TypedDict):

@@ -5,13 +5,14 @@ HH-RLHF.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from mixalign.data.prefix import common_prefix
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Example, Message
 
-__all__ = ["COLUMNS", "common_prefix", "example_kind", "prompt_key", "to_example"]
+__all__ = ["COLUMNS", "example_kind", "prompt_key", "to_example"]
 
 Row = Mapping[str, Any]  # column to value, by our names
 HH_TURN = "\n\nAssistant:"  # ends the prompt in the dialogues of HH-RLHF (arXiv 2204.05862)
@@ -67,17 +68,6 @@ def prompt_key(example: Example) -> str:
     else:
         prompt = example["prompt"] or example.get("completion") or example.get("chosen")
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
-
-
-def common_prefix(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Length of the longest common prefix of two strings or two lists, by bisection over slices."""
-    low, high = 0, min(len(one), len(other))
-    if one[:high] == other[:high]:
-        return high
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
-    return low
 
 
 def _rename(row: Mapping[Any, Any], columns: Mapping[str, str]) -> dict[str, Any]:

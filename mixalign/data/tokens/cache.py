@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixalign.data.dataset import TaskDataset
+from mixalign.data.tokens.chat import prints_date
 from mixalign.data.tokens.tokenise import TokenCounts, is_of_transformers, tokenise
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
@@ -20,7 +21,7 @@ __all__ = ["TokenCache", "rows_recipe", "tokenizer_recipe"]
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of everything that makes ids of examples: raise it when the same rows get other ids
+VERSION = 2  # of everything that makes ids of examples: raise it when the same rows get other ids
 SMALL = 1000  # rows below which nothing is cached: tokenising them takes less than naming a large vocabulary (0.5 s)
 CHUNK = 4096  # rows that are hashed together
 
@@ -35,11 +36,19 @@ class TokenCache:
     Args:
         tokenizer: of the model.
         folder: of the entries; None caches nothing.
-        workers: see `tokenise`.
+        workers: see `tokenise`, as for `day` and `on_lost_text`.
     """
 
-    def __init__(self, tokenizer: Any, folder: Path | None, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        folder: Path | None,
+        workers: int | None = None,
+        day: str | None = None,
+        on_lost_text: str = "raise",
+    ) -> None:
         self.tokenizer, self.folder, self.workers = tokenizer, folder, workers
+        self.day, self.on_lost_text = day, on_lost_text
 
     def tokenise(
         self,
@@ -49,6 +58,7 @@ class TokenCache:
         form: Form,
         max_length: int,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        train_on: str = "assistant",
         source: str = "train",
     ) -> tuple[TaskDataset, TokenCounts]:
         """The table of one split of one task, memory-mapped and read-only where it is cached; see `tokenise`.
@@ -56,15 +66,16 @@ class TokenCache:
         Raises:
             MixalignError: see `tokenise`. Nothing is cached then.
         """
-        settings: dict[str, Any] = {"form": form, "max_length": max_length}
-        settings["chat_template_kwargs"] = dict(chat_template_kwargs or {})
+        settings: dict[str, Any] = {"form": form, "max_length": max_length, "train_on": train_on}
+        settings |= {"chat_template_kwargs": dict(chat_template_kwargs or {}), "on_lost_text": self.on_lost_text}
         path = self._path(examples, settings)
         if path and path.is_file():
             try:
                 return _load(task, path, form)
             except MixalignError as error:
                 log.warning("%s is damaged (%s) and is made again.", path, error.__cause__)
-        made = tokenise(examples, self.tokenizer, task=task, source=source, workers=self.workers, **settings)
+        how: dict[str, Any] = {"source": source, "workers": self.workers, "day": self.day}
+        made = tokenise(examples, self.tokenizer, task=task, **how, **settings)
         if path is None:
             return made
         dataset, counts = made
@@ -79,7 +90,7 @@ class TokenCache:
 
     @cached_property
     def _tokenizer(self) -> dict[str, Any] | None:
-        return tokenizer_recipe(self.tokenizer)
+        return tokenizer_recipe(self.tokenizer, self.day)
 
 
 def _load(task: str, path: Path, form: Form) -> tuple[TaskDataset, TokenCounts]:
@@ -97,8 +108,12 @@ def rows_recipe(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def tokenizer_recipe(tokenizer: Any) -> dict[str, Any] | None:
-    """Everything of a tokenizer that changes ids, libraries included; None when it has code that is not theirs."""
+def tokenizer_recipe(tokenizer: Any, day: str | None = None) -> dict[str, Any] | None:
+    """Everything of a tokenizer that changes ids, libraries included; None when it has code that is not theirs.
+
+    Args:
+        day: what its chat template takes for today; None is today.
+    """
     import jinja2
     import tokenizers
     import transformers
@@ -117,6 +132,6 @@ def tokenizer_recipe(tokenizer: Any) -> dict[str, Any] | None:
         "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "split_special_tokens": tokenizer.split_special_tokens,  # is not in the backend's JSON
         "chat_template": template,
-        "day": date.today().isoformat() if "strftime_now" in json.dumps(template) else None,
+        "day": (day or date.today().isoformat()) if prints_date(template) else None,
         "libraries": [library.__version__ for library in (jinja2, tokenizers, transformers)],
     }

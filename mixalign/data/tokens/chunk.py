@@ -22,6 +22,7 @@ class Piece:
     prompt: int  # tokens of the prompt
     mismatch: bool
     label: bool | None = None  # of an unpaired row
+    weight: float | None = None  # of the row inside its task
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,23 @@ class TokenChunk:
     row_id_N: np.ndarray  # int64
     prompt_N: np.ndarray  # int64, tokens of the prompt of every row that came in
     label_N: np.ndarray  # bool; empty where rows have no label
+    weight_N: np.ndarray  # float32; 1 for rows without one
+    weighted: bool  # whether any row has a weight
+    problems: list[str]  # of conversations that were looked at: row, and what is wrong
     tally: Counter[str]  # fields of TokenCounts
 
 
-def flatten(pieces: Iterable[Piece], form: str, max_length: int) -> TokenChunk:
-    """Truncates rows, or drops them; both are counted."""
+def flatten(pieces: Iterable[Piece], form: str, max_length: int, problems: list[str]) -> TokenChunk:
+    """Truncates rows, or drops them; both are counted.
+
+    Args:
+        problems: filled while the pieces are made.
+    """
     tally: Counter[str] = Counter()
     num_completions = 2 if form == "preference" else 1
     ids, marks, lengths, row_ids, prompts = [np.zeros(0, np.int32)], [np.zeros(0, bool)], [], [], []
     labels: list[bool] = []
+    weights: list[float | None] = []
     for piece in pieces:
         prompts.append(piece.prompt)
         if not _fits(piece, max_length, tally):
@@ -53,11 +62,15 @@ def flatten(pieces: Iterable[Piece], form: str, max_length: int) -> TokenChunk:
         ids += parts
         marks += [np.zeros(piece.prompt, bool), *learned]
         lengths.append([len(part) for part in parts])
-        row_ids.append(row_id(form, parts, learned, piece.label))
+        row_ids.append(row_id(form, parts, learned, piece.label, piece.weight))
         labels += [] if piece.label is None else [piece.label]
+        weights.append(piece.weight)
     length_NS = np.array(lengths, np.int32).reshape(-1, 1 + num_completions)
     flat = np.concatenate(ids), np.concatenate(marks), length_NS, np.array(row_ids, np.int64)
-    return TokenChunk(*flat, np.array(prompts, np.int64), np.array(labels, bool), tally)
+    weighted = any(weight is not None for weight in weights)
+    weight_N = np.array([1.0 if weight is None else weight for weight in weights], np.float32)
+    columns = np.array(prompts, np.int64), np.array(labels, bool), weight_N
+    return TokenChunk(*flat, *columns, weighted, problems, tally)
 
 
 def _fits(piece: Piece, max_length: int, tally: Counter[str]) -> bool:
@@ -72,10 +85,16 @@ def _fits(piece: Piece, max_length: int, tally: Counter[str]) -> bool:
     return True
 
 
-def row_id(form: str, parts: list[np.ndarray], marks: list[np.ndarray], label: bool | None = None) -> int:
+def row_id(
+    form: str,
+    parts: list[np.ndarray],
+    marks: list[np.ndarray],
+    label: bool | None = None,
+    weight: float | None = None,
+) -> int:
     """63 bits of a hash of everything that the loss reads: the same in every process, on every machine."""
     lengths = np.array([len(part) for part in parts], "<i8")
     arrays = [lengths, *(part.astype("<i4") for part in parts), *marks]
-    kind = form if label is None else f"{form} {label}"
+    kind = (form if label is None else f"{form} {label}") + ("" if weight is None else f" weight {weight!r}")
     digest = hashlib.blake2b(b"".join([kind.encode(), b"\0", *(array.tobytes() for array in arrays)])).digest()
     return int.from_bytes(digest[:8], "little") & (2**63 - 1)

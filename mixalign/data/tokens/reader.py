@@ -1,47 +1,55 @@
-"""Rows of one task to token ids: what has to be tokenised, and where prompts and supervised spans end."""
+"""Rows of one task to token ids: where prompts and supervised spans end."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixalign.data.prefix import common_ids, common_prefix
+from mixalign.data.tokens.chat import Chat, Span
 from mixalign.data.tokens.chunk import Piece, TokenChunk, flatten
+from mixalign.data.tokens.look import Rendered, problem_of
+from mixalign.data.tokens.plans import Planner, ReadOptions, Texts
 from mixalign.errors import MixalignError
 
 if TYPE_CHECKING:  # the types import torch, a second for each worker of a pool
-    from mixalign.types import Example, Message
+    from mixalign.types import Example
 
 __all__ = ["Reader"]
 
-GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 NO_IDS = np.zeros(0, np.int32)
-ANSWERS = {"completion", "chosen"}  # what a supervised row learns; a row has one of them
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """What has to be tokenised for one row."""
-
-    prompt: str
-    full: list[str]  # prompt and completion, S times
-    edges: list[str] | None = None  # where supervised spans begin and end, in turn; None: all of the completion
-    label: bool | None = None  # of an unpaired row
+FIRST, EVERY = 16, 64  # conversations that are looked at: the first ones, and one in so many of the others
+TAIL = 8  # tokens at the end of what is learned, among which a token that stops has to be
+MARKUP = re.compile(r"[<\[|]")  # begins tokens that stand for no word
 
 
 class Reader:
-    """Renders and tokenises rows of one task; `where` begins every message."""
+    """Renders and tokenises rows of one task.
 
-    def __init__(self, tokenizer: Any, where: str, form: str, max_length: int, kwargs: dict[str, Any]) -> None:
-        self.tokenizer, self.where, self.form = tokenizer, where, form
-        self.max_length, self.kwargs = max_length, kwargs
+    Args:
+        where: begins every message.
+        family: name of a chat template of ours that is like the tokenizer's, for messages.
+    """
+
+    def __init__(self, tokenizer: Any, where: str, options: ReadOptions, family: str | None = None) -> None:
+        self.tokenizer, self.where, self.options = tokenizer, where, options
+        self.cure = (
+            "Set `model.chat_template` to one that keeps every turn as it is"
+            f"{f', such as `model.chat_template={family}`' if family else ''}, or that has {{% generation %}} around "
+            "the assistant's turns; or give rows with `prompt` and `completion`; or, to learn the last turn only, set "
+            "`train_on: last`."
+        )
+        chat = Chat(tokenizer, where, options.variables, options.day)
+        self.planner = Planner(chat, tokenizer.eos_token, where, options, self.cure)
         self.bos, self.eos = tokenizer.bos_token, tokenizer.eos_token
         probe = tokenizer("a")["input_ids"]
         self.adds_bos = self.bos is not None and probe[:1] == [tokenizer.bos_token_id]
         self.adds_eos = self.eos is not None and probe[-1:] == [tokenizer.eos_token_id]
+        self.stops = _stops(tokenizer)
 
     def read(self, examples: Sequence[Example], first: int) -> TokenChunk:
         """Tokenises rows together, the first of which is row number `first` of its split.
@@ -49,180 +57,105 @@ class Reader:
         Raises:
             MixalignError: see `tokenise`.
         """
-        return flatten(self._pieces(examples, first), self.form, self.max_length)
+        problems: list[str] = []
+        pieces = self._pieces(examples, first, problems)
+        return flatten(pieces, self.options.form, self.options.max_length, problems)
 
-    def _pieces(self, examples: Sequence[Example], first: int) -> Iterator[Piece]:
+    def _pieces(self, examples: Sequence[Example], first: int, problems: list[str]) -> Iterator[Piece]:
         """Two calls of the tokenizer for all texts: the standard ones, and those that a template wrote."""
-        plans = [self._plan(example, f"row {n}") for n, example in enumerate(examples, first)]
-        wanted: dict[bool, dict[str, np.ndarray]] = {True: {}, False: {}}
-        for templated, plan in plans:
-            if isinstance(plan, _Texts):
-                wanted[templated].update(dict.fromkeys((plan.prompt, *plan.full, *(plan.edges or [])), NO_IDS))
-        for templated, texts in wanted.items():
-            lists = self._ids(list(texts), templated)
-            texts.update(zip(list(texts), (np.array(ids, np.int32) for ids in lists), strict=True))
-        for templated, plan in plans:
-            yield plan if isinstance(plan, Piece) else _assemble(plan, wanted[templated])
-
-    def _ids(self, texts: list[str], templated: bool) -> list[list[int]]:
-        """A template writes BOS itself; standard text gets what the tokenizer adds, but never twice."""
-        if not texts:
-            return []
-        options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-        lists: list[list[int]] = self.tokenizer(texts, add_special_tokens=not templated, **options)["input_ids"]
-        if templated or not (self.adds_bos or self.adds_eos):
-            return lists
-        # the end is dropped because completions carry EOS as text, and prompts go on
-        end = -1 if self.adds_eos else None
-        begins = [int(self.adds_bos and text.startswith(self.bos)) for text in texts]
-        return [ids[begin:end] for begin, ids in zip(begins, lists, strict=True)]
-
-    def _plan(self, example: Example, row: str) -> tuple[bool, _Texts | Piece]:
-        """Whether a template writes the row's texts, and the texts."""
-        self._check_form(example, row)
-        if "messages" in example:
-            return True, self._messages(example, row)
-        prompt: Any = example["prompt"]
-        names = ("chosen", "rejected") if self.form == "preference" else (next(iter({*example} & ANSWERS)),)
-        answers: list[Any] = [example[name] for name in names]  # type: ignore[literal-required]
-        label = example.get("label")
-        if isinstance(prompt, str):
-            return False, _Texts(prompt, [prompt + self._ended(answer) for answer in answers], label=label)
-        full = [self._render(prompt + answer, example, row) for answer in answers]
-        return True, _Texts(self._render(prompt, example, row, generation=True), full, label=label)
-
-    def _check_form(self, example: Example, row: str) -> None:
-        """Refuses a row that the objective cannot learn from."""
-        if self.form == "preference" and "chosen" not in example:
-            raise MixalignError(
-                f"{self.where}: {row} has no `chosen` and `rejected`, but objective=dpo needs preference "
-                "rows. Give the task such rows, or train with objective=sft."
-            )
-        if self.form == "supervised" and "label" in example:
-            raise MixalignError(
-                f"{self.where}: {row} is an unpaired preference (prompt, completion and a `label` of true or false), "
-                "which objective=sft does not learn from. Train with objective=kto, or keep the rows labelled true "
-                "and remove `label`."
-            )
-        if self.form in ("unpaired", "mismatched") and "label" not in example:
-            raise MixalignError(
-                f"{self.where}: {row} has no `label` of true or false beside `prompt` and `completion` (quoted, or a "
-                "number, it is none), but objective=kto needs one, or pairs with `chosen` and `rejected`. Give such "
-                "rows, or train with objective=sft."
-            )
-
-    def _ended(self, completion: str) -> str:
-        if not self.eos:
-            raise MixalignError(
-                f"{self.where}: the tokenizer has no EOS token, so the model could not learn where an answer "
-                "ends. Set `tokenizer.eos_token` and save the tokenizer with the model."
-            )
-        return completion if completion.endswith(self.eos) else completion + self.eos
-
-    def _messages(self, example: Example, row: str) -> _Texts | Piece:
-        """Only the assistant's turns are learned: what each one adds to the generation prompt."""
-        messages = example["messages"]
-        full = self._render(messages, example, row)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        edges = [self._edges(messages, i, full, example, row) for i in turns]
-        if all(edges):
-            flat = [text for edge in edges if edge for text in edge]
-            return _Texts(flat[0] if flat else full, [full], flat)
-        if GENERATION.search(self.tokenizer.get_chat_template(tools=example.get("tools"))):
-            return self._masked(messages, example)
-        raise MixalignError(
-            f"{self.where}: the chat template renders the beginning of {row} differently once more turns "
-            "follow, so the tokens of the assistant's turns cannot be found. Use a template with {% "
-            "generation %} around them, or give rows with `prompt` and `completion`."
-        )
-
-    def _edges(
-        self, messages: list[Message], turn: int, full: str, example: Example, row: str
-    ) -> tuple[str, str] | None:
-        """The text up to a turn's answer and up to its end; None when the whole text does not begin so."""
-        end = full if turn + 1 == len(messages) else self._render(messages[: turn + 1], example, row)
-        start = self._render(messages[:turn], example, row, generation=True) if turn else ""
-        # a generation prompt may end in something that a finished turn lacks, such as an empty thought: then
-        # the turns before it must match, and the answer begins where the ids part
-        known = full.startswith(start) or full.startswith(self._render(messages[:turn], example, row))
-        return (start, end) if known and full.startswith(end) else None
-
-    def _masked(self, messages: list[Message], example: Example) -> Piece:
-        encoded = self.tokenizer.apply_chat_template(
-            messages,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            **self._variables(example),
-        )
-        mask = np.array(encoded["assistant_masks"], bool)
-        prompt = int(mask.argmax()) if mask.any() else len(mask)
-        mask[:1] = False  # nothing precedes the first token
-        return Piece([np.array(encoded["input_ids"], np.int32)], [mask], prompt, False)
-
-    def _render(self, messages: list[Message], example: Example, row: str, generation: bool = False) -> str:
-        from jinja2 import TemplateError, TemplateSyntaxError  # the first: also on turns that it does not allow
-
-        if self.tokenizer.chat_template is None:
-            raise MixalignError(
-                f"{self.where}: {row} is a conversation, but the tokenizer has no chat template. Use the "
-                "tokenizer of a chat model, set `tokenizer.chat_template`, or give rows of plain text."
-            )
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation, **self._variables(example)
-            )
-            return text
-        except TemplateSyntaxError as error:
-            raise MixalignError(
-                f"{self.where}: the tokenizer's chat template is not valid, line {error.lineno}: {error}. Correct "
-                "`tokenizer.chat_template`."
-            ) from error
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            raise MixalignError(
-                f"{self.where}: the chat template refuses {row}: {error}. Correct the row or the template."
-            ) from error
-
-    def what_is_lost(self, examples: Sequence[Example]) -> str:
-        """A sentence on why conversations have no token to learn from; empty when the first rows do not show it."""
-        for example in examples:
-            turns: list[Any] = [
-                turn
-                for name in ("messages", "prompt", "completion", "chosen")
-                if isinstance(part := example.get(name), list)
-                for turn in part
-            ]
-            answers = [turn.get("content") for turn in turns if turn["role"] == "assistant"]
-            if turns and not answers:
-                roles = ", ".join(dict.fromkeys(turn["role"] for turn in turns))
-                return f" The turns of row 1 have the roles {roles}; those of `assistant` are learned."
-            if not answers or not isinstance(answers[-1], str):
+        plans = [self.planner.plan(example, f"row {n}") for n, example in enumerate(examples, first)]
+        tables = {templated: self._tokenised(plans, templated) for templated in (True, False)}
+        for number, plan in enumerate(plans, first):
+            if isinstance(plan, Piece):
+                yield plan
                 continue
-            text = self._render(turns, example, "row 1")
-            if answers[-1].strip() not in text:
-                shown = repr(text if len(text) <= 60 else text[:57] + "...")
-                return f" The chat template leaves out the assistant's text: row 1 becomes {shown}. Correct it."
-        return ""
+            table = tables[plan.templated]
+            piece = _assemble(plan, table)
+            if plan.talks and (number <= FIRST or number % EVERY == 0):
+                problems += self._look(plan, piece, table, f"row {number}")
+            yield piece
 
-    def _variables(self, example: Example) -> dict[str, Any]:
-        return {"tools": example.get("tools"), **self.kwargs, **example.get("chat_template_kwargs", {})}
+    def _tokenised(self, plans: Sequence[Texts | Piece], templated: bool) -> _Table:
+        """All texts of rows that a template wrote, or of the others: each once, in one call of the tokenizer."""
+        kept = [plan for plan in plans if isinstance(plan, Texts) and plan.templated == templated]
+        texts = list(dict.fromkeys(t for plan in kept for t in (*([plan.prompt] * (plan.learned is None)), *plan.full)))
+        if not texts:
+            return _Table(self)
+        options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        made = self.tokenizer(texts, add_special_tokens=not templated, **options)
+        lists: list[list[int]] = made["input_ids"]
+        if not templated and (self.adds_bos or self.adds_eos):
+            # a template writes BOS itself; standard text gets what the tokenizer adds, but never twice, and the end
+            # is dropped because completions carry EOS as text, and prompts go on
+            end = -1 if self.adds_eos else None
+            begins = [int(self.adds_bos and text.startswith(self.bos)) for text in texts]
+            lists = [ids[begin:end] for begin, ids in zip(begins, lists, strict=True)]
+        ids = dict(zip(texts, (np.array(one, np.int32) for one in lists), strict=True))
+        return _Table(self, ids, dict(zip(texts, made.encodings or [], strict=False)))
+
+    def _look(self, plan: Texts, piece: Piece, table: _Table, row: str) -> list[str]:
+        """What is wrong with the text or the mask of one row, where the options want it counted.
+
+        Raises:
+            MixalignError: where they do not.
+        """
+        for talk, text, ids in zip(plan.talks, plan.full, piece.full, strict=True):
+            if plan.learned is not None:
+                spans: Mapping[int, Span] = plan.learned
+            else:
+                spans = {len(talk) - 1: (common_prefix(plan.prompt, text), len(text))}
+            ends = {}
+            for turn, span in spans.items():
+                start, end = table.tokens(text, span)
+                ends[turn] = ids[max(start, end - TAIL) : end].tolist()
+            if problem := problem_of(Rendered(talk, text, spans, ends, plan.asked), self.stops):
+                if self.options.on_lost_text == "raise":
+                    aside = "`data.on_lost_text=warn` trains all the same."
+                    raise MixalignError(f"{self.where}: {row}: {problem}. {self.cure} {aside}")
+                return [f"{row}: {problem}"]
+        return []
 
 
-def _assemble(texts: _Texts, ids: Mapping[str, np.ndarray]) -> Piece:
-    full = [ids[text] for text in texts.full]
-    prompt = min(_shared(ids[texts.prompt], one) for one in full)
-    marks = [np.full(len(one), texts.edges is None) for one in full]
-    if texts.edges is not None:
-        edges = [_shared(ids[text], full[0]) for text in texts.edges]
-        for start, end in zip(edges[::2], edges[1::2], strict=True):
+@dataclass(frozen=True)
+class _Table:
+    """Texts and what the tokenizer made of them."""
+
+    reader: Reader
+    ids: Mapping[str, np.ndarray] = field(default_factory=dict)
+    encodings: Mapping[str, Any] = field(default_factory=dict)  # none of a tokenizer in Python
+
+    def tokens(self, text: str, span: Span) -> tuple[int, int]:
+        """The tokens that have characters of a span, as a range."""
+        ids = self.ids[text]
+        if (encoding := self.encodings.get(text)) is None:
+            edges = [self.reader.tokenizer(text[:at], add_special_tokens=False)["input_ids"] for at in span]
+            start, end = (common_prefix(edge, ids.tolist()) for edge in edges)
+            return start, end
+        found = (token for at in range(*span) if (token := encoding.char_to_token(at)) is not None)
+        last = (token for at in reversed(range(*span)) if (token := encoding.char_to_token(at)) is not None)
+        start = next(found, len(ids))
+        return start, next(last, start - 1) + 1
+
+
+def _assemble(plan: Texts, table: _Table) -> Piece:
+    full = [table.ids[text] for text in plan.full]
+    if plan.learned is None:
+        asked = table.ids[plan.prompt]
+        prompt = min(common_ids(asked, one) for one in full)
+        marks, mismatch = [np.ones(len(one), bool) for one in full], prompt < len(asked)
+    else:
+        spans = [table.tokens(plan.full[0], span) for span in plan.learned.values()]
+        prompt, marks = min((start for start, _ in spans), default=len(full[0])), [np.zeros(len(full[0]), bool)]
+        mismatch = plan.cut
+        for start, end in spans:
             marks[0][start:end] = True
     for mark in marks:
         mark[: max(prompt, 1)] = False  # nothing precedes the first token, so nothing can predict it
-    return Piece(full, marks, prompt, prompt < len(ids[texts.prompt]), texts.label)
+    return Piece(full, marks, prompt, mismatch, plan.label, plan.weight)
 
 
-def _shared(one: np.ndarray, other: np.ndarray) -> int:
-    """Length of the longest common prefix."""
-    size = min(len(one), len(other))
-    differs = one[:size] != other[:size]
-    return int(differs.argmax()) if differs.any() else size
+def _stops(tokenizer: Any) -> dict[int, str]:
+    """Id to text of the tokens that can end a turn: the special ones, and added ones that stand for no word."""
+    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    added = {n: str(token) for n, token in tokenizer.added_tokens_decoder.items() if MARKUP.match(str(token))}
+    return special | added

@@ -1,5 +1,6 @@
 """Examples to token ids: prompt and completion together, cut where they part, exactly as TRL 1.16 does."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mixalign.checks import check_number
+from mixalign.checks import check_choice, check_number
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.tokens.chunk import TokenChunk
+from mixalign.data.tokens.plans import TRAIN_ON, ReadOptions
 from mixalign.data.tokens.reader import Reader
 from mixalign.data.tokens.unpaired import split_pairs, with_mismatched
 from mixalign.data.tokens.workers import CHUNK, read_chunks
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["TokenCounts", "is_of_transformers", "tokenise"]
+
+log = logging.getLogger(__name__)
 
 # A worker starts in 2 s, and saves the time that Python needs for rows, as the tokenizer itself is threaded: 0.12 ms a
 # pair of 300 tokens, 0.26 ms where a template renders it. Two cores: 20,000 such pairs take 10 s with 1 or 2 workers,
@@ -52,6 +56,9 @@ def tokenise(
     form: Form,
     max_length: int,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    train_on: str = "assistant",
+    day: str | None = None,
+    on_lost_text: str = "raise",
     source: str = "train",
     workers: int | None = None,
 ) -> tuple[TaskDataset, TokenCounts]:
@@ -70,23 +77,31 @@ def tokenise(
             such rows. `mismatched` is the same, with another row's completion as the second.
         max_length: tokens of prompt and completion; what goes beyond is cut off at the end.
         chat_template_kwargs: variables of the chat template; those of a row come before them.
+        train_on: `assistant` learns the assistant's turns, `last` the last one of them, `all` every token.
+        day: what the chat template takes for today, `2026-01-31`; None is the day on which it renders.
+        on_lost_text: of the first conversations, and of one in 64 of the others, every text has to be rendered, what
+            the assistant says learned with a token that ends the turn, and nothing else: `raise` refuses the rows
+            where that is not so, `warn` names them.
         source: name of the split, for messages.
         workers: processes, which change the time only; 1 is this one, which renders templates one by one; None takes
             one for each 10,000 rows, up to the number of cores.
 
     Raises:
         MixalignError: when a row does not have the form, the tokenizer lacks EOS or a chat template, the
-            template does not show which tokens are the assistant's, no row is left, the two answers of every pair are
-            the same, or `workers` is not positive.
+            template does not show which tokens are the assistant's or loses a text, no row is left, the two answers
+            of every pair are the same, or an argument is not one of those above.
     """
     where = f"Task `{task}` ({source})"
     examples = split_pairs(examples) if form in ("unpaired", "mismatched") else examples
-    reader = Reader(tokenizer, where, form, max_length, dict(chat_template_kwargs or {}))
+    _check_options(where, form, train_on, on_lost_text)
+    options = ReadOptions(form, max_length, dict(chat_template_kwargs or {}), train_on, day, on_lost_text)
+    reader = Reader(tokenizer, where, options)
     chunks = list(read_chunks(reader, examples, _num_workers(workers, len(examples), tokenizer)))
     dataset, tally = _join(task, chunks), sum((chunk.tally for chunk in chunks), Counter())
     prompt_N = np.concatenate([chunk.prompt_N for chunk in chunks])
     if not len(dataset):
-        raise MixalignError(_nothing_left(where, tally, prompt_N, max_length) + reader.what_is_lost(examples[:1]))
+        raise MixalignError(_nothing_left(where, tally, prompt_N, max_length) + _roles_of(examples))
+    _warn_of_problems(where, [problem for chunk in chunks for problem in chunk.problems])
     if tally["same"] == len(dataset):
         raise MixalignError(_nothing_to_prefer(where, len(dataset), max_length))
     supervised = int(dataset.supervised_T.sum())
@@ -94,6 +109,31 @@ def tokenise(
     if form == "mismatched":
         dataset = with_mismatched(dataset, max_length)
     return dataset, TokenCounts(task, len(prompt_N), len(dataset), *(tally[name] for name in TALLY), **totals)
+
+
+def _check_options(where: str, form: str, train_on: str, on_lost_text: str) -> None:
+    check_choice("train_on", train_on, TRAIN_ON)
+    check_choice("data.on_lost_text", on_lost_text, ("raise", "warn"))
+    if train_on != "assistant" and form != "supervised":
+        raise MixalignError(
+            f"{where}: `train_on` is {train_on}, but only objective=sft learns anything else than whole answers. "
+            "Remove it, or train with objective=sft."
+        )
+
+
+def _warn_of_problems(where: str, problems: Sequence[str]) -> None:
+    if problems:
+        more = f" {len(problems) - 1} more of the conversations that were looked at are alike." * (len(problems) > 1)
+        log.warning("%s: %s.%s", where, problems[0], more)
+
+
+def _roles_of(examples: Sequence[Example]) -> str:
+    """A sentence on the roles of a first row in which nobody answers; empty where somebody does."""
+    turns = examples[0].get("messages", []) if examples else []
+    roles = list(dict.fromkeys(turn["role"] for turn in turns))
+    if not roles or "assistant" in roles:
+        return ""
+    return f" The turns of row 1 have the roles {', '.join(roles)}; those of `assistant` are learned."
 
 
 TALLY = ("dropped_long_prompt", "dropped_unsupervised", "truncated", "prefix_mismatch")
@@ -105,6 +145,8 @@ def _join(task: str, chunks: Sequence[TokenChunk]) -> TaskDataset:
     dataset = TaskDataset(task, *rows)
     if len(label_N):
         dataset.attach("label", label_N)
+    if any(chunk.weighted for chunk in chunks):
+        dataset.attach("weight", np.concatenate([chunk.weight_N for chunk in chunks]))
     return dataset
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixalign.data.read.formats import COLUMNS, common_prefix, example_kind, prompt_key, to_example
+from mixalign.data.prefix import common_prefix
+from mixalign.data.read.formats import COLUMNS, example_kind, prompt_key, to_example
 from mixalign.errors import MixalignError
 
 SKY = {"role": "user", "content": "What colour is the sky?"}

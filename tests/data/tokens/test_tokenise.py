@@ -169,8 +169,8 @@ def test_only_the_turns_of_the_assistant_are_learned():
 def test_a_conversation_that_begins_with_the_assistant():
     tokenizer = byte_tokenizer(chat=CHAT)
     dataset, _ = run([{"messages": [ANSWER, AGAIN, MORE]}], tokenizer)
-    assert texts(dataset[0], tokenizer) == ["", "<a>yo</s><u>ok</s><a>no</s>"]
-    assert learned(dataset[0], tokenizer) == "a>yo</s>no</s>"
+    assert texts(dataset[0], tokenizer) == ["<a>", "yo</s><u>ok</s><a>no</s>"]
+    assert learned(dataset[0], tokenizer) == "yo</s>no</s>"
 
 
 def test_a_generation_prompt_may_end_in_what_the_answer_lacks():
@@ -182,7 +182,12 @@ def test_a_generation_prompt_may_end_in_what_the_answer_lacks():
 
 def test_generation_marks_where_beginnings_change():
     tokenizer = byte_tokenizer(chat=FORGETFUL)
-    dataset, _ = run([{"messages": [USER, ANSWER, AGAIN, MORE]}], tokenizer)
+    talk = [{"messages": [USER, ANSWER, AGAIN, MORE]}]
+    with pytest.raises(
+        MixalignError, match=r"row 1: the chat template leaves out 'yo' .*turn 2, assistant.*data\.on_lost"
+    ):
+        run(talk, tokenizer)
+    dataset, _ = run(talk, tokenizer, on_lost_text="warn")
     assert texts(dataset[0], tokenizer) == ["<u>hi</s><a>", "y</s><u>ok</s><a>no</s>"]
     assert learned(dataset[0], tokenizer) == "y</s>no</s>"
     unmarked = FORGETFUL.replace("{% generation %}", "").replace("{% endgeneration %}", "")
