@@ -125,7 +125,7 @@ class Planner:
         last = next((t.get("content") for t in reversed(prompt) if t["role"] != "assistant"), None)
         body = last.strip() if isinstance(last, str) else ""
         if body and (at := asked.rfind(body)) >= 0 and not text.startswith(asked[: at + len(body)]):
-            raise self._moved(prompt, text, f"the prompt of {row} differently once the answer follows", "the prompt")
+            raise self._moved(prompt, text, f"the prompt of {row} differently once the answer follows", "the answer")
 
     def _conversation(
         self, messages: list[Message], first: int, example: Example, row: str, kept: dict[str, Any]
@@ -145,7 +145,8 @@ class Planner:
         found = self.chat.spans(messages, wanted, example, row)
         if found.lost is not None:
             what = f"the beginning of {row} differently once more turns follow"
-            raise self._moved(messages, found.text, what, f"turn {found.lost + 1}")
+            others = " Or learn the last turn only (`train_on: last`), or give rows with `prompt` and `completion`."
+            raise self._moved(messages, found.text, what, f"turn {found.lost + 1}", others)
         spans = dict(zip(wanted, found.spans, strict=True))
         return Texts("", [found.text], True, learned=spans, cut=found.cut, **kept)
 
@@ -166,11 +167,11 @@ class Planner:
             )
         return owners
 
-    def _moved(self, messages: Sequence[Message], text: str, what: str, place: str) -> MixalignError:
+    def _moved(self, messages: Sequence[Message], text: str, what: str, place: str, others: str = "") -> MixalignError:
         lost = next((f" It loses {words}." for turn in messages if (words := missing(turn, text))), "")
         return MixalignError(
             f"{self.where}: the chat template renders {what}, so the tokens of {place} cannot be found.{lost} "
-            f"{self.cure}"
+            f"{self.cure}{others}"
         )
 
     def _check_form(self, example: Example, row: str) -> None:

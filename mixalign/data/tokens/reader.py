@@ -37,12 +37,8 @@ class Reader:
 
     def __init__(self, tokenizer: Any, where: str, options: ReadOptions, family: str | None = None) -> None:
         self.tokenizer, self.where, self.options = tokenizer, where, options
-        self.cure = (
-            "Set `model.chat_template` to one that keeps every turn as it is"
-            f"{f', such as `model.chat_template={family}`' if family else ''}, or that has {{% generation %}} around "
-            "the assistant's turns; or give rows with `prompt` and `completion`; or, to learn the last turn only, set "
-            "`train_on: last`."
-        )
+        like = f", such as `model.chat_template={family}`" if family else ""
+        self.cure = f"Set `model.chat_template` to one that writes every text of every turn and keeps it there{like}."
         chat = Chat(tokenizer, where, options.variables, options.day)
         self.planner = Planner(chat, tokenizer.eos_token, where, options, self.cure)
         self.bos, self.eos = tokenizer.bos_token, tokenizer.eos_token

@@ -21,6 +21,7 @@ from mixalign.models.tiny import CHAT_TEMPLATE, byte_tokenizer
 
 PAIR = {"prompt": "1+1=", "chosen": "2", "rejected": "33"}
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}
+OTHER = {"role": "assistant", "content": "no"}
 ROWS = [PAIR, {"prompt": "2+2=", "chosen": "4", "rejected": "5"}, {"prompt": "x" * 60, "chosen": "a", "rejected": "b"}]
 
 
@@ -102,7 +103,7 @@ def of_another_class():
 
 def with_tools(*keys):
     tool = dict.fromkeys(keys, "x")
-    return {"examples": [{"prompt": [USER], "chosen": [ANSWER], "rejected": [USER], "tools": [tool]}]}
+    return {"examples": [{"prompt": [USER], "chosen": [ANSWER], "rejected": [OTHER], "tools": [tool]}]}
 
 
 MISSES = {
@@ -113,6 +114,7 @@ MISSES = {
     "tools": lambda: with_tools("a", "b"),
     "order of keys in a tool": lambda: with_tools("b", "a"),
     "form": lambda: {"form": "supervised"},
+    "train_on": lambda: {"form": "supervised", "train_on": "all"},
     "max_length": lambda: {"max_length": 49},
     "chat_template_kwargs": lambda: {"chat_template_kwargs": {"thinking": True}},
     "vocabulary": lambda: with_merge(),
