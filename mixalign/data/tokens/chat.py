@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the types import torch, a second for each worker of a pool
 __all__ = ["Chat", "Span", "prints_date"]
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+TODAY = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
 OURS = ("weight",)  # what a message says to us and not to a template
 
 Span = tuple[int, int]
@@ -41,6 +42,7 @@ class Chat:
 
     def __init__(self, tokenizer: Any, where: str, variables: Mapping[str, Any], day: str | None = None) -> None:
         self.tokenizer, self.where, self.variables, self.day = tokenizer, where, dict(variables), day
+        self._templates: dict[bool, str] = {}
 
     def render(self, messages: Sequence[Message], example: Example, row: str, generation: bool = False) -> str:
         """The text of a conversation; with `generation` up to where the assistant would answer.
@@ -48,17 +50,20 @@ class Chat:
         Raises:
             MixalignError: without a chat template, or when it refuses the row.
         """
-        with self._refusals(row):
+        template = self._template(example, row)
+        with _Refusals(self.where, row):
             text: str = self.tokenizer.apply_chat_template(
-                _theirs(messages), tokenize=False, add_generation_prompt=generation, **self._variables(example)
+                _theirs(messages),
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=generation,
+                **self._variables(example),
             )
             return text
 
-    def marked(self, example: Example) -> bool:
+    def marked(self, example: Example, row: str) -> bool:
         """Whether the template itself marks the assistant's turns, with `{% generation %}`."""
-        if self.tokenizer.chat_template is None:
-            return False
-        return bool(GENERATION.search(self.tokenizer.get_chat_template(tools=example.get("tools"))))
+        return bool(GENERATION.search(self._template(example, row)))
 
     def render_marked(self, messages: Sequence[Message], example: Example, row: str) -> tuple[str, list[Span]]:
         """The text of a conversation and its marked characters.
@@ -68,13 +73,13 @@ class Chat:
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        variables = {**self.tokenizer.special_tokens_map, **self._variables(example)}
-        with self._refusals(row):
+        template = self._template(example, row)
+        with _Refusals(self.where, row):
             rendered: Any = render_jinja_template(
                 conversations=[_theirs(messages)],
-                chat_template=self.tokenizer.get_chat_template(tools=example.get("tools")),
+                chat_template=template,
                 return_assistant_tokens_mask=True,
-                **variables,
+                **{**self.tokenizer.special_tokens_map, **self._variables(example)},
             )
         (text,), (marks,) = rendered
         return text, [(start, end) for start, end in marks if start < end]
@@ -100,18 +105,32 @@ class Chat:
         return whole.removeprefix(without) if whole.startswith(without) else ""
 
     def _variables(self, example: Example) -> dict[str, Any]:
-        pinned = {}
-        if self.day is not None and prints_date(self.tokenizer.chat_template):
-            pinned["strftime_now"] = date.fromisoformat(self.day).strftime
-        return {"tools": example.get("tools"), **pinned, **self.variables, **example.get("chat_template_kwargs", {})}
+        return {"tools": example.get("tools"), **self.variables, **example.get("chat_template_kwargs", {})}
 
-    def _refusals(self, row: str) -> _Refusals:
-        if self.tokenizer.chat_template is None:
+    def _template(self, example: Example, row: str) -> str:
+        """The text of the template, of which a tokenizer may have another one for tools."""
+        has_tools = bool(example.get("tools"))
+        if has_tools not in self._templates:
+            if self.tokenizer.chat_template is None:
+                raise MixalignError(
+                    f"{self.where}: {row} is a conversation, but the tokenizer has no chat template. Use the "
+                    "tokenizer of a chat model, set `model.chat_template`, or give rows of plain text."
+                )
+            with _Refusals(self.where, row):
+                template = self.tokenizer.get_chat_template(tools=example.get("tools"))
+            self._templates[has_tools] = template if self.day is None else self._dated(template, self.day)
+        return self._templates[has_tools]
+
+    def _dated(self, template: str, day: str) -> str:
+        """The template with a day in place of today: transformers takes no function of ours."""
+        today = date.fromisoformat(day)
+        text = TODAY.sub(lambda call: json.dumps(today.strftime(call["format"])), template)
+        if "strftime_now(" in text:
             raise MixalignError(
-                f"{self.where}: {row} is a conversation, but the tokenizer has no chat template. Use the "
-                "tokenizer of a chat model, set `model.chat_template`, or give rows of plain text."
+                f"{self.where}: the chat template asks for today's date in a format that is not written out, so "
+                f"`data.date={day}` cannot be kept. Write `strftime_now('...')` in it, or set `model.chat_template`."
             )
-        return _Refusals(self.where, row)
+        return text
 
 
 class _Refusals:
@@ -225,12 +244,11 @@ class _Search:
 
     def _first(self) -> int | None:
         """Where the answer of a conversation's first turn begins: nothing was asked, so its opening is looked for."""
-        limit = self.places[0][0] if self.places else self._end(0)
-        if limit is None:
-            return None
         opening = self.chat.opening
-        at = self.text.rfind(opening, 0, limit) if opening else -1
-        return at + len(opening) if at >= 0 else limit if self.places else None
+        at = self.text.find(opening) if opening else -1
+        if at >= 0:
+            return at + len(opening)
+        return self.places[0][0] if self.places else None
 
     def _end(self, turn: int) -> int | None:
         """Where a turn ends: with what follows it once it is complete."""

@@ -137,7 +137,7 @@ class Planner:
         wanted = [n for n in answers if messages[n].get("weight", 1)]
         wanted = wanted[-1:] if self.options.train_on == "last" else wanted
         kept |= {"talks": [messages], "asked": len(messages)}
-        if self.chat.marked(example):
+        if self.chat.marked(example, row):
             text, marks = self.chat.render_marked(messages, example, row)
             owners = self._owners(messages, text, marks, wanted, row)
             learned = {n: span for n, span in zip(owners, marks, strict=True) if n in wanted or n < 0}
@@ -145,7 +145,10 @@ class Planner:
         found = self.chat.spans(messages, wanted, example, row)
         if found.lost is not None:
             what = f"the beginning of {row} differently once more turns follow"
-            others = " Or learn the last turn only (`train_on: last`), or give rows with `prompt` and `completion`."
+            others = (
+                " Or to one with {% generation %} around the assistant's turns; or learn the last turn only "
+                "(`train_on: last`); or give rows with `prompt` and `completion`."
+            )
             raise self._moved(messages, found.text, what, f"turn {found.lost + 1}", others)
         spans = dict(zip(wanted, found.spans, strict=True))
         return Texts("", [found.text], True, learned=spans, cut=found.cut, **kept)
