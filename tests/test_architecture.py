@@ -19,7 +19,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mixalign"
 LAYERS = [
-    ["types"],
+    ["types", "chat"],
     ["losses", "mixers"],
     ["data", "models"],
     ["objectives"],

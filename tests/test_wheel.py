@@ -111,3 +111,8 @@ def test_it_has_types_and_the_version_that_is_written_once(installed):
 def test_the_page_of_a_report_comes_with_its_template_and_style(installed):
     show = installed / "mixalign" / "reporting" / "show"
     assert {"page.html.j2", "page.css"} <= {path.name for path in show.iterdir()}
+
+
+def test_chat_templates_come_with_it(installed):
+    there = {path.name for path in (installed / "mixalign" / "chat").glob("*.jinja")}
+    assert there == {path.name for path in (ROOT / "mixalign" / "chat").glob("*.jinja")} != set()

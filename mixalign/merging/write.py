@@ -6,6 +6,7 @@ terms.) The result is a full model with the files, shards and types of the base,
 """
 
 import json
+import logging
 import math
 import os
 import re
@@ -26,6 +27,8 @@ from mixalign.merging.methods import METHODS, Merge
 from mixalign.merging.read import INDEX, Adapter, Weights, find_base, model_folder, open_model
 
 __all__ = ["Merged", "fresh_folder", "merge_folders"]
+
+log = logging.getLogger(__name__)
 
 Source = Weights | Adapter
 SAME_SETTINGS = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act", "tie_word_embeddings")
@@ -120,9 +123,19 @@ class Merged:
         _copy_others(self.like.folder, folder)
         if not (folder / "tokenizer_config.json").is_file():
             _copy_others(self.sources[0].folder, folder)
+        self._write_template(folder)
         settings = asdict(self.how) | {"weights": self.weight_M.tolist()}
         origin = {"models": [str(s.folder) for s in self.sources], "base": str(self.base.folder) if self.base else None}
         (folder / "merge.json").write_text(json.dumps(settings | origin, indent=2) + "\n")
+
+    def _write_template(self, folder: Path) -> None:
+        """The chat template that all models were trained with goes before that of the base."""
+        texts = {text for source in self.sources if (text := _chat_template(source.folder))}
+        text = texts.pop() if len(texts) == 1 else None
+        if texts:
+            log.warning("The models have different chat templates: the merge gets that of %s.", self.like.folder)
+        elif text and text != _chat_template(folder):
+            (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
 
     def _write_file(self, path: Path, names: list[str]) -> None:
         """The safetensors format: length of the header, header, tensors; written by hand to hold one tensor at most."""
@@ -227,6 +240,15 @@ def _vocabulary(folder: Path) -> dict[str, int]:
         vocab = {token: number for number, (token, _) in enumerate(vocab)}
     numbers: dict[str, int] = vocab | {added["content"]: added["id"] for added in content.get("added_tokens", [])}
     return numbers
+
+
+def _chat_template(folder: Path) -> str | None:
+    """The chat template of a saved tokenizer; None where there is no single one."""
+    path, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    text = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    return text if isinstance(text, str) else None
 
 
 def _copy_others(source: Path, folder: Path) -> None:

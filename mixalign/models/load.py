@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mixalign.chat.templates import END_OF_TURN, set_template
 from mixalign.checks import check_flag, check_number, check_text
 from mixalign.errors import MixalignError
 from mixalign.hub import Closed, asked
@@ -41,6 +42,7 @@ class Pretrained:
             `trainer.precision=bf16-mixed` instead.
         attn_implementation: `sdpa`, `flash_attention_2`, `eager`, or None for transformers' choice.
         trust_remote_code: run the code that comes with the model; off unless asked for.
+        chat_template: a name of ours (`mixalign.chat.templates.NAMES`) or a jinja file, instead of the tokenizer's own.
     """
 
     path: str
@@ -48,6 +50,7 @@ class Pretrained:
     dtype: str = "float32"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         check_text("model.path", self.path, why="Give a folder or a hub id.")
@@ -55,6 +58,7 @@ class Pretrained:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise MixalignError(f"`model.dtype` is {self.dtype!r}. Known: float32, bfloat16, float16, float64.")
         check_flag("model.trust_remote_code", self.trust_remote_code)
+        check_text("model.chat_template", self.chat_template, null=True)
 
     def build(self) -> PreTrainedModel:
         """The model with the weights of the folder.
@@ -74,10 +78,28 @@ class Pretrained:
                 f"`model.path={self.path}` lacks {len(missing)} of the weights of {type(model).__name__}, such as "
                 f"`{missing[0]}`: they would be random. Give the whole model, as `save_pretrained` writes it."
             )
+        self._let_stop(model)
         return model
 
+    def _let_stop(self, model: Any) -> None:
+        """Generation ends where turns of a template of ours end, also for a base model that knows no turns."""
+        config = model.generation_config
+        if config is None or self.chat_template not in END_OF_TURN:
+            return
+        tokenizer = self.tokenizer()
+        end = tokenizer.convert_tokens_to_ids(END_OF_TURN[self.chat_template])
+        stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        if end not in (None, tokenizer.unk_token_id, *stops):
+            config.eos_token_id = [*(stop for stop in stops if stop is not None), end]
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the folder, with the chat template that was chosen.
+
+        Raises:
+            MixalignError: when it cannot be loaded, or `chat_template` is neither a name of ours nor a template.
+        """
         tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer)
+        set_template(tokenizer, self.chat_template)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # only fills positions that nothing reads
         return tokenizer

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from mixalign.checks import check_number
+from mixalign.chat.templates import set_template
+from mixalign.checks import check_number, check_text
 from mixalign.errors import MixalignError
 
 __all__ = ["TinyLlama", "byte_tokenizer"]
@@ -45,6 +46,8 @@ class TinyLlama:
         max_positions: longest sequence.
         tokenizer_file: a `tokenizers` JSON file with <pad>, <s> and </s>; None is the byte tokenizer.
         seed: of the weights.
+        chat_template: a name of ours (`mixalign.chat.templates.NAMES`) or a jinja file; None is the byte tokenizer's
+            own, and none for a tokenizer file.
     """
 
     hidden_size: int = 64
@@ -54,6 +57,7 @@ class TinyLlama:
     max_positions: int = 2048
     tokenizer_file: str | None = None
     seed: int = 0
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
@@ -64,8 +68,19 @@ class TinyLlama:
                 f"is {self.num_heads}."
             )
         check_number("model.seed", self.seed, 0, whole=True)
+        check_text("model.chat_template", self.chat_template, null=True)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer, with the chat template that was chosen.
+
+        Raises:
+            MixalignError: when the file is no tokenizer, or `chat_template` is neither a name of ours nor a template.
+        """
+        tokenizer = self._tokenizer()
+        set_template(tokenizer, self.chat_template)
+        return tokenizer
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
         if self.tokenizer_file is None:
             return byte_tokenizer()
         from tokenizers import Tokenizer
@@ -83,7 +98,7 @@ class TinyLlama:
 
     def build(self) -> PreTrainedModel:
         """A fresh model: the same weights at every call."""
-        tokenizer = self.tokenizer()
+        tokenizer = self._tokenizer()
         config = LlamaConfig(
             vocab_size=-(-len(tokenizer) // 8) * 8,
             hidden_size=self.hidden_size,

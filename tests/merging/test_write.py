@@ -126,6 +126,36 @@ def test_the_merge_loads_as_a_model_with_its_tokenizer(folders, tmp_path):
     assert json.loads((tmp_path / "out" / "merge.json").read_text())["weights"] == [0.5, 0.5]
 
 
+def with_template(folder, text, inside=False):
+    """Saves a tokenizer whose chat template is a file of its own or, `inside`, a line of tokenizer_config.json."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = text
+    tokenizer.save_pretrained(folder, save_jinja_files=not inside)
+    if inside:
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+@pytest.mark.parametrize(
+    ("trained", "wanted"), [(["new", "new"], "new"), (["new", None], "new"), (["new", "other"], "old")]
+)
+def test_a_merge_has_the_chat_template_that_its_models_were_trained_with(tmp_path, kind, inside, trained, wanted):
+    base = save(llama(), tmp_path / "base")
+    with_template(base, "old", inside)
+    models = []
+    for seed, text in enumerate(trained):
+        if kind == "full":
+            models.append(tmp_path / str(seed))
+            llama(seed).save_pretrained(models[-1])
+        else:
+            models.append(adapter(base, tmp_path / str(seed), seed)[0])
+        if text:
+            with_template(models[-1], text)
+    merge_folders(models, Merge(), tmp_path / "out", base)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == wanted
+
+
 def test_tied_embeddings_stay_tied(tmp_path):
     models = [save(llama(i, tie_word_embeddings=True), tmp_path / str(i)) for i in range(2)]
     path = models[1] / "model.safetensors"  # as some models on the hub, with the tied weight written twice

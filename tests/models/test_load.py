@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from mixalign.chat.templates import read_template
 from mixalign.errors import MixalignError
 from mixalign.models.load import LoRA, Pretrained, add_lora, weights_fingerprint
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
@@ -115,3 +116,51 @@ def test_without_an_adapter_the_model_is_the_model():
     model = SMALL.build()
     assert add_lora(model, None) is model
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("chosen", [None, "chatml", "mine.jinja"])
+def test_the_chosen_chat_template_is_saved_with_the_tokenizer(folder, tmp_path, monkeypatch, chosen):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jinja").write_text("{{ messages[0].content }}")
+    tokenizer = Pretrained(str(folder), chat_template=chosen).tokenizer()
+    wanted = byte_tokenizer().chat_template if chosen is None else read_template(chosen)
+    assert tokenizer.chat_template == wanted
+    tokenizer.save_pretrained(tmp_path / "out")
+    saved = Pretrained(str(tmp_path / "out")).tokenizer()
+    assert saved.chat_template == wanted
+    plain = [{"role": "user", "content": "Hi"}]
+    assert saved.apply_chat_template(plain, tokenize=False) == tokenizer.apply_chat_template(plain, tokenize=False)
+
+
+def test_a_chat_template_changes_nothing_that_names_a_cached_model(folder):
+    one, other = Pretrained(str(folder)).build(), Pretrained(str(folder), chat_template="chatml").build()
+    assert weights_fingerprint(one) == weights_fingerprint(other)
+
+
+@pytest.mark.parametrize("stops", [None, 2, [2, 1]])
+def test_generation_stops_where_a_template_of_ours_ends_turns(folder, stops):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+    known = [] if stops is None else [stops] if isinstance(stops, int) else stops
+
+    def stopping(chosen):
+        return Pretrained(str(folder), chat_template=chosen).build().generation_config.eos_token_id
+
+    assert stopping(None) == stops
+    assert stopping("chatml") == [*known, 259]
+    assert stopping("llama3") == stops, "the tokenizer has no such token"
+
+
+@pytest.mark.parametrize("chosen", [3, "", ["chatml"]])
+def test_a_chat_template_is_a_text(chosen):
+    for kind in (lambda: Pretrained("x", chat_template=chosen), lambda: TinyLlama(chat_template=chosen)):
+        with pytest.raises(MixalignError, match=r"`model\.chat_template` is"):
+            kind()
+
+
+def test_a_chat_template_that_is_unknown_is_no_obstacle_until_there_are_rows(folder):
+    source = Pretrained(str(folder), chat_template="chatlm")  # as a run of another version may have it
+    with pytest.raises(MixalignError, match=r"Did you mean `chatml`\?"):
+        source.tokenizer()

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from mixalign.chat.templates import template_text
+from mixalign.models.load import weights_fingerprint
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
 
 SMALL = TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)
@@ -87,3 +89,17 @@ def test_another_tokenizer_sets_the_vocabulary(tmp_path):
     source = TinyLlama(**{**SMALL.__dict__, "tokenizer_file": str(path)})
     assert source.tokenizer()("caf\u00e9")["input_ids"] == tokenizer("caf\u00e9")["input_ids"]
     assert source.build().config.vocab_size == 264
+
+
+def test_a_chat_template_goes_before_that_of_the_byte_tokenizer():
+    assert TinyLlama().tokenizer().chat_template == byte_tokenizer().chat_template
+    assert TinyLlama(chat_template="chatml").tokenizer().chat_template == template_text("chatml")
+    one, other = TinyLlama(hidden_size=16, num_heads=2), TinyLlama(hidden_size=16, num_heads=2, chat_template="chatml")
+    assert weights_fingerprint(one.build()) == weights_fingerprint(other.build())
+
+
+def test_a_tokenizer_file_gets_a_chat_template(tmp_path):
+    byte_tokenizer().backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    file = str(tmp_path / "tokenizer.json")
+    assert TinyLlama(tokenizer_file=file).tokenizer().chat_template is None
+    assert TinyLlama(tokenizer_file=file, chat_template="llama3").tokenizer().chat_template == template_text("llama3")
