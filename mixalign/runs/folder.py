@@ -26,9 +26,7 @@ def write_config(folder: Path, job: Job, **changes: Any) -> None:
     Args:
         changes: entries in place of the job's.
     """
-    plain = dict(job.settings.plain) | {"steps": job.steps, "val_every": job.val_every}
-    plain["trainer"] = dict(plain["trainer"]) | {"precision": job.precision}
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain | changes)))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.plain | changes)))
 
 
 def read_settings(run_dir: Path) -> RunSettings:
@@ -74,9 +72,7 @@ def claim(run_dir: Path, job: Job) -> bool:
     """
     if job.settings.resume or not (run_dir / "config.yaml").is_file():
         return False
-    before = read_settings(run_dir).plain
-    now = dict(job.settings.plain) | {"steps": job.steps, "val_every": job.val_every}
-    then, wanted = _that_matter(before), _that_matter(now)
+    then, wanted = _that_matter(read_settings(run_dir).plain), _that_matter(job.plain)
     if wanted.get("trainer.precision") == "auto":  # it depends on the model, which is not there yet
         wanted["trainer.precision"] = then.get("trainer.precision")
     if wrong := differences(then, wanted):
