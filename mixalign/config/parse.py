@@ -22,6 +22,7 @@ __all__ = ["check_place", "known_part", "parse"]
 SECRET = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$")  # names of environment variables
 NODES = ("mixer", "objective", "model", "lora", "optimizer", "influence", "engine")  # keys that describe an object
 NO_RULE = Fixed()  # of a merge, whose config.yaml describes the merge in place of a mixer
+INFLUENCE = {"_target_": "mixalign.influence.settings.Influence"}  # of runs that were made before the key was
 SHORTEST_SECRET = 12  # characters; a shorter one may be a word of a configuration
 
 
@@ -63,7 +64,8 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
 def known_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """What this version knows of a configuration that another one may have written."""
     names = {entry.name for entry in fields(RunSettings) if "touches" in entry.metadata}
-    known = {key: value for key, value in config.items() if key in names}
+    known: dict[str, Any] = {"influence": INFLUENCE}
+    known |= {key: value for key, value in config.items() if key in names}
     for group, kind in GROUPS.items():
         if kind is not TrainerSettings and isinstance(known.get(group), Mapping):
             inner = {entry.name for entry in fields(kind)} | ({"reference"} if kind is DataSettings else set())
