@@ -31,6 +31,7 @@ __all__ = [
     "SpecialistsSettings",
     "Touches",
     "TrainerSettings",
+    "names_a_run",
     "touches",
 ]
 
@@ -252,6 +253,11 @@ def touches(key: str) -> Touches:
         entry = below if entry.metadata["touches"] == "weights" else entry
     answer: Touches = entry.metadata["touches"]
     return answer
+
+
+def names_a_run(key: str) -> bool:
+    """Whether runs that differ in this dotted key only are one run, made again: it says where, or is a seed."""
+    return touches(key) == "place" or key.rpartition(".")[2] == "seed"
 
 
 def _field(kind: type, name: str) -> Field[Any] | None:

@@ -6,7 +6,7 @@ import pytest
 
 from mixalign.config.compose import compose_config, compose_settings
 from mixalign.config.parse import known_part, parse
-from mixalign.config.settings import GROUPS, RunSettings, touches
+from mixalign.config.settings import GROUPS, RunSettings, names_a_run, touches
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,14 @@ from mixalign.config.settings import GROUPS, RunSettings, touches
 )
 def test_what_a_key_touches(key, what):
     assert touches(key) == what
+
+
+@pytest.mark.parametrize(
+    ("key", "says_which"),
+    [("seed", True), ("specialists.seed", True), ("name", True), ("merge.trials", True), ("optimizer.lr", False)],
+)
+def test_seeds_and_places_say_which_run_of_the_same_settings_it_is(key, says_which):
+    assert names_a_run(key) is says_which
 
 
 def test_every_key_of_the_configuration_has_a_field():
