@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mixalign.config.parse import known_part, parse
+from mixalign.config.parse import NEEDED, parse_saved
 from mixalign.config.settings import RunSettings, touches
 from mixalign.errors import MixalignError
 from mixalign.files import write_text
@@ -16,8 +16,6 @@ from mixalign.fingerprint import differences
 from mixalign.jobs.job import Job
 
 __all__ = ["claim", "read_plain", "read_settings", "write_config"]
-
-NEEDED = {"data", "engine", "lora", "mixer", "model", "objective", "optimizer", "reference", "specialists", "trainer"}
 
 
 def write_config(folder: Path, job: Job, **changes: Any) -> None:
@@ -35,7 +33,7 @@ def read_settings(run_dir: Path) -> RunSettings:
     Raises:
         MixalignError: when there is no config.yaml, or it is no configuration of a run.
     """
-    return parse(known_part(read_plain(run_dir)))
+    return parse_saved(read_plain(run_dir))
 
 
 def read_plain(run_dir: Path) -> dict[str, Any]:
