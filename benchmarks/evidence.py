@@ -12,11 +12,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the model is too small for more
 
 from mixalign import train
+from mixalign.config.settings import names_a_run
 from mixalign.reporting.judge.comparison import compare
 from mixalign.reporting.read.labels import find_runs
 from mixalign.reporting.show.plots.headline import headline
 from mixalign.reporting.show.text import comparison_text
-from mixalign.verbs.report import ignores
 
 MIXERS = ("proportional", "uniform", "ama_r", "ama_s")
 RESULTS = Path(__file__).parent / "results"
@@ -34,7 +34,7 @@ def main() -> None:
             folder = args.runs / f"{mixer}_seed{seed}"
             if not (folder / "eval.json").is_file():
                 train("experiment=evidence", f"mixer={mixer}", f"seed={seed}", *args.overrides, run_dir=str(folder))
-    runs = find_runs([args.runs], ignores)
+    runs = find_runs([args.runs], names_a_run)
     tables = {baseline: compare(runs, baseline) for baseline in ("proportional", "uniform")}
     for table in tables.values():
         print(comparison_text(table))

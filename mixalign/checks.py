@@ -4,13 +4,22 @@ Every one raises a MixalignError that names the key, the value, and what it may 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
 
 from mixalign.errors import MixalignError, did_you_mean
 
-__all__ = ["check_choice", "check_flag", "check_number", "check_numbers", "check_pattern", "check_text"]
+__all__ = [
+    "check_choice",
+    "check_flag",
+    "check_list",
+    "check_mapping",
+    "check_number",
+    "check_numbers",
+    "check_pattern",
+    "check_text",
+]
 
 
 def check_number(
@@ -135,3 +144,32 @@ def check_pattern(key: str, value: Any, *, null: bool = True) -> None:
         re.compile(value or "")
     except re.error as error:
         raise MixalignError(f"`{key}={value}` is no regular expression: {error}.") from error
+
+
+def check_mapping(key: str, value: Any, *, null: bool = False, why: str = "") -> None:
+    """Refuses what is no mapping.
+
+    Args:
+        null: whether None is a value as well.
+        why: sentences for the end of the message: a reason, or what to do.
+
+    Raises:
+        MixalignError: when it is something else.
+    """
+    if not isinstance(value, Mapping) and not (value is None and null):
+        wanted = "a mapping" + ", or null" * null
+        raise MixalignError(f"`{key}` is {value!r}, but must be {wanted}.{why and ' ' + why}")
+
+
+def check_list(key: str, value: Any, *, null: bool = False) -> None:
+    """Refuses what is no list, and a single word with the list that was meant.
+
+    Args:
+        null: whether None is a value as well.
+
+    Raises:
+        MixalignError: when it is something else.
+    """
+    if not isinstance(value, list | tuple) and not (value is None and null):
+        wanted = f"a list: [{value}]" if isinstance(value, str) else "a list" + ", or null" * null
+        raise MixalignError(f"`{key}` is {value!r}, but must be {wanted}.")

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixalign.checks import check_choice, check_flag, check_number, check_numbers, check_pattern, check_text
+from mixalign.checks import (
+    check_choice,
+    check_flag,
+    check_list,
+    check_mapping,
+    check_number,
+    check_numbers,
+    check_pattern,
+    check_text,
+)
 from mixalign.errors import MixalignError
 
 few = settings(max_examples=100, deadline=None, derandomize=True)
@@ -110,6 +119,13 @@ def test_flags_words_and_texts(value):
     assert taken(check_choice, value, ("a", True, False)) == (value == "a" or isinstance(value, bool))
     assert taken(check_text, value) == is_text
     assert taken(check_text, value, null=True) == (is_text or value is None)
+
+
+@given(ANY, st.booleans())
+@few
+def test_lists_and_mappings(value, null):
+    assert taken(check_list, value, null=null) == (isinstance(value, list) or (value is None and null))
+    assert taken(check_mapping, value, null=null) == (isinstance(value, dict) or (value is None and null))
 
 
 @pytest.mark.parametrize(

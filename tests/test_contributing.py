@@ -10,33 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.tiny_runs import FIRST_TASK
+
 ROOT = Path(__file__).resolve().parents[1]
 
 MINE = '''
-from dataclasses import dataclass
-
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 
-from mixalign.mixers.base import Mix
 from mixalign.models.forward import score_completions
-
-
-@dataclass(frozen=True)
-class FirstTask:
-    share: float = 0.5
-    needs = frozenset()
-    composition, descends_on, clip = "stratified", "loss", "none"
-
-    def init(self, rows_K):
-        rest = (1 - self.share) / (len(rows_K) - 1)
-        sample_K = torch.full((len(rows_K),), rest, dtype=torch.float64)
-        sample_K[0] = self.share
-        return Mix(sample_K), {"sample_K": sample_K}
-
-    def update(self, signal, state):
-        return Mix(state["sample_K"]), state
 
 
 @dataclass(frozen=True)
@@ -81,7 +63,7 @@ def write(folder: Path, files: dict[str, dict]) -> None:
 @pytest.mark.slow
 def test_from_outside(cli, tiny, tmp_path):
     """A mixer, an objective, a callback, a logger and a data preset: two steps with all of them."""
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine.py").write_text(FIRST_TASK + MINE)
     small = {"generator": "helpful", "rows": 20, "validation_rows": 8, "test_rows": 8}
     write(
         tmp_path / "conf",

@@ -26,6 +26,36 @@ MODEL = ("model.hidden_size=16", "model.num_layers=1", "model.num_heads=2", "mod
 SHORT = ("steps=4", "reference.sft_steps=3", "specialists.steps=3", "batch_size=6", "log_every=1")
 QUIET = ("progress=false", "trainer.accelerator=cpu")
 
+FIRST_TASK = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from mixalign.mixers.base import Mix
+
+
+@dataclass(frozen=True)
+class FirstTask:
+    """Draws the first task with a fixed probability."""
+
+    share: float = 0.5
+    needs: ClassVar[frozenset] = frozenset()
+    composition: ClassVar[str] = "multinomial"
+    descends_on: ClassVar[str] = "loss"
+    clip: ClassVar[str] = "none"
+
+    def init(self, rows_K):
+        rest = (1 - self.share) / (len(rows_K) - 1)
+        sample_K = torch.full((len(rows_K),), rest, dtype=torch.float64)
+        sample_K[0] = self.share
+        return Mix(sample_K), {"sample_K": sample_K}
+
+    def update(self, signal, state):
+        return Mix(state["sample_K"]), state
+'''
+"""The source of a mixer outside of the package."""
+
 
 def train_from_overrides(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:
     """`mixalign train` in this process; gives what `eval.json` holds."""

@@ -23,11 +23,10 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     for message in (
         ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists and is not empty.*",  # likewise when a run goes on
+        ".*Checkpoint directory .* exists and is not empty.*",  # when a run goes on
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*is_gradient_checkpointing.*",
         ".*in eval mode at the start of training.*",  # on_fit_start puts the model in training mode
-        ".*Checkpoint directory .* exists and is not empty.*",  # so it does on resume
         ".*is smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message=message)

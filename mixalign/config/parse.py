@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from mixalign.checks import check_text
+from mixalign.checks import check_mapping, check_text
 from mixalign.config.build import build, build_mixer, check_buildable
 from mixalign.config.defaults import AUTO, Situation, fill
 from mixalign.config.settings import GROUPS, RATE, DataSettings, RunSettings, TrainerSettings
@@ -16,12 +16,23 @@ from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.mixers.fixed import Fixed
 from mixalign.models.tiny import TinyLlama
+from mixalign.types import Form
 
-__all__ = ["check_place", "known_part", "parse"]
+__all__ = ["NEEDED", "check_place", "parse", "parse_saved"]
 
 SECRET = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$")  # names of environment variables
 NODES = ("mixer", "objective", "model", "lora", "optimizer", "influence", "engine")  # keys that describe an object
 NO_RULE = Fixed()  # of a merge, whose config.yaml describes the merge in place of a mixer
+LATER: dict[str, Any] = {
+    "probe": {},
+    "merge": {},
+    "influence": {"_target_": "mixalign.influence.settings.Influence"},
+}
+"""Keys that came later, as a run has them that was made before."""
+
+NEEDED = {*GROUPS, *NODES} - {*LATER}
+"""Keys that the configuration of every run has, whichever version wrote it."""
+
 SHORTEST_SECRET = 12  # characters; a shorter one may be a word of a configuration
 
 
@@ -29,26 +40,27 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     """The settings of a run.
 
     Args:
-        config: the composed configuration, resolved, as plain data; or a run's config.yaml. It stays as it is.
+        config: the composed configuration, resolved, as plain data. It stays as it is.
 
     Raises:
         MixalignError: naming the first key that is unknown, missing, or has a value that it may not have.
     """
-    config = _today(config)
+    _check_groups(config)
     _check_secrets(config)
-    config, chosen = fill(config, _situation(config))
+    form, model = _form(config), build(config["model"])
+    is_random, recommended = isinstance(model, TinyLlama), config["data"].get("recommended")
+    config, chosen = fill(config, Situation(form, is_random, bool(config["lora"]), recommended or {}))
     RATE("optimizer.lr", config["optimizer"].get("lr"))  # before specialists.lr, which follows it
-    nodes = {name: config.get(name) for name in ("objective", "model", "lora", "optimizer", "influence")}
     settings = RunSettings(
         **_values(RunSettings, config, ""),
         **{name: _group(name, config) for name in GROUPS},
         mixer=build_mixer(config["mixer"]) if "_target_" in config["mixer"] else NO_RULE,
-        objective=build(nodes["objective"], "name"),
-        model=build(nodes["model"]),
-        lora=build(nodes["lora"]),
-        optimizer=build(nodes["optimizer"]),
-        influence=build(nodes["influence"]),
-        engine=build(config.get("engine")),
+        objective=build(config["objective"], "name"),
+        model=model,
+        lora=build(config["lora"]),
+        optimizer=build(config["optimizer"]),
+        influence=build(config["influence"]),
+        engine=build(config["engine"]),
         logger=_buildable("logger", config),
         callbacks=_buildable("callbacks", config),
         plain=config,
@@ -60,15 +72,25 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     return settings
 
 
-def known_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What this version knows of a configuration that another one may have written."""
-    names = {entry.name for entry in fields(RunSettings) if "touches" in entry.metadata}
-    known = {key: value for key, value in config.items() if key in names}
-    for group, kind in GROUPS.items():
-        if kind is not TrainerSettings and isinstance(known.get(group), Mapping):
-            inner = {entry.name for entry in fields(kind)} | ({"reference"} if kind is DataSettings else set())
-            known[group] = {key: value for key, value in known[group].items() if key in inner}
-    return known
+def parse_saved(config: Mapping[str, Any]) -> RunSettings:
+    """The settings of a run, from its config.yaml, which another version may have written.
+
+    Keys are renamed to those of today, and left out where this version does not know them.
+
+    Args:
+        config: plain data, with the keys of NEEDED. It stays as it is.
+
+    Raises:
+        MixalignError: as `parse` does.
+    """
+    config = deepcopy(LATER | dict(config))
+    _check_groups(config)
+    if "reference" in config["data"]:
+        config["data"]["target"] = config["data"].pop("reference")
+    for node in (config["model"], config["data"]):
+        if "learning_rate" in (node.get("recommended") or {}):
+            del node["recommended"]
+    return parse(_known_part(config))
 
 
 def check_place(key: str, path: Path) -> None:
@@ -85,45 +107,39 @@ def check_place(key: str, path: Path) -> None:
         raise MixalignError(f"`{key}` is {path}, but this user may not write to {there}. Name another place.")
 
 
-def _today(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with the names that keys have today, from the config.yaml of an older run."""
-    config = deepcopy(dict(given))
+def _known_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What this version knows of a configuration that another one may have written."""
+    names = {entry.name for entry in fields(RunSettings) if "touches" in entry.metadata}
+    known = {key: value for key, value in config.items() if key in names}
+    for group, kind in GROUPS.items():
+        if kind is not TrainerSettings:
+            inner = {entry.name for entry in fields(kind)}
+            known[group] = {key: value for key, value in known[group].items() if key in inner}
+    return known
+
+
+def _check_groups(config: Mapping[str, Any]) -> None:
+    """Refuses a configuration without one of its groups, or with something else in its place."""
     for group in (*GROUPS, *NODES):
-        if not isinstance(config.get(group, {}), Mapping) and not (config[group] is None and group == "lora"):
-            raise MixalignError(f"`{group}` is {config[group]!r}, but must be a mapping. Set the keys below it.")
-        if group not in config and group not in ("merge", "probe"):  # those came later
+        if group not in config:
             raise MixalignError(f"`{group}` is missing. Leave it as it is, or take an entry of its group.")
+        check_mapping(group, config[group], null=group == "lora", why="Set the keys below it.")
     for group in ("mixer", "objective"):
         check_text(f"{group}.name", config[group].get("name"), why="It stands in results and messages.")
-    for key, value in (("mixer.wrap", config["mixer"].get("wrap")), ("data.recommended", _recommended(config))):
-        if value is not None and not isinstance(value, Mapping):
-            raise MixalignError(f"`{key}` is {value!r}, but must be a mapping.")
-    if "reference" in config["data"]:
-        config["data"]["target"] = config["data"].pop("reference")
-    for node in (config["model"], config["data"]):
-        advice = node.get("recommended")
-        if "learning_rate" in (advice or {}):
-            node.pop("recommended")
-    return config
+    check_mapping("mixer.wrap", config["mixer"].get("wrap"), null=True)
+    check_mapping("data.recommended", config["data"].get("recommended"), null=True)
 
 
-def _recommended(config: Mapping[str, Any]) -> Any:
-    return config["data"].get("recommended")
-
-
-def _situation(config: Mapping[str, Any]) -> Situation:
-    objective = {key: value for key, value in dict(config["objective"] or {}).items() if value != AUTO}
-    return Situation(
-        form=build(objective, "name").form,
-        is_random=isinstance(build(config["model"]), TinyLlama),
-        has_lora=bool(config.get("lora")),
-        recommended=_recommended(config) or {},
-    )
+def _form(config: Mapping[str, Any]) -> Form:
+    """Of the rows that the objective reads, whose own settings may be `auto`."""
+    node = {key: value for key, value in config["objective"].items() if value != AUTO}
+    form: Form = build(node, "name").form
+    return form
 
 
 def _group(name: str, config: Mapping[str, Any]) -> Any:
     """One of the groups that a dataclass describes."""
-    kind, node = GROUPS[name], dict(config.get(name) or {})
+    kind, node = GROUPS[name], dict(config[name])
     more = {}
     if kind is TrainerSettings:
         known = {entry.name for entry in fields(kind)}

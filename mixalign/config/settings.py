@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mixalign.checks import check_choice, check_flag, check_number, check_pattern, check_text
+from mixalign.checks import check_choice, check_flag, check_list, check_mapping, check_number, check_pattern, check_text
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError
 from mixalign.influence.settings import Influence
@@ -31,6 +31,7 @@ __all__ = [
     "SpecialistsSettings",
     "Touches",
     "TrainerSettings",
+    "names_a_run",
     "touches",
 ]
 
@@ -47,18 +48,6 @@ def setting(check: Callable[[str, Any], None], touches: Touches = "weights", **d
 def part(touches: Touches = "weights", **default: Any) -> Any:
     """A field that a group of keys fills."""
     return field(metadata={"touches": touches}, **default)
-
-
-def check_mapping(key: str, value: Any) -> None:
-    if value is not None and not isinstance(value, Mapping):
-        raise MixalignError(f"`{key}` is {value!r}, but must be a mapping.")
-
-
-def check_list(key: str, value: Any) -> None:
-    if isinstance(value, str):
-        raise MixalignError(f"`{key}` is {value!r}, but must be a list: [{value}].")
-    if value is not None and not isinstance(value, list | tuple):
-        raise MixalignError(f"`{key}` is {value!r}, but must be a list.")
 
 
 def check_target(key: str, value: Any) -> None:
@@ -78,6 +67,8 @@ SEED = partial(check_number, low=0, high=2**32 - 1, whole=True)
 EPOCHS = partial(check_number, low=0, open_low=True, null=True)
 RATE = partial(check_number, low=0, high=1, why="AdamW moves every weight by about that much at every step.")
 TEXT_OR_NULL = partial(check_text, null=True)
+LIST_OR_NULL = partial(check_list, null=True)
+MAPPING_OR_NULL = partial(check_mapping, null=True)
 
 
 def word(*known: Any, null: bool = False) -> Callable[[str, Any], None]:
@@ -123,7 +114,7 @@ class MergeSettings:
     """Merges of the specialists that a run ends with."""
 
     methods: tuple[str, ...] = setting(check_list, default=())
-    weights: tuple[float, ...] | None = setting(check_list, default=None)
+    weights: tuple[float, ...] | None = setting(LIST_OR_NULL, default=None)
     scale: float = setting(check_number, default=1.0)
     density: float = setting(check_number, default=0.5)
     trials: int = setting(COUNT_FROM_0, default=0)
@@ -140,14 +131,14 @@ class DataSettings:
     """
 
     root: str | None = setting(TEXT_OR_NULL)
-    tasks: Mapping[str, TaskSpec | None] = setting(check_mapping)
+    tasks: Mapping[str, TaskSpec | None] = setting(MAPPING_OR_NULL)
     max_length: int = setting(partial(check_number, low=2, whole=True))
     validation_fraction: float = setting(partial(check_number, low=0, high=1))
     seed: int = setting(SEED)
     cache_tokens: bool = setting(check_flag, "speed", default=True)
     workers: int | None = setting(COUNT_OR_NULL, "speed", default=None)
     target: tuple[str, ...] | Mapping[str, TaskSpec] | None = setting(check_target, default=None)
-    recommended: Mapping[str, Any] | None = setting(check_mapping, "place", default=None)
+    recommended: Mapping[str, Any] | None = setting(MAPPING_OR_NULL, "place", default=None)
 
 
 @dataclass(frozen=True)
@@ -252,6 +243,11 @@ def touches(key: str) -> Touches:
         entry = below if entry.metadata["touches"] == "weights" else entry
     answer: Touches = entry.metadata["touches"]
     return answer
+
+
+def names_a_run(key: str) -> bool:
+    """Whether runs that differ in this dotted key only are one run, made again: it says where, or is a seed."""
+    return touches(key) == "place" or key.rpartition(".")[2] == "seed"
 
 
 def _field(kind: type, name: str) -> Field[Any] | None:

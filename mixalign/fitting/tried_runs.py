@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixalign.config.settings import touches
+from mixalign.config.settings import names_a_run, touches
 from mixalign.errors import MixalignError
 from mixalign.reporting.read.labels import differing_keys, find_runs
 from mixalign.reporting.read.runs import Run
@@ -50,7 +50,7 @@ def tried_runs(paths: Sequence[Path], quantity: str = "loss") -> TriedRuns:
     """
     runs: list[Run] = []
     notes: list[str] = []
-    for run in find_runs(paths, _names_a_run):
+    for run in find_runs(paths, names_a_run):
         if reason := run.skipped or _moved(run):
             notes.append(f"left out: {run.path.name} ({reason})")
         else:
@@ -71,11 +71,6 @@ def tried_runs(paths: Sequence[Path], quantity: str = "loss") -> TriedRuns:
             f"warning: the runs differ in {', '.join(others)} too, which the fit takes for the mixture's doing"
         )
     return TriedRuns(tasks, tuple(run.path.name for run in runs), weight_NK, loss_NK, tuple(notes))
-
-
-def _names_a_run(key: str) -> bool:
-    """Whether runs that differ in this setting only are one run, made again."""
-    return touches(key) == "place" or key.rpartition(".")[2] == "seed"
 
 
 def may_differ(key: str) -> bool:

@@ -81,6 +81,14 @@ class Job:
         return replace(self, layout=layout, precision=precision)
 
     @property
+    def plain(self) -> dict[str, Any]:
+        """The whole configuration as plain data, with the steps of this job and the precision in place of `auto`."""
+        plain = dict(self.settings.plain) | {"steps": self.steps, "val_every": self.val_every}
+        if plain["trainer"]["precision"] == "auto":
+            plain["trainer"] = dict(plain["trainer"]) | {"precision": self.precision}
+        return plain
+
+    @property
     def device(self) -> str:
         """Where models are read outside of Lightning's trainer."""
         return "cuda" if torch.cuda.is_available() and self.settings.trainer.accelerator != "cpu" else "cpu"

@@ -18,7 +18,8 @@ from mixalign.files import write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import Frozen
 from mixalign.frozen.costs import spent_on
-from mixalign.frozen.policy import attach_reference, reference_policy
+from mixalign.frozen.policy import attach_reference
+from mixalign.frozen.scored import scored
 from mixalign.frozen.specialists import attach_specialists, find_specialists
 from mixalign.jobs.job import Job, prepare, rows_fingerprint
 from mixalign.merging.methods import METHODS, Merge
@@ -204,7 +205,4 @@ def _beside(run_dir: Path, method: str) -> Path:
 
 def _open_run(run_dir: Path) -> tuple[Job, Frozen]:
     """The job of a run folder, with the scores of its frozen models on every row."""
-    job, reference = reference_policy(prepare(read_settings(run_dir)))
-    attach_reference(job, reference)
-    attach_specialists(job, reference, train=False)
-    return job, reference
+    return scored(prepare(read_settings(run_dir)))

@@ -44,7 +44,6 @@ def check_together(settings: RunSettings) -> None:
             f"`resume={settings.resume}` is no checkpoint. Leave it out: a run goes on by itself when it gets the same "
             "`run_dir`."
         )
-    needs_specialists(settings, in_sweep=False)
 
 
 def needs_specialists(settings: RunSettings, in_sweep: bool) -> bool:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mixalign.config.parse import known_part, parse
+from mixalign.config.parse import NEEDED, parse_saved
 from mixalign.config.settings import RunSettings, touches
 from mixalign.errors import MixalignError
 from mixalign.files import write_text
@@ -17,8 +17,6 @@ from mixalign.jobs.job import Job
 
 __all__ = ["claim", "read_plain", "read_settings", "write_config"]
 
-NEEDED = {"data", "engine", "lora", "mixer", "model", "objective", "optimizer", "reference", "specialists", "trainer"}
-
 
 def write_config(folder: Path, job: Job, **changes: Any) -> None:
     """Writes `config.yaml`: the whole configuration, with what follows from the rows and the model.
@@ -26,9 +24,7 @@ def write_config(folder: Path, job: Job, **changes: Any) -> None:
     Args:
         changes: entries in place of the job's.
     """
-    plain = dict(job.settings.plain) | {"steps": job.steps, "val_every": job.val_every}
-    plain["trainer"] = dict(plain["trainer"]) | {"precision": job.precision}
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain | changes)))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.plain | changes)))
 
 
 def read_settings(run_dir: Path) -> RunSettings:
@@ -37,7 +33,7 @@ def read_settings(run_dir: Path) -> RunSettings:
     Raises:
         MixalignError: when there is no config.yaml, or it is no configuration of a run.
     """
-    return parse(known_part(read_plain(run_dir)))
+    return parse_saved(read_plain(run_dir))
 
 
 def read_plain(run_dir: Path) -> dict[str, Any]:
@@ -74,9 +70,7 @@ def claim(run_dir: Path, job: Job) -> bool:
     """
     if job.settings.resume or not (run_dir / "config.yaml").is_file():
         return False
-    before = read_settings(run_dir).plain
-    now = dict(job.settings.plain) | {"steps": job.steps, "val_every": job.val_every}
-    then, wanted = _that_matter(before), _that_matter(now)
+    then, wanted = _that_matter(read_settings(run_dir).plain), _that_matter(job.plain)
     if wanted.get("trainer.precision") == "auto":  # it depends on the model, which is not there yet
         wanted["trainer.precision"] = then.get("trainer.precision")
     if wrong := differences(then, wanted):

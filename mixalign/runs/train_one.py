@@ -84,7 +84,7 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
     model = add_lora(run.reference.build(), settings.lora, settings.seed)
     L.seed_everything(settings.seed, verbose=False)
     module, data = align_module(job, run.mixer, model), _data(run)
-    rows_K = run.volume_K or [len(table) for table in job.data["train"]]
+    rows_K = data.sampler.volume_K.tolist()
     mixing = Mixing(run.mixer, job.tasks, rows_K, run.folder / "mix.jsonl", settings.on_nan)
     loggers = [build(node, save_dir=str(run.folder)) for node in settings.logger.values()]
     try:

@@ -1,6 +1,7 @@
 """Arguments of Lightning's Trainer, and how many processes they ask for."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -69,6 +70,5 @@ def probe_trainer(trainer: TrainerSettings) -> L.Trainer | None:
 
 def _with_strategy(options: dict[str, Any]) -> dict[str, Any]:
     """The same arguments, with a strategy that is described by a mapping built."""
-    if isinstance(options["strategy"], str):
-        return options
-    return options | {"strategy": build(options["strategy"])}
+    strategy = options["strategy"]
+    return options | {"strategy": build(strategy) if isinstance(strategy, Mapping) else strategy}

@@ -8,8 +8,7 @@ from mixalign.config.console import quiet_libraries
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.files import write_json
-from mixalign.frozen.policy import attach_reference, reference_policy
-from mixalign.frozen.specialists import attach_specialists
+from mixalign.frozen.scored import scored
 from mixalign.jobs.job import prepare
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings
@@ -53,9 +52,7 @@ def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
     job = prepare(settings)
     if split not in job.data:
         raise MixalignError(f"The tasks of {folder} have no {split} split. They have: {', '.join(job.data)}.")
-    job, reference = reference_policy(job)
-    attach_reference(job, reference)
-    attach_specialists(job, reference, train=False)
+    job, reference = scored(job)
     result = evaluate_folder(job, reference, folder / "model", split)
     if is_first():
         write_json(folder / f"eval_{split}.json", result)

@@ -3,18 +3,13 @@
 import argparse
 from pathlib import Path
 
-from mixalign.config.settings import touches
+from mixalign.config.settings import names_a_run
 from mixalign.reporting.judge.comparison import compare
 from mixalign.reporting.read.labels import find_runs
 from mixalign.reporting.show.page import write_report
 from mixalign.reporting.show.text import comparison_text
 
-__all__ = ["ignores", "main", "run"]
-
-
-def ignores(key: str) -> bool:
-    """Whether a difference in this setting is not worth showing: it names a run, or is one of the seeds."""
-    return touches(key) == "place" or key.rpartition(".")[2] == "seed"
+__all__ = ["main", "run"]
 
 
 def main() -> None:
@@ -28,7 +23,7 @@ def main() -> None:
 
 def run(runs: list[Path], baseline: str | None = None, out: Path | None = None) -> None:
     """Prints the comparison and writes the page."""
-    loaded = find_runs(runs, ignores)
+    loaded = find_runs(runs, names_a_run)
     print(f"{comparison_text(compare(loaded, baseline))}\n")
     page = write_report(loaded, out or runs[0] / "report.html", baseline)
     print(f"report: {page}")

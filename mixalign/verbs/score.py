@@ -2,8 +2,7 @@
 
 from mixalign.config.command_line import NO_FOLDER, with_settings
 from mixalign.config.settings import RunSettings
-from mixalign.frozen.policy import attach_reference, reference_policy
-from mixalign.frozen.specialists import attach_specialists
+from mixalign.frozen.scored import scored
 from mixalign.jobs.job import prepare
 from mixalign.terminal import Column, table_text
 from mixalign.together.agree import is_first
@@ -20,14 +19,13 @@ def main() -> None:
 @on_all_ranks
 def run(settings: RunSettings) -> None:
     """Scores every row under the reference policy, and under its task's specialist where those are trained."""
-    job, reference = reference_policy(prepare(settings))
-    attach_reference(job, reference)
-    has_specialists = attach_specialists(job, reference, train=False)
+    job, _ = scored(prepare(settings))
     if not is_first():
         return
     rows = [
         [table.task, split, f"{len(table):,}", ", ".join(table.columns) or "none"]
         for _, split, table in job.all_datasets
     ]
+    has_specialists = "specialist_loss" in job.data["train"][0].columns
     note = "" if has_specialists else "no specialists yet: `mixalign specialists` trains them"
     print(table_text(["task", Column("split", text=True), "rows", Column("columns", text=True)], rows, note=note))

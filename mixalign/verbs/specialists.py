@@ -2,8 +2,8 @@
 
 from mixalign.config.command_line import NO_FOLDER, with_settings
 from mixalign.config.settings import RunSettings
-from mixalign.frozen.policy import attach_reference, reference_policy
-from mixalign.frozen.specialists import attach_specialists, find_specialists
+from mixalign.frozen.scored import scored
+from mixalign.frozen.specialists import find_specialists
 from mixalign.jobs.job import prepare
 from mixalign.terminal import Column, table_text
 from mixalign.together.agree import is_first
@@ -20,9 +20,7 @@ def main() -> None:
 @on_all_ranks
 def run(settings: RunSettings) -> None:
     """Trains the specialists that are missing, scores every row, and prints their losses in nats."""
-    job, reference = reference_policy(prepare(settings))
-    attach_reference(job, reference)
-    attach_specialists(job, reference, train=True)
+    job, reference = scored(prepare(settings), train=True)
     if not is_first():
         return
     places = [model.place for model in find_specialists(job, reference).values()]

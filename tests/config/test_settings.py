@@ -5,8 +5,10 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from mixalign.config.compose import compose_config, compose_settings
-from mixalign.config.parse import known_part, parse
-from mixalign.config.settings import GROUPS, RunSettings, touches
+from mixalign.config.parse import parse, parse_saved
+from mixalign.config.settings import GROUPS, MergeSettings, ProbeSettings, RunSettings, names_a_run, touches
+from mixalign.errors import MixalignError
+from mixalign.influence.settings import Influence
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,14 @@ def test_what_a_key_touches(key, what):
     assert touches(key) == what
 
 
+@pytest.mark.parametrize(
+    ("key", "says_which"),
+    [("seed", True), ("specialists.seed", True), ("name", True), ("merge.trials", True), ("optimizer.lr", False)],
+)
+def test_seeds_and_places_say_which_run_of_the_same_settings_it_is(key, says_which):
+    assert names_a_run(key) is says_which
+
+
 def test_every_key_of_the_configuration_has_a_field():
     composed = compose_config([])
     known = {entry.name for entry in fields(RunSettings) if "touches" in entry.metadata}
@@ -53,4 +63,21 @@ def test_settings_are_frozen_and_parsing_changes_nothing_that_it_was_given():
 def test_keys_of_another_version_are_left_out_of_what_it_wrote():
     config = dict(compose_settings([]).plain)
     other = config | {"new": 1, "probe": {**config["probe"], "new": 2}}
-    assert known_part(other) == config
+    assert parse_saved(other).plain == config
+
+
+def test_keys_of_an_older_version_are_those_of_today_in_what_it_wrote_and_nowhere_else():
+    config = dict(compose_settings(["data.target=[helpful]"]).plain)
+    data = {key: value for key, value in config["data"].items() if key != "target"}
+    older = {key: value for key, value in config.items() if key not in ("probe", "merge", "influence")}
+    older |= {
+        "model": config["model"] | {"recommended": {"learning_rate": 1e-3}},
+        "data": data | {"reference": ["helpful"], "recommended": {"learning_rate": 1e-3}},
+    }
+    settings = parse_saved(older)
+    assert settings.data.target == ("helpful",)
+    assert settings.data.recommended is None
+    assert (settings.probe, settings.merge, settings.influence) == (ProbeSettings(), MergeSettings(), Influence())
+    assert older["data"]["reference"] == ["helpful"]
+    with pytest.raises(MixalignError, match=r"`data\.reference` is no setting"):
+        parse(config | {"data": data | {"reference": ["helpful"]}})

@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mixalign.config.settings import MergeSettings
+from mixalign.config.settings import MergeSettings, names_a_run
 from mixalign.errors import MixalignError
 from mixalign.frozen.specialists import find_specialists
 from mixalign.merging import runs as merge
@@ -21,7 +21,6 @@ from mixalign.merging.search import Search, choose
 from mixalign.merging.write import merge_folders
 from mixalign.reporting.read.labels import find_runs
 from mixalign.verbs import evaluate, report
-from mixalign.verbs.report import ignores
 
 
 @pytest.fixture
@@ -286,7 +285,7 @@ class TestCommandLine:
 def test_a_training_ends_with_the_merges_that_it_is_asked_for(train, tmp_path):
     """Each is a run beside it, which a report finds, and which is not made twice."""
     run = train("mixer=uniform", "merge.methods=[linear,ties]")
-    found = {r.mixer: r for r in find_runs([tmp_path], ignores)}
+    found = {r.mixer: r for r in find_runs([tmp_path], names_a_run)}
     assert {*found} == {"uniform", "merge_linear", "merge_ties"}
     assert all(not r.skipped and "excess" in next(iter(r.eval["tasks"].values())) for r in found.values())
     before = {r.path: (r.path / "eval.json").stat().st_mtime_ns for r in found.values()}

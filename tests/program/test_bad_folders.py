@@ -95,7 +95,8 @@ def test_a_run_that_cannot_be_evaluated(copied, cache, case):
 
 def test_a_run_with_keys_of_another_version_is_evaluated(copied):
     """What is missing has a default, and what is too much is not read."""
-    edit = changed(lambda c: (c.pop("probe"), c.pop("merge"), c["data"].pop("workers"), c.update(new=1)))
+    later = ("probe", "merge", "influence")
+    edit = changed(lambda c: ([c.pop(group) for group in later], c["data"].pop("workers"), c.update(new=1)))
     edit(copied)
     evaluate.run(copied, "validation")
     assert (copied / "eval_validation.json").is_file()

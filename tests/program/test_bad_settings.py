@@ -104,6 +104,7 @@ CASES: dict[str, tuple[str, str]] = {  # overrides, and the beginning of the mes
     "debug": ("debug=1", "`debug` is 1, but must be true or false."),
     "no checkpoint": ("resume=gone.ckpt", "`resume=gone.ckpt` is no checkpoint. Leave it out: a run goes on by itself"),
     "merge": ("merge.methods=linear", "`merge.methods` is 'linear', but must be a list: [linear]"),
+    "no list of merges": ("merge.methods=null", "`merge.methods` is None, but must be a list."),
     "merging method": ("merge.methods=[tise]", "`merge.method` is 'tise'. Did you mean `ties`?"),
     "merging weights": ("merge.methods=[linear] merge.weights=[1]", "There are 1 weights for 3 models"),
     "weights that sum to 0": ("merge.methods=[linear] merge.weights=[0,0,0]", "The weights of the merge are 0, 0,"),

@@ -9,6 +9,7 @@ import pytest
 from mixalign import __version__
 from mixalign import cli as command_line
 from mixalign.verbs import evaluate, report, train
+from tests.tiny_runs import FIRST_TASK
 
 VERBS = ("train", "plan", "specialists", "score", "evaluate", "fit-mixture", "merge", "report")
 
@@ -131,40 +132,10 @@ def test_report_writes_a_page_and_prints_a_table(call, finished, tmp_path, monke
     assert (tmp_path / "page.html").read_text().lstrip().lower().startswith("<!doctype html")
 
 
-MINE = '''
-from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-
-from mixalign.mixers.base import Mix
-
-
-@dataclass(frozen=True)
-class FirstTask:
-    """Draws the first task with a fixed probability."""
-
-    share: float = 0.5
-    needs: ClassVar[frozenset] = frozenset()
-    composition: ClassVar[str] = "multinomial"
-    descends_on: ClassVar[str] = "loss"
-    clip: ClassVar[str] = "none"
-
-    def init(self, rows_K):
-        rest = (1 - self.share) / (len(rows_K) - 1)
-        sample_K = torch.full((len(rows_K),), rest, dtype=torch.float64)
-        sample_K[0] = self.share
-        return Mix(sample_K), {"sample_K": sample_K}
-
-    def update(self, signal, state):
-        return Mix(state["sample_K"]), state
-'''
-
-
 @pytest.fixture
 def own_mixer(tmp_path):
     """A module and a configuration outside the package."""
-    (tmp_path / "own_mixers.py").write_text(MINE)
+    (tmp_path / "own_mixers.py").write_text(FIRST_TASK)
     (tmp_path / "mixer").mkdir()
     (tmp_path / "mixer" / "mine.yaml").write_text("_target_: own_mixers.FirstTask\nname: mine\nshare: 0.8\n")
     return tmp_path

@@ -131,6 +131,13 @@ def test_a_finished_run_is_not_trained_again(calm, tiny, monkeypatch, caplog):
         train_from_overrides(tiny("val_every=2", "seed=1"), str(calm))
 
 
+@pytest.mark.parametrize("precision", ["32", "32-true", "auto"])
+def test_a_precision_as_a_number_or_a_word_is_kept_as_it_was_given(train, precision):
+    overrides = ("mixer=uniform", "specialists.train=never", "objective=sft", f"trainer.precision={precision}")
+    result = read(train(*overrides) / "eval.json")
+    assert read(train(*overrides) / "eval.json") == result
+
+
 @pytest.mark.parametrize(
     ("what", "left", "said"),
     [("run", 8, "metrics.csv"), ("run", 60, "step2.ckpt"), ("run", 200, ".ckpt"), ("cache", 100, "scores/")],

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from mixalign.config.compose import compose_settings
 from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.frozen.baseline import attach_baseline
-from mixalign.frozen.policy import attach_reference, reference_policy
-from mixalign.frozen.specialists import attach_specialists
+from mixalign.frozen.scored import scored
 from mixalign.jobs.job import prepare
 from mixalign.runs import proxy
 from mixalign.training.callbacks.task_log import TaskLog
@@ -82,9 +81,8 @@ def test_the_baseline_is_a_model_of_all_tasks_on_its_own_mixture(run, cache, tra
 def test_the_excess_of_the_proxy_is_over_the_baseline(run, tiny):
     """At the first step a pair loses log 2, so each task's excess is the mean of max(log 2 - baseline loss, 0)."""
     settings = compose_settings(tiny(*DOREMI))
-    job, reference = reference_policy(prepare(settings))
-    attach_reference(job, reference)
-    assert attach_specialists(job, reference, train=False)
+    job, reference = scored(prepare(settings))
+    assert all("specialist_loss" in table.columns for _, _, table in job.all_datasets)
     own = attach_baseline(job, reference, settings.mixer)
     sampler = MixtureSampler([40] * 3, 6, "stratified", 0)
     drawn = sampler.draw()

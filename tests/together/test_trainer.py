@@ -54,6 +54,7 @@ def test_the_probe_counts_processes(preset, kind):
     [
         (["trainer.devices=0"], "Lightning refuses the settings of `trainer`: .*devices"),
         (["trainer.devices=2", "trainer.strategy=unheard"], "Lightning refuses the settings of `trainer`: .*unheard"),
+        (["trainer.devices=2", "trainer.strategy=5"], "Lightning refuses the settings of `trainer`: .*`strategy=5`"),
         (["trainer.devices=2", "trainer.strategy=ddp_spawn"], r"`trainer.strategy` is ddp_spawn, .*Use `trainer=ddp`"),
     ],
 )

@@ -18,7 +18,7 @@ def find_runs(paths: Iterable[str | Path], ignores: Ignores) -> list[Run]:
     """All runs at or below the given folders, labelled; those that cannot be compared say why in `skipped`.
 
     Args:
-        ignores: RunConfig in which runs of one label may differ, such as the seed and the folder.
+        ignores: Settings in which runs of one label may differ, such as the seed and the folder.
 
     Raises:
         MixalignError: No folder holds a run.

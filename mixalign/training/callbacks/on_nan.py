@@ -6,7 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from mixalign.errors import MixalignError, did_you_mean
+from mixalign.checks import check_choice
+from mixalign.errors import MixalignError
 from mixalign.mixers.base import Mix
 from mixalign.mixers.simplex import normalise
 
@@ -29,8 +30,7 @@ class BadTasks:
     """
 
     def __init__(self, tasks: list[str], on_nan: OnNan = "raise") -> None:
-        if on_nan not in get_args(OnNan):
-            raise MixalignError(f"`on_nan` is {on_nan!r}. {did_you_mean(str(on_nan), get_args(OnNan))}")
+        check_choice("on_nan", on_nan, get_args(OnNan))
         self.tasks, self.on_nan = tasks, on_nan
         self.banned_K = torch.zeros(len(tasks), dtype=torch.bool)  # tasks in quarantine
 
