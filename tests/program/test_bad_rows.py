@@ -118,7 +118,12 @@ CASES: dict[str, tuple[str, bytes, str]] = {  # objective/file, its content, and
     "misspelt roles": (
         "sft/a.jsonl",
         lines(*talk("user", "asistant")),
-        "give the rows an answer. The turns of row 1 have the roles user, asistant; those of `assistant` are learned.",
+        "line 1: turn 2 of `messages` has the role 'asistant'. Did you mean `assistant`?",
+    ),
+    "no assistant": (
+        "sft/a.jsonl",
+        lines(*talk("user", "tool")),
+        "give the rows an answer. The turns of row 1 have the roles user, tool; those of `assistant` are learned.",
     ),
     "a turn of a text": ("sft/a.jsonl", lines({"messages": ["hi"]}), "line 1: turn 1 of `messages` is 'hi' (str)"),
     "no role": ("sft/a.jsonl", lines({"messages": [{"content": "a"}]}), "line 1: turn 1 of `messages` has no `role`"),

@@ -8,40 +8,64 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mixalign.data.read.pairs import common_prefix, explicit, implicit, pair, read_prompt, sharegpt_pair
+from mixalign.data.read.columns import Columns, Fields, refuse_media
+from mixalign.data.read.pairs import (
+    common_prefix,
+    explicit,
+    implicit,
+    pair,
+    read_prompt,
+    refuse_question,
+    sharegpt_pair,
+    without_prompt,
+)
 from mixalign.data.read.turns import check_answers, filled
 from mixalign.data.read.values import Row, show, without_nulls
-from mixalign.errors import MixalignError, did_you_mean
+from mixalign.errors import MixalignError
 from mixalign.types import Example
 
-__all__ = ["COLUMNS", "common_prefix", "example_kind", "prompt_key", "to_example"]
+__all__ = ["COLUMNS", "common_prefix", "example_kind", "prompt_key", "read_row", "to_example"]
 
 MANY = 12  # column names in a message
 CURE = "Name your columns with `columns:`, for example `columns: {prompt: question, completion: answer}`."
 
 
-def to_example(row: Mapping[str, Any], columns: Mapping[str, str]) -> Example:
+def to_example(row: Mapping[str, Any], columns: Columns, *, chat: bool = False) -> Example:
     """Turns one row into an `Example`.
 
     The first format wins whose columns are all there and which uses every column named in `columns`.
 
     Args:
         row: column to value, as read.
-        columns: our column name to the row's.
+        columns: our column name to the row's; or a column of the row to None, which is then not read.
+        chat: whether the tokenizer has a chat template.
 
     Raises:
         MixalignError: when no format fits, or a value has the wrong type or is empty. The caller adds the
             task, the file and the line to the message.
     """
-    fields = _rename(row, columns)
-    example = _recognise(row, fields, columns)(fields)
+    return read_row(row, columns, chat=chat)[0]
+
+
+def read_row(row: Mapping[str, Any], columns: Columns, *, chat: bool = False) -> tuple[Example, set[str]]:
+    """The example of a row, and which of the row's columns it was made of.
+
+    Raises:
+        MixalignError: see `to_example`.
+    """
+    refuse_media(row, columns)
+    fields = Fields(row, columns, KNOWN)
+    build = _recognise(row, fields, columns)
+    example = build(fields)
     check_answers({name: example[name] for name in ANSWERS if name in example})  # type: ignore[literal-required]
+    if build is implicit:
+        refuse_question(row, {*columns, *fields.used}, example)
     if fields.get("tools"):
         example["tools"] = _tools(fields["tools"])
     if fields.get("chat_template_kwargs"):
         example["chat_template_kwargs"] = _object(fields["chat_template_kwargs"], "chat_template_kwargs")
     _check_unicode(example)
-    return example
+    return example, fields.used
 
 
 def example_kind(example: Example) -> str:
@@ -60,22 +84,11 @@ def prompt_key(example: Example) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
 
 
-def _rename(row: Mapping[Any, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The columns that we know, under our names; empty cells of a table (None) count as absent."""
-    for ours, theirs in columns.items():
-        if theirs not in row:
-            raise MixalignError(
-                f"`columns` maps `{ours}` to `{theirs}`, but the row has no `{theirs}`. "
-                f"{did_you_mean(theirs, map(str, row))}"
-            )
-    fields = {name: row.get(name) for name in COLUMNS} | {ours: row[theirs] for ours, theirs in columns.items()}
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _recognise(row: Mapping[Any, Any], fields: Row, columns: Mapping[str, str]) -> Callable[[Row], Example]:
-    mapped = set(columns) - EXTRAS
+def _recognise(row: Mapping[Any, Any], fields: Fields, columns: Columns) -> Callable[[Row], Example]:
+    mapped = {ours for ours, theirs in columns.items() if theirs is not None} - EXTRAS
     for required, optional, build in FORMATS:
         if all(name in fields for name in required) and mapped <= {*required, *optional}:
+            _refuse_null(fields, required)
             return build
     names = [f"{name} (null)" if row[name] is None else str(name) for name in row]
     if len(names) > MANY:
@@ -84,6 +97,18 @@ def _recognise(row: Mapping[Any, Any], fields: Row, columns: Mapping[str, str]) 
     wanted = "; ".join(" + ".join(required) for required, _, _ in FORMATS)
     renamed = f" and `columns` is {dict(columns)}" if columns else ""
     raise MixalignError(f"the columns are {found}{renamed}. A row wants one of: {wanted}. {CURE}")
+
+
+def _refuse_null(fields: Fields, found: tuple[str, ...]) -> None:
+    """A null does not turn a row of one format into one of another that makes do without that column."""
+    for required, _, _ in FORMATS:
+        lacking = [name for name in required if name not in fields]
+        if lacking and {*found} < {*required} and fields.nulls.issuperset(lacking):
+            name = fields.theirs(lacking[0])
+            raise MixalignError(
+                f"`{name}` is null beside {' and '.join(f'`{fields.theirs(ours)}`' for ours in found)}. Fill it or "
+                f"remove the row; if no row needs it, declare `columns: {{{name}: null}}`."
+            )
 
 
 def _check_unicode(example: Example) -> None:
@@ -104,7 +129,7 @@ def _completion(fields: Row) -> Example:
     example = Example(prompt=prompt, completion=filled(fields["completion"], "completion", like=prompt))
     if isinstance(fields.get("label"), bool):  # a label of another type is some class, and no verdict
         example["label"] = fields["label"]
-    return example
+    return without_prompt(example, ("completion",))
 
 
 def _messages(fields: Row) -> Example:
@@ -164,3 +189,4 @@ ANSWERS = ("chosen", "rejected", "completion")
 EXTRAS = {"tools", "chat_template_kwargs"}  # go with every format
 COLUMNS = sorted({name for required, optional, _ in FORMATS for name in (*required, *optional)} | EXTRAS | {"label"})
 """Our column names: the ones that `columns` may name on its left side."""
+KNOWN = frozenset(COLUMNS)

@@ -1,15 +1,29 @@
 """Pairs of answers: with a prompt of their own, or with the prompt as what both begin with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mixalign.data.read.turns import filled
-from mixalign.data.read.values import Row, show
+from mixalign.data.read.turns import check_answers, filled
+from mixalign.data.read.values import Row, is_empty, show
 from mixalign.errors import MixalignError
 from mixalign.types import Example, Message
 
-__all__ = ["common_prefix", "explicit", "implicit", "pair", "read_prompt", "sharegpt_pair"]
+__all__ = [
+    "common_prefix",
+    "explicit",
+    "implicit",
+    "pair",
+    "read_prompt",
+    "refuse_question",
+    "sharegpt_pair",
+    "without_prompt",
+]
 
+LONG = 20  # characters of a prompt with which no two answers begin by chance
+QUESTIONS = {
+    "question", "query", "input", "inputs", "instruction", "context", "problem", "request", "task", "user", "human",
+    "user_input", "user_prompt", "message",
+}  # fmt: skip
 HH_TURN = "\n\nAssistant:"  # ends the prompt in the dialogues of HH-RLHF (arXiv 2204.05862)
 
 
@@ -41,18 +55,75 @@ def explicit(fields: Row) -> Example:
     """`prompt`, `chosen` and `rejected`."""
     if isinstance(fields["prompt"], str) and not isinstance(fields["chosen"], str):
         return _repeated_prompt(fields)
-    return pair(fields, read_prompt(fields["prompt"]))
+    example = pair(fields, read_prompt(fields["prompt"]))
+    return without_prompt(example, ("chosen", "rejected"))
+
+
+def without_prompt(example: Example, names: Sequence[str]) -> Example:
+    """The example with a prompt that the answers repeat taken out of them.
+
+    Turns are compared whole, so an answer that begins with those of the prompt repeats them. A text may begin with
+    the words of a short prompt by chance: only a long prompt in front of all answers is a repeated one.
+
+    Raises:
+        MixalignError: for texts that repeat the prompt, and for conversations of which only one does.
+    """
+    prompt: Any = example["prompt"]
+    answers: dict[str, Any] = {name: example[name] for name in names}  # type: ignore[literal-required]
+    check_answers(answers)
+    holders = [name for name, answer in answers.items() if answer[: len(prompt)] == prompt]
+    if isinstance(prompt, str):
+        if len(prompt) >= LONG and len(holders) == len(names) > 1:
+            raise MixalignError(
+                "`chosen` and `rejected` both begin with `prompt`, which would then be there twice. Cut it off, or "
+                "declare `columns: {prompt: null}`: what both share is the prompt then."
+            )
+    elif holders and len(holders) < len(names):
+        raise MixalignError(
+            f"`{holders[0]}` begins with the turns of `prompt`, and the other answer does not. Give both with the "
+            "prompt, or both without it."
+        )
+    else:
+        for name in holders:
+            if len(answers[name]) == len(prompt):
+                raise MixalignError(f"`{name}` holds the turns of `prompt` and no answer. Remove the row or add one.")
+            example[name] = answers[name][len(prompt) :]  # type: ignore[literal-required]
+    return example
 
 
 def _repeated_prompt(fields: Row) -> Example:
     """UltraFeedback's form: the prompt as a text, and again as a turn of both conversations."""
-    example = implicit(fields)
-    if not isinstance(example["prompt"], list) or example["prompt"][-1].get("content") != fields["prompt"]:
+    text = fields["prompt"]
+    full = pair(fields, fields["chosen"])
+    shared = full["chosen"][: common_prefix(full["chosen"], full["rejected"])]
+    if not any(turn["role"] == "user" and turn.get("content") == text for turn in shared if isinstance(turn, dict)):
         raise MixalignError(
-            "`prompt` is a text, but `chosen` and `rejected` are conversations that do not both begin with "
-            "it. Give all three as texts, or all three as lists of messages."
+            f"`prompt` is the text {show(text)}, but `chosen` and `rejected` are conversations, and no user turn that "
+            "both begin with says it. Give all three as texts or all three as lists of messages, or declare "
+            "`columns: {prompt: null}` where the conversations hold the prompt."
         )
-    return example
+    return implicit(fields)
+
+
+def refuse_question(row: Mapping[Any, Any], ignored: Collection[str], example: Example) -> None:
+    """Refuses a pair without a `prompt` where another column asks the question.
+
+    Raises:
+        MixalignError: it names the column.
+    """
+    prompt: Any = example["prompt"]
+    for name, value in row.items():
+        if name in ignored or str(name).lower() not in QUESTIONS or is_empty(value):
+            continue
+        if isinstance(prompt, str):
+            asked = isinstance(value, str) and value.strip() in prompt
+        else:
+            asked = any(turn["role"] == "user" for turn in prompt)
+        if not asked:
+            raise MixalignError(
+                f"`chosen` and `rejected` have no `prompt` beside them, but `{name}` is {show(value)}. Say "
+                f"`columns: {{prompt: {name}}}` if it is the prompt, else `columns: {{{name}: null}}`."
+            )
 
 
 def implicit(fields: Row) -> Example:
@@ -73,4 +144,5 @@ def implicit(fields: Row) -> Example:
 
 def sharegpt_pair(fields: Row) -> Example:
     """LLaMA-Factory's: the prompt as `conversations`, and two answers."""
-    return pair(fields, filled(fields["conversations"], "conversations", like=[]))
+    prompt = filled(fields["conversations"], "conversations", like=[])
+    return without_prompt(pair(fields, prompt), ("chosen", "rejected"))

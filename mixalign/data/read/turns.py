@@ -1,5 +1,6 @@
 """Conversations: every turn becomes a message with `role` and `content`, whatever its data set calls them."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ ROLES = {
     "function": "tool",
     "observation": "tool",
 }  # ShareGPT's speakers to chat roles
+KNOWN = ("system", "developer", "user", "assistant", "tool")
 KEYS = {"from": "role", "value": "content"}  # ShareGPT's to ours
 TEXT_PARTS = ("text", "input_text", "output_text")  # `type` of parts that are text; the last two are OpenAI's
 
@@ -59,10 +61,25 @@ def _message(turn: Any, name: str, number: int) -> Message:
     message: Message = {KEYS.get(key, key): value for key, value in without_nulls(turn).items()}
     if not isinstance(message.get("role"), str) or not message["role"]:
         raise MixalignError(f"{where} has no `role`: {show(message)}. It wants user, assistant, system or tool.")
-    message["role"] = ROLES.get(message["role"], message["role"])
+    message["role"] = _role(message["role"], where)
     if "content" in message or "tool_calls" not in message:
         message["content"] = _text(message.get("content"), where)
     return message
+
+
+def _role(name: str, where: str) -> str:
+    role = ROLES.get(name, name)
+    if role not in KNOWN:
+        raise MixalignError(
+            f"{where} has the role {name!r}.{_near(name)} Known are {', '.join(KNOWN)}, and ShareGPT's "
+            f"{', '.join(ROLES)}. Correct it, or remove the row."
+        )
+    return role
+
+
+def _near(name: str) -> str:
+    close = difflib.get_close_matches(name.lower(), (*KNOWN, *ROLES), n=1)
+    return f" Did you mean `{close[0]}`?" if close else ""
 
 
 def _text(content: Any, where: str) -> str:

@@ -143,7 +143,7 @@ ERRORS = {
     "empty prompt": ({"prompt": [], "completion": [BLUE]}, "`prompt` is empty"),
     "other prompt": (
         {"prompt": "Why?", "chosen": [SKY, BLUE], "rejected": [SKY, GREEN]},
-        "do not both begin",
+        "`prompt` is the text 'Why.'.*no user turn that both begin with says it",
     ),
     "tools": ({"messages": [SKY, BLUE], "tools": "{"}, "`tools` is a text that is not JSON"),
     "tools object": ({"messages": [SKY, BLUE], "tools": "{}"}, "must be a list of JSON schemas"),
@@ -238,7 +238,7 @@ TURNS = st.lists(
     min_size=1,
     max_size=4,
 )
-ANSWER = TURNS.map(lambda turns: [*turns, BLUE])
+ANSWER = TURNS.map(lambda turns: [BLUE, *turns, BLUE])
 
 
 @given(st.dictionaries(st.sampled_from([*COLUMNS, "other"]), ANY), st.dictionaries(st.sampled_from(COLUMNS), TEXT))

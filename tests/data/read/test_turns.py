@@ -1,5 +1,7 @@
 """What a turn of a conversation may look like, and what it becomes."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ def turn(role: str, content, **more) -> dict:
 def wrap(text: str, cuts: list[int], padded: bool) -> list[dict]:
     """A text as parts, cut at some places; padded as a table of texts and images writes them."""
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    parts = [{"type": "text", "text": text[a:b]} for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [{"type": "text", "text": text[a:b]} for a, b in pairwise(edges)]
     return [{**part, "image_url": None} for part in parts] if padded else parts
 
 
