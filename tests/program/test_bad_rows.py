@@ -102,8 +102,18 @@ CASES: dict[str, tuple[str, bytes, str]] = {  # objective/file, its content, and
     ),
     "no labels": (
         "kto/a.jsonl",
-        lines(*({"prompt": f"{n}", "completion": "a", "label": "true"} for n in range(9))),
-        "(train): row 1 has no `label` of true or false beside `prompt` and `completion` (quoted, or a number,",
+        lines(*({"prompt": f"{n}", "completion": "a"} for n in range(9))),
+        "(train): row 1 has no `label` of true or false beside `prompt` and `completion`",
+    ),
+    "other labels": (
+        "kto/a.jsonl",
+        lines(*({"prompt": f"{n}", "completion": "a", "label": "good"} for n in range(9))),
+        "line 1: `label` is 'good' (str), but says whether an answer is a desirable one: true or false, or 1 or 0.",
+    ),
+    "labels of a table": (
+        "sft/a.csv",
+        b"prompt,completion,label\n" + b"".join(b"say %d,ok,False\n" % n for n in range(9)),
+        "(train): row 1 is an unpaired preference",
     ),
     "labels": (
         "sft/a.jsonl",

@@ -9,7 +9,7 @@ from mixalign.data.read.files import Table
 from mixalign.data.read.values import is_empty, show
 from mixalign.errors import MixalignError, did_you_mean
 
-__all__ = ["Columns", "ColumnUse", "Fields", "Tally", "declared_unused", "readable", "refuse_media"]
+__all__ = ["Columns", "ColumnUse", "Fields", "Tally", "declared_unused", "is_media", "readable", "refuse_media"]
 
 Columns = Mapping[str, str | None]
 """Our column name to the row's; or a column of the row to None, which declares it unused."""
@@ -127,15 +127,16 @@ def refuse_media(row: Mapping[Any, Any], columns: Columns) -> None:
         MixalignError: it names the column.
     """
     for name, value in row.items():
-        if name not in columns and name not in columns.values() and not is_empty(value) and _is_media(name, value):
+        if name not in columns and name not in columns.values() and is_media(name, value):
             raise MixalignError(
                 f"column `{name}` is {show(value)}, but images, audio, video and files are not read: only text is "
                 f"learned from. Remove such rows, or learn their text alone with `columns: {{{name}: null}}`."
             )
 
 
-def _is_media(name: Any, value: Any) -> bool:
-    return bool(MEDIA.fullmatch(str(name))) or _is_decoded(value)
+def is_media(name: Any, value: Any) -> bool:
+    """Whether a cell holds an image, a sound or a video, by its name or by its value."""
+    return not is_empty(value) and (bool(MEDIA.fullmatch(str(name))) or _is_decoded(value))
 
 
 def _is_decoded(value: Any) -> bool:

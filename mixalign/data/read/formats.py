@@ -1,30 +1,35 @@
 """Recognises the format of a row by its columns, whatever the data set calls them.
 
-Formats are those of TRL's dataset page, and the older ones that data sets still come in: ShareGPT, Alpaca,
-HH-RLHF.
+Formats are those of TRL's dataset page, the older ones that data sets still come in (ShareGPT, Alpaca, HH-RLHF), and
+those of LLaMA-Factory, ms-swift, OpenAI's preference tuning and NeMo.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mixalign.data.read.alpaca import alpaca, alpaca_chat, alpaca_chat_pair, alpaca_pair
 from mixalign.data.read.columns import Columns, Fields, refuse_media
+from mixalign.data.read.dialects import nemo_pair, openai_pair, swift_conversations, swift_pair
+from mixalign.data.read.ids import token_pair, token_row
 from mixalign.data.read.pairs import (
     common_prefix,
     explicit,
     implicit,
-    pair,
     read_prompt,
     refuse_question,
     sharegpt_pair,
     without_prompt,
 )
-from mixalign.data.read.turns import check_answers, filled
-from mixalign.data.read.values import Row, show, without_nulls
+from mixalign.data.read.tools import read_tools
+from mixalign.data.read.turns import check_answers, conversation, filled, last_answer, settle_weights, with_front
+from mixalign.data.read.values import Row, read_verdict, read_weight, show, without_nulls
 from mixalign.errors import MixalignError
 from mixalign.types import Example
 
 __all__ = ["COLUMNS", "common_prefix", "example_kind", "prompt_key", "read_row", "to_example"]
+
+Build = Callable[[Row], Example]
 
 MANY = 12  # column names in a message
 CURE = "Name your columns with `columns:`, for example `columns: {prompt: question, completion: answer}`."
@@ -55,22 +60,30 @@ def read_row(row: Mapping[str, Any], columns: Columns, *, chat: bool = False) ->
     """
     refuse_media(row, columns)
     fields = Fields(row, columns, KNOWN)
-    build = _recognise(row, fields, columns)
-    example = build(fields)
+    optional, build = _recognise(row, fields, columns)
+    example = (IN_TURNS.get(build, build) if chat else build)(fields)
     check_answers({name: example[name] for name in ANSWERS if name in example})  # type: ignore[literal-required]
     if build is implicit:
         refuse_question(row, {*columns, *fields.used}, example)
+    _add_front(example, fields)
+    if "label" in optional and "label" in fields:
+        _add_label(example, read_verdict(fields["label"], fields.theirs("label")))
+    settle_weights(example)
     if fields.get("tools"):
-        example["tools"] = _tools(fields["tools"])
+        example["tools"] = read_tools(fields["tools"])
     if fields.get("chat_template_kwargs"):
         example["chat_template_kwargs"] = _object(fields["chat_template_kwargs"], "chat_template_kwargs")
+    if "weight" in fields:
+        example["weight"] = read_weight(fields["weight"], fields.theirs("weight"))
+    _refuse_idle(fields, columns)
     _check_unicode(example)
     return example, fields.used
 
 
 def example_kind(example: Example) -> str:
     """`preference` for a pair, `unpaired` for an answer with a label, else `supervised`."""
-    return "preference" if "chosen" in example else "unpaired" if "label" in example else "supervised"
+    is_pair = "chosen" in example or "chosen_ids" in example
+    return "preference" if is_pair else "unpaired" if "label" in example else "supervised"
 
 
 def prompt_key(example: Example) -> str:
@@ -79,17 +92,22 @@ def prompt_key(example: Example) -> str:
         roles = [turn["role"] for turn in example["messages"]]
         first = roles.index("assistant") if "assistant" in roles else 0
         prompt: Any = example["messages"][:first] or example["messages"]
+    elif "input_ids" in example:
+        learned = example["supervised"]
+        prompt = example["input_ids"][: learned.index(True) if True in learned else 0] or example["input_ids"]
+    elif "prompt_ids" in example:
+        prompt = example["prompt_ids"] or example["chosen_ids"]
     else:
         prompt = example["prompt"] or example.get("completion") or example.get("chosen")
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
 
 
-def _recognise(row: Mapping[Any, Any], fields: Fields, columns: Columns) -> Callable[[Row], Example]:
+def _recognise(row: Mapping[Any, Any], fields: Fields, columns: Columns) -> tuple[tuple[str, ...], Build]:
     mapped = {ours for ours, theirs in columns.items() if theirs is not None} - EXTRAS
     for required, optional, build in FORMATS:
         if all(name in fields for name in required) and mapped <= {*required, *optional}:
             _refuse_null(fields, required)
-            return build
+            return optional, build
     names = [f"{name} (null)" if row[name] is None else str(name) for name in row]
     if len(names) > MANY:
         names = [*names[:MANY], f"and {len(names) - MANY} more"]
@@ -120,51 +138,49 @@ def _check_unicode(example: Example) -> None:
         raise MixalignError(f"the text holds {half}, half of a surrogate pair. Remove or replace it.") from error
 
 
-def _alpaca_pair(fields: Row) -> Example:
-    return pair(fields, _alpaca_prompt(fields))
+def _add_front(example: Example, fields: Row) -> None:
+    """Puts a row's `system` and `history` before its turns; a prompt of text has no place for them."""
+    if "messages" in example:
+        example["messages"] = with_front(example["messages"], fields)
+    elif isinstance(prompt := example.get("prompt"), list):
+        example["prompt"] = with_front(prompt, fields)
+
+
+def _add_label(example: Example, label: bool) -> None:
+    """A verdict is on the last answer, so a whole conversation is taken apart before it."""
+    if "chosen" in example:
+        raise MixalignError("the row has two answers and a `label`. Declare `columns: {label: null}`.")
+    if "messages" in example:
+        example["prompt"], example["completion"] = last_answer(example.pop("messages"), "messages")
+    example["label"] = label
+
+
+def _refuse_idle(fields: Fields, columns: Columns) -> None:
+    """A column that `columns` gives a name of ours has an effect."""
+    for ours in columns:
+        if ours in fields and ours not in fields.read:
+            raise MixalignError(
+                f"`columns` maps `{ours}` to `{fields.theirs(ours)}`, but this row has no place for it: its format is "
+                "another, or its prompt is a text and no list of messages. Remove the entry."
+            )
 
 
 def _completion(fields: Row) -> Example:
     prompt = read_prompt(fields["prompt"])
     example = Example(prompt=prompt, completion=filled(fields["completion"], "completion", like=prompt))
-    if isinstance(fields.get("label"), bool):  # a label of another type is some class, and no verdict
-        example["label"] = fields["label"]
     return without_prompt(example, ("completion",))
 
 
 def _messages(fields: Row) -> Example:
-    return Example(messages=filled(fields["messages"], "messages", like=[]))
+    return Example(messages=conversation(fields["messages"], "messages"))
 
 
 def _sharegpt(fields: Row) -> Example:
-    return Example(messages=filled(fields["conversations"], "conversations", like=[]))
-
-
-def _alpaca(fields: Row) -> Example:
-    return Example(prompt=_alpaca_prompt(fields), completion=filled(fields["output"], "output", like=""))
+    return Example(messages=conversation(fields["conversations"], "conversations"))
 
 
 def _text(fields: Row) -> Example:
     return Example(prompt="", completion=filled(fields["text"], "text", like=""))
-
-
-def _alpaca_prompt(fields: Row) -> str:
-    """Stanford Alpaca's headings, without its opening sentence, which only some models were trained on."""
-    parts = [("Instruction", filled(fields["instruction"], "instruction", like=""))]
-    if fields.get("input"):
-        parts.append(("Input", filled(fields["input"], "input", like="")))
-    return "".join(f"### {title}:\n{text}\n\n" for title, text in parts) + "### Response:\n"
-
-
-def _tools(value: Any) -> list[dict[str, Any]]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise MixalignError(f"`tools` is a text that is not JSON ({error}): {show(value)}.") from error
-    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        raise MixalignError(f"`tools` is {show(value)}, but must be a list of JSON schemas, or such a list as text.")
-    return value
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
@@ -174,19 +190,26 @@ def _object(value: Any, name: str) -> dict[str, Any]:
     return found
 
 
-FORMATS: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[[Row], Example]], ...] = (
+FORMATS: tuple[tuple[tuple[str, ...], tuple[str, ...], Build], ...] = (
     (("prompt", "chosen", "rejected"), (), explicit),
     (("conversations", "chosen", "rejected"), (), sharegpt_pair),
-    (("instruction", "chosen", "rejected"), ("input",), _alpaca_pair),
+    (("instruction", "chosen", "rejected"), ("input",), alpaca_pair),
     (("chosen", "rejected"), (), implicit),
+    (("messages", "rejected_response"), (), swift_pair),
+    (("messages", "rejected_messages"), (), swift_conversations),
+    (("input", "preferred_output", "non_preferred_output"), (), openai_pair),
+    (("context", "completions"), (), nemo_pair),
     (("prompt", "completion"), ("label",), _completion),
-    (("messages",), (), _messages),
-    (("conversations",), (), _sharegpt),
-    (("instruction", "output"), ("input",), _alpaca),
+    (("messages",), ("label",), _messages),
+    (("conversations",), ("label",), _sharegpt),
+    (("instruction", "output"), ("input", "label"), alpaca),
     (("text",), (), _text),
+    (("prompt_ids", "chosen_ids", "rejected_ids"), (), token_pair),
+    (("input_ids",), ("labels", "completion_mask", "assistant_masks", "attention_mask"), token_row),
 )
+IN_TURNS: dict[Build, Build] = {alpaca: alpaca_chat, alpaca_pair: alpaca_chat_pair}  # with a chat template
 ANSWERS = ("chosen", "rejected", "completion")
-EXTRAS = {"tools", "chat_template_kwargs"}  # go with every format
-COLUMNS = sorted({name for required, optional, _ in FORMATS for name in (*required, *optional)} | EXTRAS | {"label"})
+EXTRAS = {"tools", "chat_template_kwargs", "weight", "system", "history"}  # go with every format, the last two of turns
+COLUMNS = sorted({name for required, optional, _ in FORMATS for name in (*required, *optional)} | EXTRAS)
 """Our column names: the ones that `columns` may name on its left side."""
 KNOWN = frozenset(COLUMNS)

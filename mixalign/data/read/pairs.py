@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mixalign.data.read.turns import check_answers, filled
+from mixalign.data.read.turns import check_answers, conversation, filled
 from mixalign.data.read.values import Row, is_empty, show
 from mixalign.errors import MixalignError
 from mixalign.types import Example, Message
@@ -144,5 +144,5 @@ def implicit(fields: Row) -> Example:
 
 def sharegpt_pair(fields: Row) -> Example:
     """LLaMA-Factory's: the prompt as `conversations`, and two answers."""
-    prompt = filled(fields["conversations"], "conversations", like=[])
+    prompt = conversation(fields["conversations"], "conversations")
     return without_prompt(pair(fields, prompt), ("chosen", "rejected"))

@@ -1,5 +1,6 @@
 """What a turn of a conversation may look like, and what it becomes."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -56,3 +57,111 @@ def test_parts_of_text_are_the_text_in_every_role_and_format(turns, form):
 def test_other_parts_are_refused_by_name(part, message):
     with pytest.raises(MixalignError, match=message):
         to_example({"messages": [turn("user", [{"type": "text", "text": "What?"}, part])]}, {})
+
+
+@pytest.mark.parametrize("role", ["USER", "narrator", "ipython", "User", "asistant", "thinking"])
+def test_unknown_roles_are_refused_by_name(role):
+    with pytest.raises(
+        MixalignError, match=f"turn 1 of `messages` has the role '{role}'.*system, developer.*human, gpt"
+    ):
+        to_example({"messages": [turn(role, "a"), turn("assistant", "b")]}, {})
+
+
+def test_media_of_a_turn_are_refused_by_name():
+    with pytest.raises(MixalignError, match=r"turn 1 of `messages` has `images` \['cat.png'\]"):
+        to_example({"messages": [turn("user", "a", images=["cat.png"])]}, {})
+
+
+LEARNED = {1: [{"weight": 1}, {"train": True}, {"loss": True}, {"weight": 1.0, "loss": 1}]}
+LEARNED[0] = [{"weight": 0}, {"train": False}, {"loss": False}, {"weight": 0.0, "train": False}]
+
+
+@pytest.mark.parametrize(("weight", "given"), [(weight, given) for weight in LEARNED for given in LEARNED[weight]])
+def test_a_turn_says_whether_it_is_learned(weight, given):
+    ask, first, last = turn("user", "a"), turn("assistant", "b"), turn("assistant", "c")
+    example = to_example({"messages": [ask, {**first, **given}, ask, {**last, "train": None}]}, {})
+    assert example["messages"] == [ask, {**first, "weight": weight}, ask, last]
+    assert type(example["messages"][1]["weight"]) is int
+    # a prompt is never learned, and an answer is
+    assert to_example({"prompt": [ask, {**first, **given}, ask], "completion": [last]}, {})["prompt"] == [
+        ask,
+        first,
+        ask,
+    ]
+    for name, row in {
+        "completion": {"prompt": [ask], "completion": [{**first, **given}]},
+        "chosen": {"prompt": [ask], "chosen": [{**first, **given}], "rejected": [last]},
+        "rejected": {"chosen": [ask, last], "rejected": [ask, {**first, **given}]},
+    }.items():
+        if weight:
+            assert to_example(row, {})[name] == [first]
+        else:
+            with pytest.raises(MixalignError, match=f"turn 1 of `{name}` has the weight 0.*as `messages`"):
+                to_example(row, {})
+
+
+@pytest.mark.parametrize(
+    ("role", "given", "message"),
+    [
+        ("assistant", {"weight": 0.5}, r"turn 2 of `messages` has `weight` 0.5 \(float\)"),
+        ("assistant", {"train": "no"}, "has `train` 'no'"),
+        ("assistant", {"weight": 2}, "has `weight` 2"),
+        ("assistant", {"weight": 0, "train": True}, "say the opposite of each other"),
+        ("assistant", {"train_detail": [{"begin_offset": 0}]}, "has `train_detail`"),
+        ("user", {"weight": 1}, "of the role user and has {'weight': 1}, but only the assistant's"),
+    ],
+)
+def test_other_weights_are_refused(role, given, message):
+    with pytest.raises(MixalignError, match=message):
+        to_example({"messages": [turn("user", "a"), turn(role, "b", **given)]}, {})
+
+
+def test_turns_that_are_not_learned_anyway_may_say_so():
+    assert to_example({"messages": [turn("user", "a", train=False), turn("assistant", "b")]}, {}) == {
+        "messages": [turn("user", "a"), turn("assistant", "b")]
+    }
+
+
+ASK, SAY, NO, BRIEF = turn("user", "a?"), turn("assistant", "b"), turn("assistant", "c"), turn("system", "Be brief.")
+BEFORE = [turn("user", "x"), turn("assistant", "y")]
+
+
+@pytest.mark.parametrize("history", [[["x", "y"]], json.dumps([["x", "y"]]), BEFORE, [("x", "y")]])
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"messages": [ASK, SAY]}, "messages"),
+        ({"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}]}, "messages"),
+        ({"prompt": [ASK], "completion": [SAY]}, "prompt"),
+        ({"prompt": [ASK], "chosen": [SAY], "rejected": [NO]}, "prompt"),
+        ({"conversations": [ASK], "chosen": SAY, "rejected": NO}, "prompt"),
+        ({"chosen": [ASK, SAY], "rejected": [ASK, NO]}, "prompt"),
+        ({"messages": [ASK, SAY], "rejected_response": "c"}, "prompt"),
+    ],
+)
+def test_system_and_history_come_first(row, name, history):
+    plain = to_example(row, {})
+    example = to_example({**row, "system": "Be brief.", "history": history}, {})
+    assert example == {**plain, name: [BRIEF, *BEFORE, *plain[name]]}
+    assert to_example({**row, "system": "", "history": []}, {}) == plain
+
+
+def test_a_system_prompt_is_there_once():
+    row = {"messages": [BRIEF, ASK, SAY], "system": "Be brief.", "history": [["x", "y"]]}
+    assert to_example(row, {})["messages"] == [BRIEF, *BEFORE, ASK, SAY]
+    with pytest.raises(MixalignError, match=r"`system` is 'Be long.'.*begin with another system prompt, 'Be brief.'"):
+        to_example({**row, "system": "Be long."}, {})
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"system": 3}, r"`system` is 3 \(int\), but must be a text"),
+        ({"history": [["x"]]}, r"entry 1 of `history` is \['x'\]"),
+        ({"history": [["x", "y"], ["x", None]]}, "entry 2 of `history`"),
+        ({"history": "x"}, "entry 1 of `history` is .*two texts"),
+    ],
+)
+def test_other_histories_are_refused(more, message):
+    with pytest.raises(MixalignError, match=message):
+        to_example({"messages": [ASK, SAY], **more}, {})
