@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from mixalign.data.read.files import Table
@@ -127,7 +128,7 @@ def refuse_media(row: Mapping[Any, Any], columns: Columns) -> None:
         MixalignError: it names the column.
     """
     for name, value in row.items():
-        if name not in columns and name not in columns.values() and is_media(name, value):
+        if is_media(name, value) and name not in columns and name not in columns.values():
             raise MixalignError(
                 f"column `{name}` is {show(value)}, but images, audio, video and files are not read: only text is "
                 f"learned from. Remove such rows, or learn their text alone with `columns: {{{name}: null}}`."
@@ -136,7 +137,12 @@ def refuse_media(row: Mapping[Any, Any], columns: Columns) -> None:
 
 def is_media(name: Any, value: Any) -> bool:
     """Whether a cell holds an image, a sound or a video, by its name or by its value."""
-    return not is_empty(value) and (bool(MEDIA.fullmatch(str(name))) or _is_decoded(value))
+    return (_is_called_media(str(name)) or (not isinstance(value, str) and _is_decoded(value))) and not is_empty(value)
+
+
+@lru_cache(maxsize=1000)
+def _is_called_media(name: str) -> bool:
+    return MEDIA.fullmatch(name) is not None
 
 
 def _is_decoded(value: Any) -> bool:

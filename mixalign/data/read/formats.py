@@ -6,6 +6,7 @@ those of LLaMA-Factory, ms-swift, OpenAI's preference tuning and NeMo.
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from mixalign.data.read.alpaca import alpaca, alpaca_chat, alpaca_chat_pair, alpaca_pair
@@ -103,30 +104,41 @@ def prompt_key(example: Example) -> str:
 
 
 def _recognise(row: Mapping[Any, Any], fields: Fields, columns: Columns) -> tuple[tuple[str, ...], Build]:
-    mapped = {ours for ours, theirs in columns.items() if theirs is not None} - EXTRAS
-    for required, optional, build in FORMATS:
-        if all(name in fields for name in required) and mapped <= {*required, *optional}:
-            _refuse_null(fields, required)
-            return optional, build
+    """The optional columns of the row's format, and what makes its examples."""
+    mapped = frozenset(ours for ours, theirs in columns.items() if theirs is not None and ours not in EXTRAS)
+    found = _match(frozenset(fields), frozenset(fields.nulls), mapped)
+    if found is not None:
+        required, optional, build, lacking = found
+        if lacking is not None:
+            name = fields.theirs(lacking)
+            raise MixalignError(
+                f"`{name}` is null beside {' and '.join(f'`{fields.theirs(ours)}`' for ours in required)}. Fill it or "
+                f"remove the row; if no row needs it, declare `columns: {{{name}: null}}`."
+            )
+        return optional, build
     names = [f"{name} (null)" if row[name] is None else str(name) for name in row]
     if len(names) > MANY:
         names = [*names[:MANY], f"and {len(names) - MANY} more"]
-    found = ", ".join(names) or "none"
+    there = ", ".join(names) or "none"
     wanted = "; ".join(" + ".join(required) for required, _, _ in FORMATS)
     renamed = f" and `columns` is {dict(columns)}" if columns else ""
-    raise MixalignError(f"the columns are {found}{renamed}. A row wants one of: {wanted}. {CURE}")
+    raise MixalignError(f"the columns are {there}{renamed}. A row wants one of: {wanted}. {CURE}")
 
 
-def _refuse_null(fields: Fields, found: tuple[str, ...]) -> None:
-    """A null does not turn a row of one format into one of another that makes do without that column."""
-    for required, _, _ in FORMATS:
-        lacking = [name for name in required if name not in fields]
-        if lacking and {*found} < {*required} and fields.nulls.issuperset(lacking):
-            name = fields.theirs(lacking[0])
-            raise MixalignError(
-                f"`{name}` is null beside {' and '.join(f'`{fields.theirs(ours)}`' for ours in found)}. Fill it or "
-                f"remove the row; if no row needs it, declare `columns: {{{name}: null}}`."
-            )
+@lru_cache(maxsize=1000)  # the rows of a task have the same columns, so one entry each serves nearly all
+def _match(
+    present: frozenset[str], nulls: frozenset[str], mapped: frozenset[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], Build, str | None] | None:
+    """A format's line in the table, and the column whose null alone keeps the row from being of a fuller format.
+
+    A null must not turn a row of one format into one of another that makes do without that column.
+    """
+    for required, optional, build in FORMATS:
+        if present.issuperset(required) and mapped <= {*required, *optional}:
+            fuller = [{*other} - present for other, _, _ in FORMATS if {*required} < {*other}]
+            lacking = next((min(names) for names in fuller if names and names <= nulls), None)
+            return required, optional, build, lacking
+    return None
 
 
 def _check_unicode(example: Example) -> None:

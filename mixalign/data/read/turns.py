@@ -138,6 +138,8 @@ def _message(turn: Any, name: str, number: int) -> Message:
     where = f"turn {number} of `{name}`"
     if not isinstance(turn, Mapping):
         raise MixalignError(f"{where} is {show(turn)}, but must be an object with `role` and `content`.")
+    if len(turn) == 2 and turn.get("role") in KNOWN and isinstance(turn.get("content"), str):
+        return dict(turn)  # nearly all are so
     message: Message = {KEYS.get(key, key): value for key, value in without_nulls(turn).items()}
     if not isinstance(message.get("role"), str) or not message["role"]:
         raise MixalignError(f"{where} has no `role`: {show(message)}. It wants user, assistant, system or tool.")
