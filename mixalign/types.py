@@ -16,14 +16,16 @@ Form = Literal["preference", "supervised", "unpaired", "mismatched"]
 """Rows that an objective needs: pairs; answers; answers with a verdict; the same with another row's answer beside."""
 
 Message = dict[str, Any]
-"""One turn of a conversation: at least `role` and `content`."""
+"""One turn of a conversation: at least `role`, and `content` or `tool_calls`; of the assistant in `messages`, maybe
+`weight`: 1 learned, as where there is none, 0 not learned."""
 
 
 class Example(TypedDict, total=False):
     """One row of a task after its format was recognised, before tokenisation.
 
     Exactly one of these key sets is present: {prompt, chosen, rejected}, {prompt, completion}, {messages},
-    {prompt, completion, label}, {input_ids, supervised}, {prompt_ids, chosen_ids, rejected_ids}.
+    {prompt, completion, label}; or, where the row is token ids already, {input_ids, supervised} or
+    {prompt_ids, chosen_ids, rejected_ids}.
     Each text is a string (standard) or a list of messages (conversational), the same kind within a row.
     """
 
@@ -35,11 +37,11 @@ class Example(TypedDict, total=False):
     messages: list[Message]
     tools: list[dict[str, Any]]  # JSON schemas handed to the chat template
     chat_template_kwargs: dict[str, Any]
-    weight: float  # of the row inside its task
-    input_ids: list[int]  # of a row that came with its tokens
-    supervised: list[bool]  # which of them are learned
+    weight: float  # of the row inside its task, from 0 on; absent: 1
+    input_ids: list[int]
+    supervised: list[bool]  # which of input_ids are learned
     prompt_ids: list[int]
-    chosen_ids: list[int]
+    chosen_ids: list[int]  # without those of the prompt
     rejected_ids: list[int]
 
 

@@ -16,6 +16,7 @@ from mixalign.config.settings import RunSettings
 from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
+from mixalign.data.read.columns import ColumnUse
 from mixalign.data.read.sources import TaskSpec, load_rows
 from mixalign.data.tokens.cache import TokenCache
 from mixalign.data.tokens.tokenise import TokenCounts
@@ -45,6 +46,7 @@ class Job:
         steps: optimizer steps of the generalist.
         val_every: optimizer steps between two of its validations.
         precision: Lightning's; `auto` until `fitted_to` has seen the model.
+        columns: what the columns of each task's rows are used for.
         layout: makes a batch of rows; `fitted_to` chooses it.
     """
 
@@ -59,6 +61,7 @@ class Job:
     steps: int
     val_every: int
     precision: str
+    columns: dict[str, ColumnUse] = field(default_factory=dict)
     layout: Layout = field(default=collate)
 
     @property
@@ -127,15 +130,18 @@ def prepare(settings: RunSettings) -> Job:
     folder = settings.cache_dir / "tokens" if settings.data.cache_tokens else None
     tokens = _Tokens(TokenCache(tokenizer, folder, settings.data.workers), objective, settings.data.max_length)
     data: dict[str, list[TaskDataset]] = {}
+    columns: dict[str, ColumnUse] = {}
     for task, spec in specs.items():
-        for split, examples in read_task(task, spec, settings.data).items():
+        rows = read_task(task, spec, settings.data, chat=tokens.chat)
+        columns[task] = rows.columns
+        for split, examples in rows.items():
             data.setdefault(split, []).append(tokens.table(task, spec, split, examples))
     if len(data.get("test", [])) != len(specs):
         data.pop("test", None)
     targets = _targets(settings, specs, data["validation"], tokens)
     _warn_of_losses(tokens.counts)
-    rows = sum(map(len, data["train"]))
-    steps = num_steps("", settings.steps, settings.epochs, rows, settings.batch_size)
+    num_rows = sum(map(len, data["train"]))
+    steps = num_steps("", settings.steps, settings.epochs, num_rows, settings.batch_size)
     return Job(
         settings=settings,
         tokenizer=tokenizer,
@@ -148,6 +154,7 @@ def prepare(settings: RunSettings) -> Job:
         steps=steps,
         val_every=settings.val_every or max(1, steps // 10),
         precision=str(settings.trainer.precision),
+        columns=columns,
     )
 
 
@@ -159,6 +166,11 @@ class _Tokens:
     objective: Objective
     max_length: int
     counts: list[tuple[str, TokenCounts]] = field(default_factory=list)
+
+    @property
+    def chat(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return self.cache.tokenizer.chat_template is not None
 
     def table(self, task: str, spec: TaskSpec, split: str, examples: list[Example]) -> TaskDataset:
         table, count = self.cache.tokenise(
@@ -178,7 +190,7 @@ def _targets(
 ) -> list[TaskDataset]:
     by_task = dict(zip(specs, validation, strict=True))
     return [
-        by_task[name] if spec is None else tokens.table(name, spec, "target", load_rows(name, spec))
+        by_task[name] if spec is None else tokens.table(name, spec, "target", load_rows(name, spec, chat=tokens.chat))
         for name, spec in target_specs(settings.data, list(specs)).items()
     ]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mixalign.config.settings import DataSettings
 from mixalign.data.generated import generate
-from mixalign.data.read.sources import TaskSpec, discover_tasks, load_task
+from mixalign.data.read.columns import ColumnUse
+from mixalign.data.read.sources import TaskRows, TaskSpec, discover_tasks, load_task
 from mixalign.errors import MixalignError, did_you_mean
-from mixalign.types import Example
 
 __all__ = ["read_task", "target_specs", "task_specs"]
 
@@ -53,20 +53,21 @@ def target_specs(data: DataSettings, tasks: list[str]) -> dict[str, TaskSpec | N
     return dict.fromkeys(names)
 
 
-def read_task(task: str, spec: TaskSpec, data: DataSettings) -> dict[str, list[Example]]:
-    """The rows of each split of a task, read or generated.
+def read_task(task: str, spec: TaskSpec, data: DataSettings, *, chat: bool = False) -> TaskRows:
+    """The rows of each split of a task, read or generated; `chat` is whether the tokenizer has a chat template.
 
     Raises:
         MixalignError: for rows that cannot be used.
     """
     if spec.generator is None:
-        return load_task(task, spec, validation_fraction=data.validation_fraction, seed=data.seed)
+        return load_task(task, spec, validation_fraction=data.validation_fraction, seed=data.seed, chat=chat)
     sizes = {
         "train": spec.rows or 1000,
         "validation": spec.validation_rows or 250,
         "test": spec.test_rows or 250,
     }
-    return {split: generate(spec.generator, rows, split, data.seed) for split, rows in sizes.items()}
+    examples = {split: generate(spec.generator, rows, split, data.seed) for split, rows in sizes.items()}
+    return TaskRows(examples, ColumnUse())
 
 
 def _refined(base: TaskSpec, over: TaskSpec) -> TaskSpec:

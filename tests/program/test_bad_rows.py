@@ -102,8 +102,18 @@ CASES: dict[str, tuple[str, bytes, str]] = {  # objective/file, its content, and
     ),
     "no labels": (
         "kto/a.jsonl",
-        lines(*({"prompt": f"{n}", "completion": "a", "label": "true"} for n in range(9))),
-        "(train): row 1 has no `label` of true or false beside `prompt` and `completion` (quoted, or a number,",
+        lines(*({"prompt": f"{n}", "completion": "a"} for n in range(9))),
+        "(train): row 1 has no `label` of true or false beside `prompt` and `completion`",
+    ),
+    "other labels": (
+        "kto/a.jsonl",
+        lines(*({"prompt": f"{n}", "completion": "a", "label": "good"} for n in range(9))),
+        "line 1: `label` is 'good' (str), but says whether an answer is a desirable one: true or false, or 1 or 0.",
+    ),
+    "labels of a table": (
+        "sft/a.csv",
+        b"prompt,completion,label\n" + b"".join(b"say %d,ok,False\n" % n for n in range(9)),
+        "(train): row 1 is an unpaired preference",
     ),
     "labels": (
         "sft/a.jsonl",
@@ -118,7 +128,12 @@ CASES: dict[str, tuple[str, bytes, str]] = {  # objective/file, its content, and
     "misspelt roles": (
         "sft/a.jsonl",
         lines(*talk("user", "asistant")),
-        "give the rows an answer. The turns of row 1 have the roles user, asistant; those of `assistant` are learned.",
+        "line 1: turn 2 of `messages` has the role 'asistant'. Did you mean `assistant`?",
+    ),
+    "no assistant": (
+        "sft/a.jsonl",
+        lines(*talk("user", "tool")),
+        "give the rows an answer. The turns of row 1 have the roles user, tool; those of `assistant` are learned.",
     ),
     "a turn of a text": ("sft/a.jsonl", lines({"messages": ["hi"]}), "line 1: turn 1 of `messages` is 'hi' (str)"),
     "no role": ("sft/a.jsonl", lines({"messages": [{"content": "a"}]}), "line 1: turn 1 of `messages` has no `role`"),

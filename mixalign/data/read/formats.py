@@ -1,62 +1,89 @@
 """Recognises the format of a row by its columns, whatever the data set calls them.
 
-Formats are those of TRL's dataset page, and the older ones that data sets still come in: ShareGPT, Alpaca,
-HH-RLHF.
+Formats are those of TRL's dataset page, the older ones that data sets still come in (ShareGPT, Alpaca, HH-RLHF), and
+those of LLaMA-Factory, ms-swift, OpenAI's preference tuning and NeMo.
 """
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from mixalign.data.prefix import common_prefix
-from mixalign.errors import MixalignError, did_you_mean
-from mixalign.types import Example, Message
+from mixalign.data.read.alpaca import alpaca, alpaca_chat, alpaca_chat_pair, alpaca_pair
+from mixalign.data.read.columns import Columns, Fields, refuse_media
+from mixalign.data.read.dialects import nemo_pair, openai_pair, swift_conversations, swift_pair
+from mixalign.data.read.ids import token_pair, token_row
+from mixalign.data.read.pairs import (
+    explicit,
+    implicit,
+    read_prompt,
+    refuse_question,
+    sharegpt_pair,
+    without_prompt,
+)
+from mixalign.data.read.tools import read_tools
+from mixalign.data.read.turns import check_answers, conversation, filled, last_answer, settle_weights, with_front
+from mixalign.data.read.values import Row, read_verdict, read_weight, show, without_nulls
+from mixalign.errors import MixalignError
+from mixalign.types import Example
 
-__all__ = ["COLUMNS", "example_kind", "prompt_key", "to_example"]
+__all__ = ["COLUMNS", "example_kind", "prompt_key", "read_row", "to_example"]
 
-Row = Mapping[str, Any]  # column to value, by our names
-HH_TURN = "\n\nAssistant:"  # ends the prompt in the dialogues of HH-RLHF (arXiv 2204.05862)
-ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "function_call": "assistant",
-    "function": "tool",
-    "observation": "tool",
-}  # ShareGPT's speakers to chat roles; others keep their name
+Build = Callable[[Row], Example]
+
 MANY = 12  # column names in a message
 CURE = "Name your columns with `columns:`, for example `columns: {prompt: question, completion: answer}`."
 
 
-def to_example(row: Mapping[str, Any], columns: Mapping[str, str]) -> Example:
+def to_example(row: Mapping[str, Any], columns: Columns, *, chat: bool = False) -> Example:
     """Turns one row into an `Example`.
 
     The first format wins whose columns are all there and which uses every column named in `columns`.
 
     Args:
         row: column to value, as read.
-        columns: our column name to the row's.
+        columns: our column name to the row's; or a column of the row to None, which is then not read.
+        chat: whether the tokenizer has a chat template.
 
     Raises:
         MixalignError: when no format fits, or a value has the wrong type or is empty. The caller adds the
             task, the file and the line to the message.
     """
-    fields = _rename(row, columns)
-    example = _recognise(row, fields, columns)(fields)
-    _check_answers(example)
+    return read_row(row, columns, chat=chat)[0]
+
+
+def read_row(row: Mapping[str, Any], columns: Columns, *, chat: bool = False) -> tuple[Example, set[str]]:
+    """The example of a row, and which of the row's columns it was made of.
+
+    Raises:
+        MixalignError: see `to_example`.
+    """
+    refuse_media(row, columns)
+    fields = Fields(row, columns, KNOWN)
+    optional, build = _recognise(row, fields, columns)
+    example = (IN_TURNS.get(build, build) if chat else build)(fields)
+    check_answers({name: example[name] for name in ANSWERS if name in example})  # type: ignore[literal-required]
+    if build is implicit:
+        refuse_question(row, {*columns, *fields.used}, example)
+    _add_front(example, fields)
+    if "label" in optional and "label" in fields:
+        _add_label(example, read_verdict(fields["label"], fields.theirs("label")))
+    settle_weights(example)
     if fields.get("tools"):
-        example["tools"] = _tools(fields["tools"])
+        example["tools"] = read_tools(fields["tools"])
     if fields.get("chat_template_kwargs"):
         example["chat_template_kwargs"] = _object(fields["chat_template_kwargs"], "chat_template_kwargs")
+    if "weight" in fields:
+        example["weight"] = read_weight(fields["weight"], fields.theirs("weight"))
+    _refuse_idle(fields, columns)
     _check_unicode(example)
-    return example
+    return example, fields.used
 
 
 def example_kind(example: Example) -> str:
     """`preference` for a pair, `unpaired` for an answer with a label, else `supervised`."""
-    return "preference" if "chosen" in example else "unpaired" if "label" in example else "supervised"
+    is_pair = "chosen" in example or "chosen_ids" in example
+    return "preference" if is_pair else "unpaired" if "label" in example else "supervised"
 
 
 def prompt_key(example: Example) -> str:
@@ -65,44 +92,52 @@ def prompt_key(example: Example) -> str:
         roles = [turn["role"] for turn in example["messages"]]
         first = roles.index("assistant") if "assistant" in roles else 0
         prompt: Any = example["messages"][:first] or example["messages"]
+    elif "input_ids" in example:
+        learned = example["supervised"]
+        prompt = example["input_ids"][: learned.index(True) if True in learned else 0] or example["input_ids"]
+    elif "prompt_ids" in example:
+        prompt = example["prompt_ids"] or example["chosen_ids"]
     else:
         prompt = example["prompt"] or example.get("completion") or example.get("chosen")
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
 
 
-def _rename(row: Mapping[Any, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The columns that we know, under our names; empty cells of a table (None) count as absent."""
-    for ours, theirs in columns.items():
-        if theirs not in row:
+def _recognise(row: Mapping[Any, Any], fields: Fields, columns: Columns) -> tuple[tuple[str, ...], Build]:
+    """The optional columns of the row's format, and what makes its examples."""
+    mapped = frozenset(ours for ours, theirs in columns.items() if theirs is not None and ours not in EXTRAS)
+    found = _match(frozenset(fields), frozenset(fields.nulls), mapped)
+    if found is not None:
+        required, optional, build, lacking = found
+        if lacking is not None:
+            name = fields.theirs(lacking)
             raise MixalignError(
-                f"`columns` maps `{ours}` to `{theirs}`, but the row has no `{theirs}`. "
-                f"{did_you_mean(theirs, map(str, row))}"
+                f"`{name}` is null beside {' and '.join(f'`{fields.theirs(ours)}`' for ours in required)}. Fill it or "
+                f"remove the row; if no row needs it, declare `columns: {{{name}: null}}`."
             )
-    fields = {name: row.get(name) for name in COLUMNS} | {ours: row[theirs] for ours, theirs in columns.items()}
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _recognise(row: Mapping[Any, Any], fields: Row, columns: Mapping[str, str]) -> Callable[[Row], Example]:
-    mapped = set(columns) - EXTRAS
-    for required, optional, build in FORMATS:
-        if all(name in fields for name in required) and mapped <= {*required, *optional}:
-            return build
+        return optional, build
     names = [f"{name} (null)" if row[name] is None else str(name) for name in row]
     if len(names) > MANY:
         names = [*names[:MANY], f"and {len(names) - MANY} more"]
-    found = ", ".join(names) or "none"
+    there = ", ".join(names) or "none"
     wanted = "; ".join(" + ".join(required) for required, _, _ in FORMATS)
     renamed = f" and `columns` is {dict(columns)}" if columns else ""
-    raise MixalignError(f"the columns are {found}{renamed}. A row wants one of: {wanted}. {CURE}")
+    raise MixalignError(f"the columns are {there}{renamed}. A row wants one of: {wanted}. {CURE}")
 
 
-def _check_answers(example: Example) -> None:
-    """An answer in the form of turns has one of the assistant, which is what is learned."""
-    for name in ("chosen", "rejected", "completion"):
-        answer: Any = example.get(name)
-        if isinstance(answer, list) and all(turn["role"] != "assistant" for turn in answer):
-            roles = ", ".join(turn["role"] for turn in answer)
-            raise MixalignError(f"`{name}` has no turn of the role `assistant`; its turns are of {roles}. Correct it.")
+@lru_cache(maxsize=1000)  # the rows of a task have the same columns, so one entry each serves nearly all
+def _match(
+    present: frozenset[str], nulls: frozenset[str], mapped: frozenset[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], Build, str | None] | None:
+    """A format's line in the table, and the column whose null alone keeps the row from being of a fuller format.
+
+    A null must not turn a row of one format into one of another that makes do without that column.
+    """
+    for required, optional, build in FORMATS:
+        if present.issuperset(required) and mapped <= {*required, *optional}:
+            fuller = [{*other} - present for other, _, _ in FORMATS if {*required} < {*other}]
+            lacking = next((min(names) for names in fuller if names and names <= nulls), None)
+            return required, optional, build, lacking
+    return None
 
 
 def _check_unicode(example: Example) -> None:
@@ -114,150 +149,78 @@ def _check_unicode(example: Example) -> None:
         raise MixalignError(f"the text holds {half}, half of a surrogate pair. Remove or replace it.") from error
 
 
-def _explicit(fields: Row) -> Example:
-    if isinstance(fields["prompt"], str) and not isinstance(fields["chosen"], str):
-        return _repeated_prompt(fields)
-    return _pair(fields, _prompt(fields["prompt"]))
+def _add_front(example: Example, fields: Row) -> None:
+    """Puts a row's `system` and `history` before its turns; a prompt of text has no place for them."""
+    if "messages" in example:
+        example["messages"] = with_front(example["messages"], fields)
+    elif isinstance(prompt := example.get("prompt"), list):
+        example["prompt"] = with_front(prompt, fields)
 
 
-def _repeated_prompt(fields: Row) -> Example:
-    """UltraFeedback's form: the prompt as a text, and again as a turn of both conversations."""
-    example = _implicit(fields)
-    if not isinstance(example["prompt"], list) or example["prompt"][-1].get("content") != fields["prompt"]:
-        raise MixalignError(
-            "`prompt` is a text, but `chosen` and `rejected` are conversations that do not both begin with "
-            "it. Give all three as texts, or all three as lists of messages."
-        )
-    return example
+def _add_label(example: Example, label: bool) -> None:
+    """A verdict is on the last answer, so a whole conversation is taken apart before it."""
+    if "chosen" in example:
+        raise MixalignError("the row has two answers and a `label`. Declare `columns: {label: null}`.")
+    if "messages" in example:
+        example["prompt"], example["completion"] = last_answer(example.pop("messages"), "messages")
+    example["label"] = label
 
 
-def _implicit(fields: Row) -> Example:
-    """Full texts or full conversations; what they share is the prompt."""
-    pair = _pair(fields, fields["chosen"])
-    chosen, rejected = pair["chosen"], pair["rejected"]
-    cut = common_prefix(chosen, rejected)
-    if cut == min(len(chosen), len(rejected)):
-        cut -= 1  # one continues the other: TRL's `extract_prompt` leaves the last shared item to both
-    elif isinstance(chosen, str) and chosen[max(cut - 1, 0) : cut] == " ":
-        cut -= 1  # the space belongs to the completion's first token
-    if isinstance(chosen, str) and (turn := chosen.rfind(HH_TURN, 0, common_prefix(chosen, rejected))) >= 0:
-        cut = turn + len(HH_TURN)
-    if isinstance(chosen, list) and cut == 0:
-        raise MixalignError("`chosen` and `rejected` share no first turn, so there is no prompt. Add a `prompt`.")
-    return Example(prompt=chosen[:cut], chosen=chosen[cut:], rejected=rejected[cut:])
-
-
-def _sharegpt_pair(fields: Row) -> Example:
-    return _pair(fields, _filled(fields["conversations"], "conversations", like=[]))
-
-
-def _alpaca_pair(fields: Row) -> Example:
-    return _pair(fields, _alpaca_prompt(fields))
+def _refuse_idle(fields: Fields, columns: Columns) -> None:
+    """A column that `columns` gives a name of ours has an effect."""
+    for ours in columns:
+        if ours in fields and ours not in fields.read:
+            raise MixalignError(
+                f"`columns` maps `{ours}` to `{fields.theirs(ours)}`, but this row has no place for it: its format is "
+                "another, or its prompt is a text and no list of messages. Remove the entry."
+            )
 
 
 def _completion(fields: Row) -> Example:
-    prompt = _prompt(fields["prompt"])
-    example = Example(prompt=prompt, completion=_filled(fields["completion"], "completion", like=prompt))
-    if isinstance(fields.get("label"), bool):  # a label of another type is some class, and no verdict
-        example["label"] = fields["label"]
-    return example
+    prompt = read_prompt(fields["prompt"])
+    example = Example(prompt=prompt, completion=filled(fields["completion"], "completion", like=prompt))
+    return without_prompt(example, ("completion",))
 
 
 def _messages(fields: Row) -> Example:
-    return Example(messages=_filled(fields["messages"], "messages", like=[]))
+    return Example(messages=conversation(fields["messages"], "messages"))
 
 
 def _sharegpt(fields: Row) -> Example:
-    return Example(messages=_filled(fields["conversations"], "conversations", like=[]))
-
-
-def _alpaca(fields: Row) -> Example:
-    return Example(prompt=_alpaca_prompt(fields), completion=_filled(fields["output"], "output", like=""))
+    return Example(messages=conversation(fields["conversations"], "conversations"))
 
 
 def _text(fields: Row) -> Example:
-    return Example(prompt="", completion=_filled(fields["text"], "text", like=""))
-
-
-def _alpaca_prompt(fields: Row) -> str:
-    """Stanford Alpaca's headings, without its opening sentence, which only some models were trained on."""
-    parts = [("Instruction", _filled(fields["instruction"], "instruction", like=""))]
-    if fields.get("input"):
-        parts.append(("Input", _filled(fields["input"], "input", like="")))
-    return "".join(f"### {title}:\n{text}\n\n" for title, text in parts) + "### Response:\n"
-
-
-def _pair(fields: Row, prompt: Any) -> Example:
-    chosen, rejected = (_filled(fields[name], name, like=prompt) for name in ("chosen", "rejected"))
-    return Example(prompt=prompt, chosen=chosen, rejected=rejected)
-
-
-def _prompt(value: Any) -> str | list[Message]:
-    if not isinstance(value, str | list | tuple | Mapping):
-        raise MixalignError(f"`prompt` is {_show(value)}, but must be a text or a list of messages.")
-    return value if isinstance(value, str) else _filled(value, "prompt", like=[])
-
-
-def _filled(value: Any, name: str, *, like: Any) -> Any:
-    """A text that is not empty where `like` is a text, else a list of messages that is not empty."""
-    kind = "a text" if isinstance(like, str) else "a list of messages"
-    if isinstance(value, Mapping):
-        value = [value]  # LLaMA-Factory writes a single answer as one message
-    if isinstance(value, str) is not isinstance(like, str) or not isinstance(value, str | list | tuple):
-        raise MixalignError(f"`{name}` is {_show(value)}, but here it must be {kind}.")
-    if not value:
-        raise MixalignError(f"`{name}` is empty, but must be {kind} to learn from. Remove the row or fill it.")
-    return value if isinstance(value, str) else [_message(turn, name, i) for i, turn in enumerate(value, 1)]
-
-
-def _message(turn: Any, name: str, number: int) -> Message:
-    """One turn with `role` and `content`; ShareGPT's `from` and `value` are renamed, None values left out."""
-    where = f"turn {number} of `{name}`"
-    if not isinstance(turn, Mapping):
-        raise MixalignError(f"{where} is {_show(turn)}, but must be an object with `role` and `content`.")
-    names = {"from": "role", "value": "content"}
-    message: dict[Any, Any] = {names.get(k, k): v for k, v in turn.items() if v is not None}
-    if not isinstance(message.get("role"), str) or not message["role"]:
-        raise MixalignError(f"{where} has no `role`: {_show(message)}. It wants user, assistant, system or tool.")
-    message["role"] = ROLES.get(message["role"], message["role"])
-    if not isinstance(message.get("content", [] if "tool_calls" in message else None), str | list):
-        raise MixalignError(f"{where} has `content` {_show(message.get('content'))}, but it must be a text.")
-    return message
-
-
-def _tools(value: Any) -> list[dict[str, Any]]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise MixalignError(f"`tools` is a text that is not JSON ({error}): {_show(value)}.") from error
-    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        raise MixalignError(f"`tools` is {_show(value)}, but must be a list of JSON schemas, or such a list as text.")
-    return value
+    return Example(prompt="", completion=filled(fields["text"], "text", like=""))
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise MixalignError(f"`{name}` is {_show(value)}, but must be an object.")
-    return {key: entry for key, entry in value.items() if entry is not None}
+        raise MixalignError(f"`{name}` is {show(value)}, but must be an object.")
+    found: dict[str, Any] = without_nulls(value)
+    return found
 
 
-def _show(value: Any) -> str:
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
-
-
-FORMATS: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[[Row], Example]], ...] = (
-    (("prompt", "chosen", "rejected"), (), _explicit),
-    (("conversations", "chosen", "rejected"), (), _sharegpt_pair),
-    (("instruction", "chosen", "rejected"), ("input",), _alpaca_pair),
-    (("chosen", "rejected"), (), _implicit),
+FORMATS: tuple[tuple[tuple[str, ...], tuple[str, ...], Build], ...] = (
+    (("prompt", "chosen", "rejected"), (), explicit),
+    (("conversations", "chosen", "rejected"), (), sharegpt_pair),
+    (("instruction", "chosen", "rejected"), ("input",), alpaca_pair),
+    (("chosen", "rejected"), (), implicit),
+    (("messages", "rejected_response"), (), swift_pair),
+    (("messages", "rejected_messages"), (), swift_conversations),
+    (("input", "preferred_output", "non_preferred_output"), (), openai_pair),
+    (("context", "completions"), (), nemo_pair),
     (("prompt", "completion"), ("label",), _completion),
-    (("messages",), (), _messages),
-    (("conversations",), (), _sharegpt),
-    (("instruction", "output"), ("input",), _alpaca),
+    (("messages",), ("label",), _messages),
+    (("conversations",), ("label",), _sharegpt),
+    (("instruction", "output"), ("input", "label"), alpaca),
     (("text",), (), _text),
+    (("prompt_ids", "chosen_ids", "rejected_ids"), (), token_pair),
+    (("input_ids",), ("labels", "completion_mask", "assistant_masks", "attention_mask"), token_row),
 )
-EXTRAS = {"tools", "chat_template_kwargs"}  # go with every format
-COLUMNS = sorted({name for required, optional, _ in FORMATS for name in (*required, *optional)} | EXTRAS | {"label"})
+IN_TURNS: dict[Build, Build] = {alpaca: alpaca_chat, alpaca_pair: alpaca_chat_pair}  # with a chat template
+ANSWERS = ("chosen", "rejected", "completion")
+EXTRAS = {"tools", "chat_template_kwargs", "weight", "system", "history"}  # go with every format, the last two of turns
+COLUMNS = sorted({name for required, optional, _ in FORMATS for name in (*required, *optional)} | EXTRAS)
 """Our column names: the ones that `columns` may name on its left side."""
+KNOWN = frozenset(COLUMNS)

@@ -13,6 +13,7 @@ from mixalign.errors import MixalignError
 SKY = {"role": "user", "content": "What colour is the sky?"}
 BLUE = {"role": "assistant", "content": "Blue."}
 GREEN = {"role": "assistant", "content": "Green."}
+CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
 HH = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Sky?\n\nAssistant:"
 
 FORMATS = {
@@ -82,6 +83,68 @@ FORMATS = {
         {"instruction": "Add.", "chosen": "3", "rejected": "4"},
         {"prompt": "### Instruction:\nAdd.\n\n### Response:\n", "chosen": "3", "rejected": "4"},
     ),
+    "ms-swift": (
+        {"messages": [SKY, BLUE], "rejected_response": "Green."},
+        {"prompt": [SKY], "chosen": [BLUE], "rejected": [GREEN]},
+    ),
+    "ms-swift, turns": (
+        {"messages": [SKY, BLUE, SKY, BLUE], "rejected_response": [GREEN]},
+        {"prompt": [SKY, BLUE, SKY], "chosen": [BLUE], "rejected": [GREEN]},
+    ),
+    "ms-swift, conversations": (
+        {"messages": [SKY, BLUE], "rejected_messages": [SKY, GREEN]},
+        {"prompt": [SKY], "chosen": [BLUE], "rejected": [GREEN]},
+    ),
+    "LLaMA-Factory preference": (
+        {"instruction": "Add.", "input": "", "output": ["3", "4"]},
+        {"prompt": "### Instruction:\nAdd.\n\n### Response:\n", "chosen": "3", "rejected": "4"},
+    ),
+    "OpenAI preference": (
+        {
+            "input": {"messages": [SKY], "tools": [{"name": "f"}], "parallel_tool_calls": True},
+            "preferred_output": [BLUE],
+            "non_preferred_output": [GREEN],
+        },
+        {"prompt": [SKY], "chosen": [BLUE], "rejected": [GREEN], "tools": [{"name": "f"}]},
+    ),
+    # the best rank is 0; those between best and worst are left out
+    "NeMo": (
+        {
+            "context": [SKY],
+            "completions": [
+                {"rank": 1, "completion": [SKY]},
+                {"rank": 2, "completion": [GREEN]},
+                {"rank": 0, "completion": [BLUE]},
+            ],
+        },
+        {"prompt": [SKY], "chosen": [BLUE], "rejected": [GREEN]},
+    ),
+    "messages with a verdict": (
+        {"messages": [SKY, GREEN, SKY, BLUE], "label": 0},
+        {"prompt": [SKY, GREEN, SKY], "completion": [BLUE], "label": False},
+    ),
+    "ShareGPT with a verdict": (
+        {"conversations": [SKY, BLUE], "label": "True", "system": "Be brief."},
+        {"prompt": [{"role": "system", "content": "Be brief."}, SKY], "completion": [BLUE], "label": True},
+    ),
+    "messages as JSON text": ({"messages": json.dumps([SKY, BLUE])}, {"messages": [SKY, BLUE]}),
+    "a row's weight": (
+        {"prompt": "1+1=", "completion": "2", "weight": "0.5"},
+        {"prompt": "1+1=", "completion": "2", "weight": 0.5},
+    ),
+    "token ids": ({"input_ids": [5, 6, 7]}, {"input_ids": [5, 6, 7], "supervised": [True, True, True]}),
+    "token ids with labels": (
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "attention_mask": [1, 1, 1]},
+        {"input_ids": [5, 6, 7], "supervised": [False, True, True]},
+    ),
+    "token ids with masks": (
+        {"input_ids": [5, 6, 7], "completion_mask": [0, 1, 1], "assistant_masks": [True, True, False]},
+        {"input_ids": [5, 6, 7], "supervised": [False, True, False]},
+    ),
+    "token ids of a pair": (
+        {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3, 4]},
+        {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3, 4]},
+    ),
     # tables write None into the columns that a row lacks
     "None is absent": (
         {"prompt": "Sky?", "completion": "Blue", "chosen": None, "rejected": None, "tools": None},
@@ -89,7 +152,7 @@ FORMATS = {
     ),
     "None in a message": (
         {"messages": [SKY, {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}]},
-        {"messages": [SKY, {"role": "assistant", "tool_calls": [{"name": "f"}]}]},
+        {"messages": [SKY, {"role": "assistant", "tool_calls": [CALL]}]},
     ),
 }
 
@@ -144,7 +207,7 @@ ERRORS = {
     "empty prompt": ({"prompt": [], "completion": [BLUE]}, "`prompt` is empty"),
     "other prompt": (
         {"prompt": "Why?", "chosen": [SKY, BLUE], "rejected": [SKY, GREEN]},
-        "do not both begin",
+        "`prompt` is the text 'Why.'.*no user turn that both begin with says it",
     ),
     "tools": ({"messages": [SKY, BLUE], "tools": "{"}, "`tools` is a text that is not JSON"),
     "tools object": ({"messages": [SKY, BLUE], "tools": "{}"}, "must be a list of JSON schemas"),
@@ -152,6 +215,41 @@ ERRORS = {
         {"prompt": "a\ud83d", "completion": "b"},
         r"holds '\\ud83d', half of a surrogate pair",
     ),
+    "swift without an answer": ({"messages": [SKY], "rejected_response": "a"}, "no answer at its end"),
+    "swift without a question": ({"messages": [BLUE], "rejected_response": "a"}, "no turn before the assistant's"),
+    "swift, null": ({"messages": [SKY, BLUE], "rejected_response": None}, "`rejected_response` is null beside `mess"),
+    "swift, empty": ({"messages": [SKY, BLUE], "rejected_response": ""}, "`rejected_response` is ''.*list of messages"),
+    "three outputs": ({"instruction": "a", "output": ["a", "b", "c"]}, "`output` is a list of 3"),
+    "OpenAI": (
+        {"input": "Sky?", "preferred_output": [BLUE], "non_preferred_output": [GREEN]},
+        "`input` is 'Sky\\?'.*an object with `messages`",
+    ),
+    "one rank": ({"context": [SKY], "completions": [{"rank": 0, "completion": [BLUE]}]}, "a list of two answers"),
+    "equal ranks": (
+        {"context": [SKY], "completions": [{"rank": 1, "completion": [BLUE]}, {"rank": 1, "completion": [GREEN]}]},
+        "all `completions` have the rank 1",
+    ),
+    "no rank": (
+        {"context": [SKY], "completions": [{"completion": [BLUE]}, {}]},
+        "entry 1 of `completions` is .*`rank`",
+    ),
+    "verdict on a question": ({"messages": [SKY], "label": True}, "no answer at its end"),
+    "weight": ({"prompt": "a", "completion": "b", "weight": "70 kg"}, "`weight` is '70 kg'.*columns: {weight: null}"),
+    "weight below 0": ({"prompt": "a", "completion": "b", "weight": -1}, "`weight` is -1"),
+    "weight nan": ({"prompt": "a", "completion": "b", "weight": float("nan")}, "a finite number from 0 on"),
+    "weight inf": ({"prompt": "a", "completion": "b", "weight": "inf"}, "a finite number from 0 on"),
+    "weight bool": ({"prompt": "a", "completion": "b", "weight": True}, "`weight` is True"),
+    "no ids": ({"input_ids": []}, "`input_ids` is .*a list of token ids"),
+    "ids of words": ({"input_ids": ["a"]}, "`input_ids` is .*whole numbers"),
+    "ids below 0": ({"input_ids": [1, -1]}, "whole numbers from 0 on"),
+    "short labels": ({"input_ids": [1, 2], "labels": [1]}, "`labels` has 1 entries, but `input_ids` has 2"),
+    "shifted labels": (
+        {"input_ids": [1, 2], "labels": [2, -100]},
+        "`labels` has 2 at place 0, where `input_ids` has 1",
+    ),
+    "mask of weights": ({"input_ids": [1, 2], "completion_mask": [0, 2]}, "a list of 0 and 1"),
+    "padding": ({"input_ids": [1, 0], "attention_mask": [1, 0]}, "the row is padded"),
+    "empty answer ids": ({"prompt_ids": [], "chosen_ids": [], "rejected_ids": [1]}, "`chosen_ids` is .*token ids"),
     "variables": ({"messages": [SKY, BLUE], "chat_template_kwargs": "x"}, "must be an object"),
 }
 
@@ -168,10 +266,36 @@ def test_a_mapped_column_that_is_missing_is_named():
         to_example({"question": "a", "answer": "b"}, {"prompt": "questoin", "completion": "answer"})
 
 
+LABELS = {True: [True, 1, 1.0, "true", "True", " TRUE ", "1"], False: [False, 0, 0.0, "false", "False", "0"]}
+
+
+@pytest.mark.parametrize(("label", "value"), [(label, value) for label in LABELS for value in LABELS[label]])
+def test_labels_are_read_whatever_their_type(label, value):
+    row = {"prompt": "a", "completion": "b", "liked": value}
+    assert to_example(row, {"label": "liked"})["label"] is label
+
+
+@pytest.mark.parametrize("value", [3, -1, 0.5, "good", "", "yes", "None", [True], {"a": 1}])
+def test_a_label_that_is_no_verdict_is_refused(value):
+    row = {"prompt": "a", "completion": "b", "label": value}
+    with pytest.raises(MixalignError, match=r"`label` is .*true or false, or 1 or 0.*columns: {label: null}"):
+        to_example(row, {})
+    assert to_example(row, {"label": None}) == {"prompt": "a", "completion": "b"}
+
+
+def test_a_mapped_column_has_an_effect():
+    with pytest.raises(MixalignError, match="maps `system` to `s`, but this row has no place for it"):
+        to_example({"prompt": "a", "completion": "b", "s": "Be brief."}, {"system": "s"})
+
+
 def test_prompt_key_is_the_prompt():
     pair = to_example({"prompt": "Sky?", "chosen": "a", "rejected": "b"}, {})
     assert prompt_key(pair) == "Sky?"
     assert prompt_key(to_example({"text": "body"}, {})) == "body"
+    assert prompt_key(to_example({"input_ids": [1, 2], "labels": [-100, 2]}, {})) == "[1]"
+    assert prompt_key(to_example({"input_ids": [1, 2]}, {})) == "[1, 2]"
+    ids = to_example({"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}, {})
+    assert (prompt_key(ids), example_kind(ids)) == ("[1]", "preference")
     # the same question with two answers has one key
     one, two = (to_example({"messages": [SKY, answer]}, {}) for answer in (BLUE, GREEN))
     assert prompt_key(one) == prompt_key(two) == json.dumps([SKY], sort_keys=True)
@@ -213,7 +337,7 @@ def test_any_row_is_an_example_or_an_error_for_the_user(row):
         example = to_example(row, {})
     except MixalignError:
         return
-    keys = {*example} - {"tools", "chat_template_kwargs"}
+    keys = {*example} - {"tools", "chat_template_kwargs", "label"}
     assert keys in ({"prompt", "chosen", "rejected"}, {"prompt", "completion"}, {"messages"})
     assert len({type(example[key]) for key in keys}) == 1
     assert (example_kind(example) == "preference") == ("chosen" in example)
@@ -239,7 +363,7 @@ TURNS = st.lists(
     min_size=1,
     max_size=4,
 )
-ANSWER = TURNS.map(lambda turns: [*turns, BLUE])
+ANSWER = TURNS.map(lambda turns: [BLUE, *turns, BLUE])
 
 
 @given(st.dictionaries(st.sampled_from([*COLUMNS, "other"]), ANY), st.dictionaries(st.sampled_from(COLUMNS), TEXT))

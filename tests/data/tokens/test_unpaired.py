@@ -50,10 +50,6 @@ def test_a_row_with_a_verdict_is_recognised():
     assert renamed["label"] is True
 
 
-def test_a_label_of_another_type_is_no_verdict():
-    assert example_kind(to_example({"prompt": "a", "completion": "b", "label": 3}, {})) == "supervised"
-
-
 def test_pairs_are_split_chosen_first():
     found = split_pairs([*PAIRS, ROWS[0]])
     assert [(row["completion"], row["label"]) for row in found] == [
