@@ -104,6 +104,16 @@ class Chat:
         whole = self.render(asked, {}, "a question", generation=True)
         return whole.removeprefix(without) if whole.startswith(without) else ""
 
+    @cached_property
+    def cure(self) -> str:
+        """What to do about a template that does not fit."""
+        from mixalign.chat.templates import suggest_template
+
+        template = self.tokenizer.chat_template
+        name = suggest_template(template) if isinstance(template, str) else None
+        like = f", such as `model.chat_template={name}`" if name else ""
+        return f"Set `model.chat_template` to one that writes every text of every turn and keeps it there{like}."
+
     def _variables(self, example: Example) -> dict[str, Any]:
         return {"tools": example.get("tools"), **self.variables, **example.get("chat_template_kwargs", {})}
 

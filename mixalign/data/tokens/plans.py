@@ -30,9 +30,11 @@ class ReadOptions:
         form: what the objective needs, see `Form`.
         max_length: tokens of prompt and completion.
         variables: of the chat template; those of a row come before them.
-        train_on: one of TRAIN_ON.
+        train_on: `assistant` learns the assistant's turns, `last` the last one of them, `all` every token.
         day: what the chat template takes for today, `2026-01-31`; None is the day on which it renders.
-        on_lost_text: `raise` refuses conversations whose texts are not all rendered and learned, `warn` counts them.
+        on_lost_text: of the first conversations, and of one in 64 of the others, every text has to be rendered, what
+            the assistant says learned with a token that ends the turn, and nothing else: `raise` refuses rows where
+            that is not so, `warn` counts them.
     """
 
     form: str
@@ -77,11 +79,10 @@ class Planner:
         chat: its chat template.
         eos: text of the token that ends a plain answer.
         where: begins every message.
-        cure: of a chat template that does not fit.
     """
 
-    def __init__(self, chat: Chat, eos: str | None, where: str, options: ReadOptions, cure: str) -> None:
-        self.chat, self.eos, self.where, self.options, self.cure = chat, eos, where, options, cure
+    def __init__(self, chat: Chat, eos: str | None, where: str, options: ReadOptions) -> None:
+        self.chat, self.eos, self.where, self.options = chat, eos, where, options
 
     def plan(self, example: Example, row: str) -> Texts | Piece:
         """The texts of a row; a row that came with its tokens is ready.
@@ -166,7 +167,7 @@ class Planner:
         if min(owners, default=0) < 0 and wanted != turns:
             raise MixalignError(
                 f"{self.where}: the chat template marks {len(marks)} parts of {row} as the assistant's, which cannot "
-                f"be matched with its {len(turns)} turns, and not all of them are to be learned. {self.cure}"
+                f"be matched with its {len(turns)} turns, and not all of them are to be learned. {self.chat.cure}"
             )
         return owners
 
@@ -174,7 +175,7 @@ class Planner:
         lost = next((f" It loses {words}." for turn in messages if (words := missing(turn, text))), "")
         return MixalignError(
             f"{self.where}: the chat template renders {what}, so the tokens of {place} cannot be found.{lost} "
-            f"{self.cure}{others}"
+            f"{self.chat.cure}{others}"
         )
 
     def _check_form(self, example: Example, row: str) -> None:

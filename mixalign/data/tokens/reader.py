@@ -32,15 +32,12 @@ class Reader:
 
     Args:
         where: begins every message.
-        family: name of a chat template of ours that is like the tokenizer's, for messages.
     """
 
-    def __init__(self, tokenizer: Any, where: str, options: ReadOptions, family: str | None = None) -> None:
+    def __init__(self, tokenizer: Any, where: str, options: ReadOptions) -> None:
         self.tokenizer, self.where, self.options = tokenizer, where, options
-        like = f", such as `model.chat_template={family}`" if family else ""
-        self.cure = f"Set `model.chat_template` to one that writes every text of every turn and keeps it there{like}."
-        chat = Chat(tokenizer, where, options.variables, options.day)
-        self.planner = Planner(chat, tokenizer.eos_token, where, options, self.cure)
+        self.chat = Chat(tokenizer, where, options.variables, options.day)
+        self.planner = Planner(self.chat, tokenizer.eos_token, where, options)
         self.bos, self.eos = tokenizer.bos_token, tokenizer.eos_token
         probe = tokenizer("a")["input_ids"]
         self.adds_bos = self.bos is not None and probe[:1] == [tokenizer.bos_token_id]
@@ -107,7 +104,7 @@ class Reader:
             if problem := problem_of(Rendered(talk, text, spans, ends, plan.asked), self.stops):
                 if self.options.on_lost_text == "raise":
                     aside = "`data.on_lost_text=warn` trains all the same."
-                    raise MixalignError(f"{self.where}: {row}: {problem}. {self.cure} {aside}")
+                    raise MixalignError(f"{self.where}: {row}: {problem}. {self.chat.cure} {aside}")
                 return [f"{row}: {problem}"]
         return []
 

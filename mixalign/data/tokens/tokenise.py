@@ -64,9 +64,8 @@ def tokenise(
 ) -> tuple[TaskDataset, TokenCounts]:
     """Tokenises one split of one task.
 
-    The prompt ends where the ids of the prompt alone and of prompt with completion part (for a pair: the
-    earlier of the two places). EOS is appended to standard completions that do not end with it, never to
-    templated ones.
+    The prompt ends where the ids of the prompt alone and of prompt with completion part (for a pair: the earlier of the
+    two places). EOS is appended to standard completions that do not end with it, never to templated ones.
 
     Args:
         examples: rows of one task.
@@ -77,19 +76,13 @@ def tokenise(
             such rows. `mismatched` is the same, with another row's completion as the second.
         max_length: tokens of prompt and completion; what goes beyond is cut off at the end.
         chat_template_kwargs: variables of the chat template; those of a row come before them.
-        train_on: `assistant` learns the assistant's turns, `last` the last one of them, `all` every token.
-        day: what the chat template takes for today, `2026-01-31`; None is the day on which it renders.
-        on_lost_text: of the first conversations, and of one in 64 of the others, every text has to be rendered, what
-            the assistant says learned with a token that ends the turn, and nothing else: `raise` refuses the rows
-            where that is not so, `warn` names them.
+        train_on, day, on_lost_text: see `ReadOptions`.
         source: name of the split, for messages.
-        workers: processes, which change the time only; 1 is this one, which renders templates one by one; None takes
-            one for each 10,000 rows, up to the number of cores.
+        workers: processes, which change the time only; None takes one for each 10,000 rows, up to the number of cores.
 
     Raises:
-        MixalignError: when a row does not have the form, the tokenizer lacks EOS or a chat template, the
-            template does not show which tokens are the assistant's or loses a text, no row is left, the two answers
-            of every pair are the same, or an argument is not one of those above.
+        MixalignError: when a row does not have the form, the tokenizer lacks EOS or a chat template, the template
+            loses a text or does not show what is the assistant's, no row is left, or all pairs have equal answers.
     """
     where = f"Task `{task}` ({source})"
     examples = split_pairs(examples) if form in ("unpaired", "mismatched") else examples
@@ -101,9 +94,9 @@ def tokenise(
     prompt_N = np.concatenate([chunk.prompt_N for chunk in chunks])
     if not len(dataset):
         raise MixalignError(_nothing_left(where, tally, prompt_N, max_length) + _roles_of(examples))
-    _warn_of_problems(where, [problem for chunk in chunks for problem in chunk.problems])
     if tally["same"] == len(dataset):
         raise MixalignError(_nothing_to_prefer(where, len(dataset), max_length))
+    _warn_of_problems(where, [problem for chunk in chunks for problem in chunk.problems])
     supervised = int(dataset.supervised_T.sum())
     totals = {"tokens": len(dataset.ids_T), "supervised_tokens": supervised, "same": tally["same"]}
     if form == "mismatched":
