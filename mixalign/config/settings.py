@@ -144,6 +144,7 @@ class DataSettings:
     max_length: int = setting(partial(check_number, low=2, whole=True))
     validation_fraction: float = setting(partial(check_number, low=0, high=1))
     seed: int = setting(SEED)
+    on_bad_row: str = setting(partial(check_choice, known=("raise", "skip")), default="raise")
     cache_tokens: bool = setting(check_flag, "speed", default=True)
     workers: int | None = setting(COUNT_OR_NULL, "speed", default=None)
     target: tuple[str, ...] | Mapping[str, TaskSpec] | None = setting(check_target, default=None)

@@ -168,9 +168,11 @@ class _Tokens:
 def _targets(
     settings: RunSettings, specs: dict[str, TaskSpec], validation: list[TaskDataset], tokens: _Tokens
 ) -> list[TaskDataset]:
-    by_task = dict(zip(specs, validation, strict=True))
+    by_task, on_bad_row = dict(zip(specs, validation, strict=True)), settings.data.on_bad_row
     return [
-        by_task[name] if spec is None else tokens.table(name, spec, "target", load_rows(name, spec))
+        by_task[name]
+        if spec is None
+        else tokens.table(name, spec, "target", load_rows(name, spec, on_bad_row=on_bad_row))
         for name, spec in target_specs(settings.data, list(specs)).items()
     ]
 

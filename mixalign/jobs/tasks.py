@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mixalign.config.settings import DataSettings
 from mixalign.data.generated import generate
-from mixalign.data.read.sources import TaskSpec, discover_tasks, load_task
+from mixalign.data.read.sources import TaskSpec, discover_tasks, read_rows
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Example
 
@@ -60,7 +60,9 @@ def read_task(task: str, spec: TaskSpec, data: DataSettings) -> dict[str, list[E
         MixalignError: for rows that cannot be used.
     """
     if spec.generator is None:
-        return load_task(task, spec, validation_fraction=data.validation_fraction, seed=data.seed)
+        return read_rows(
+            task, spec, validation_fraction=data.validation_fraction, seed=data.seed, on_bad_row=data.on_bad_row
+        ).splits
     sizes = {
         "train": spec.rows or 1000,
         "validation": spec.validation_rows or 250,
