@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from mixalign.data.read.formats import prompt_key
 from mixalign.data.read.rows import Rows
@@ -85,7 +86,7 @@ def cut(task: str, rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
         rows.take([n for n, key in enumerate(keys) if (key in chosen) is side]) for side in (False, True)
     )
     _refuse_same_answers(task, train.examples, validation.examples)
-    return train, validation
+    return train, replace(validation, bad=())  # they are told of once
 
 
 def _refuse_same_answers(task: str, train: list[Example], validation: list[Example]) -> None:

@@ -69,8 +69,8 @@ def test_rows_that_are_on_two_sides(tmp_path, caplog, side):
         load(tmp_path)
     assert str(caught.value) == (
         f"Task `maths`: 3 of the 9 rows of {side} are trained on as well, with the same prompt and answers, such as "
-        "that of the prompt `question 7`. Remove them on one side, or set `data.tasks.maths.on_overlap=drop`, which leaves "
-        "out the 3 rows of train."
+        "that of the prompt `question 7`. Remove them on one side, or set `data.tasks.maths.on_overlap=drop`, which "
+        "leaves out the 3 rows of train."
     )
     splits = load(tmp_path, on_overlap="drop")
     assert splits["train"] == rows(7) + rows(10, 10)
