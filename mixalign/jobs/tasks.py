@@ -60,7 +60,14 @@ def read_task(task: str, spec: TaskSpec, data: DataSettings, *, chat: bool = Fal
         MixalignError: for rows that cannot be used.
     """
     if spec.generator is None:
-        return load_task(task, spec, validation_fraction=data.validation_fraction, seed=data.seed, chat=chat)
+        return load_task(
+            task,
+            spec,
+            validation_fraction=data.validation_fraction,
+            seed=data.seed,
+            on_bad_row=data.on_bad_row,
+            chat=chat,
+        )
     sizes = {
         "train": spec.rows or 1000,
         "validation": spec.validation_rows or 250,
