@@ -1,6 +1,7 @@
 """Finds the tasks of a folder."""
 
 import logging
+import os
 from glob import escape
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def discover_tasks(root: str | Path) -> dict[str, TaskSpec]:
         MixalignError: when the folder is missing, is itself a task, holds no task, names a task twice, or holds a file
             of a split, such as val.jsonl, that could belong to any task.
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     if not root.is_dir():
         raise MixalignError(f"the folder of tasks {root} does not exist. Set `data.root` to one that does.")
     _refuse_splits(root)

@@ -3,6 +3,7 @@
 import difflib
 import gzip
 import io
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,7 @@ def is_remote(path: str) -> bool:
 
 def is_files(path: str) -> bool:
     """Whether it can only be a file or a pattern of files: no folder, no split, no name on a hub."""
-    return Path(path).expanduser().is_file() or suffix_of(path) != "" or is_remote(path)
+    return Path(os.path.expanduser(path)).is_file() or suffix_of(path) != "" or is_remote(path)
 
 
 def read_files(path: str, *, skip_bad: bool = False) -> Tables:
@@ -95,10 +96,10 @@ def read_files(path: str, *, skip_bad: bool = False) -> Tables:
             return [read_file(path, skip_bad=skip_bad)]  # a `?` of the web is no pattern
         with _remote(path) as filesystem:
             names = [f"{scheme}://{name.partition('://')[2] or name}" for name in filesystem.glob(path)]
-    elif Path(path).expanduser().is_file() or not has_magic(path):
-        return [read_file(Path(path).expanduser(), skip_bad=skip_bad)]
+    elif Path(os.path.expanduser(path)).is_file() or not has_magic(path):
+        return [read_file(Path(os.path.expanduser(path)), skip_bad=skip_bad)]
     else:
-        names = [name for name in glob(str(Path(path).expanduser()), recursive=True) if Path(name).is_file()]
+        names = [name for name in glob(str(Path(os.path.expanduser(path))), recursive=True) if Path(name).is_file()]
     if not names:
         raise MixalignError(f"{path} matches no file. Relative paths start at {Path.cwd()}.")
     check_shards(path, names)

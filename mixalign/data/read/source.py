@@ -1,6 +1,7 @@
 """All splits of a source: files, folders, and what only the library `datasets` reads."""
 
 import logging
+import os
 import re
 from collections.abc import Mapping
 from glob import has_magic
@@ -32,7 +33,7 @@ def read_source(path: str, arguments: Mapping[str, Any], *, skip_bad: bool = Fal
     Raises:
         MixalignError: when nothing can be read there.
     """
-    local = Path(path).expanduser()
+    local = Path(os.path.expanduser(path))
     is_pattern = is_remote(path) or (has_magic(path) and not local.exists())
     if (local.is_file() or is_pattern) and arguments:
         what = "the files of" if is_pattern else "the single file"
@@ -65,7 +66,7 @@ def _read_folder(folder: Path, skip_bad: bool) -> dict[str, Tables]:
 
 
 def _through_datasets(path: str, arguments: Mapping[str, Any]) -> dict[str, Tables]:
-    if path in BUILDERS or Path(path).expanduser().is_dir():
+    if path in BUILDERS or Path(os.path.expanduser(path)).is_dir():
         return _tables(path, guarded(path, lambda d: d.load_dataset(path, **arguments)))
     failed = (
         "`{path}` is neither a file or folder here nor a data set that the Hugging Face hub gives ({reason})."

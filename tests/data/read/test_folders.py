@@ -110,3 +110,11 @@ def test_hidden_files_and_cards_are_no_rows(tmp_path):
         (tmp_path / name).write_text("{}")
     found = split_files(tmp_path)
     assert (found.splits, found.unread) == ({}, [])
+
+
+def test_a_file_whose_name_begins_like_a_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "~nobody.jsonl", rows(10))
+    assert len(load("~nobody.jsonl")["train"]) == 9
+    with pytest.raises(MixalignError, match=r"~other\.jsonl does not exist"):
+        load("~other.jsonl")
