@@ -46,6 +46,7 @@ class Job:
         val_every: optimizer steps between two of its validations.
         precision: Lightning's; `auto` until `fitted_to` has seen the model.
         layout: makes a batch of rows; `fitted_to` chooses it.
+        start: fingerprint of the base model, as `weights_fingerprint` has it; empty until it was read.
     """
 
     settings: RunSettings
@@ -60,6 +61,7 @@ class Job:
     val_every: int
     precision: str
     layout: Layout = field(default=collate)
+    start: str = ""
 
     @property
     def target_objective(self) -> Objective:
