@@ -50,6 +50,7 @@ class Job:
         columns: what the columns of each task's rows are used for.
         day: what the chat template takes for today; None when it prints no date.
         layout: makes a batch of rows; `fitted_to` chooses it.
+        start: fingerprint of the base model, as `weights_fingerprint` has it; empty until it was read.
     """
 
     settings: RunSettings
@@ -66,6 +67,7 @@ class Job:
     columns: dict[str, ColumnUse] = field(default_factory=dict)
     day: str | None = None
     layout: Layout = field(default=collate)
+    start: str = ""
 
     @property
     def target_objective(self) -> Objective:
@@ -224,12 +226,19 @@ def num_steps(group: str, steps: int | None, epochs: float | None, rows: int, ba
     return math.ceil(epochs * rows / batch_size)
 
 
-def rows_fingerprint(datasets: Sequence[TaskDataset]) -> str:
-    """Changes with any token of any row, and with the order of rows."""
+def rows_fingerprint(datasets: Sequence[TaskDataset], *, weighted: bool = True) -> str:
+    """Changes with any token, label or weight of any row, and with the order of rows.
+
+    Args:
+        weighted: whether weights are looked at; they change no score of a row.
+    """
     digest = hashlib.sha256()
     for dataset in datasets:
         digest.update(f"{dataset.task}:{len(dataset)}:".encode())
         digest.update(np.ascontiguousarray(dataset.row_id_N).data)
+        if weighted and "weight" in dataset.columns:
+            digest.update(b"weight:")
+            digest.update(np.ascontiguousarray(dataset.columns["weight"]).data)
     return digest.hexdigest()[:16]
 
 
