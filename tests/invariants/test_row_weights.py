@@ -167,6 +167,27 @@ def test_a_batch_in_which_nothing_of_a_task_counts_is_no_failure(small_job, tmp_
     assert all('"count": [1, 1]' in line for line in lines)
 
 
+@pytest.mark.parametrize("micro", [None, 4])
+def test_signals_by_hand(dpo_job, tmp_path, micro):
+    """Means divide by weights, and importance-weighted sums by the rows of the batch, which keeps them unbiased."""
+    run = weigh(dpo_job).run(tmp_path, AMAS(eta=0.5), steps=3, micro=micro)
+    seen, signal = run.seen.batches[-(12 // (micro or 12)) :], run.mixing.signal
+    names = ("task_B", "weight_B", "loss_B", "excess_B", "draw_prob_B")
+    task_B, weight_B, loss_B, excess_B, prob_B = (torch.cat([getattr(b, name) for b in seen]) for name in names)
+    assert len(task_B) == 12
+    for k in range(3):
+        own = task_B == k
+        w, total = weight_B[own].double(), float(weight_B[own].sum())
+        for value_B, mean_K, sum_K in (
+            (loss_B, signal.loss_K, signal.loss_iw_K),
+            (excess_B, signal.excess_K, signal.excess_iw_K),
+        ):
+            assert float(mean_K[k]) == pytest.approx(float((w * value_B[own]).sum()) / total, rel=1e-5)
+            assert float(sum_K[k]) == pytest.approx(float((w * value_B[own] / prob_B[own]).sum()) / 12, rel=1e-5)
+        assert float(signal.weight_K[k]) == pytest.approx(total, rel=1e-6)
+        assert float(signal.count_K[k]) == int(own.sum())
+
+
 @pytest.mark.parametrize("probe", [GradientProbe, TrialStep, ValidationProbe])
 def test_probes_measure_weighted_means(small_job, tmp_path, probe):
     """All rows are read; the variance of one row's gradient is another for rows that lie there several times."""
