@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixalign.data.read.columns import Tally
 from mixalign.data.read.cut import cut, prompt_keys
 from mixalign.data.read.rows import Rows, recognise
 from mixalign.data.read.sources import TaskSpec, load_task
@@ -31,7 +32,7 @@ few = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 def guessed(rows: list[dict]) -> Rows:
-    return recognise("t", [Table("a, line", range(1, len(rows) + 1), rows)], {})
+    return recognise("t", [Table("a, line", range(1, len(rows) + 1), rows)], Tally({}))
 
 
 def pairs(form: str, questions: list[str], seed: int = 0) -> list[dict]:

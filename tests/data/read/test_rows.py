@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mixalign.data.read.columns import Tally
 from mixalign.data.read.rows import recognise
 from mixalign.data.read.sources import TaskSpec, load_rows
 from mixalign.data.read.table import Table
@@ -14,7 +15,7 @@ ROW = {"id": 1, "meta": {"question": "q", "best": {"text": "a"}}}
 
 
 def read(row: dict, columns: dict):
-    return recognise("t", [Table("a.jsonl, line", [1], [row])], columns).examples
+    return recognise("t", [Table("a.jsonl, line", [1], [row])], Tally(columns)).examples
 
 
 def test_dots_descend():
