@@ -62,10 +62,9 @@ def tokenise(
     source: str = "train",
     workers: int | None = None,
 ) -> tuple[TaskDataset, TokenCounts]:
-    """Tokenises one split of one task.
+    """Tokenises one split of one task; EOS is appended to plain completions that lack it, never to templated ones.
 
-    The prompt ends where the ids of the prompt alone and of prompt with completion part (for a pair: the earlier of the
-    two places). EOS is appended to standard completions that do not end with it, never to templated ones.
+    A prompt ends where the ids of the prompt alone and of prompt with completion part; a pair's at the earlier place.
 
     Args:
         examples: rows of one task.
