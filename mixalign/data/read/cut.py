@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from mixalign.data.read.formats import prompt_key
+from mixalign.data.read.pairs import HH_TURN
 from mixalign.data.read.rows import Rows
 from mixalign.errors import MixalignError
 from mixalign.types import Example
 
 __all__ = ["content_key", "cut", "prompt_keys", "subset"]
 
-HH_TURN = "\n\nAssistant:"  # of HH-RLHF: where it ends, so does the prompt
 ANSWER = re.compile(
     r"(?:^|\n)[#* ]*(?:answer|a|assistant|response|reply|output|solution|completion|bot|ai|model)[* ]*:"
     r"|\[/INST\]|<\|assistant\|>|<\|im_start\|>assistant|<start_of_turn>model|<\|end_header_id\|>",
