@@ -14,11 +14,12 @@ from mixalign.types import Form
 
 __all__ = ["ShownRow", "Side", "Span", "shown_rows"]
 
+OTHER = "another row's"  # is read for KTO's estimate of the KL, which has no gradient
 NAMES: dict[Form, tuple[str, ...]] = {
     "preference": ("chosen", "rejected"),
     "supervised": ("completion",),
     "unpaired": ("completion",),
-    "mismatched": ("completion", "another row's"),
+    "mismatched": ("completion", OTHER),
 }
 MOST = 400  # cells of a long span that are shown, its head and its tail together
 LONG = 500  # cells of a span from which on its middle is left out
@@ -107,7 +108,8 @@ def _shown(table: TaskDataset, n: int, tokenizer: Any, names: Sequence[str]) -> 
     prompt = row["prompt"]
     answers = []
     for name, ids, mask in zip(names, row["completions"], row["supervised"], strict=True):
-        answers.append(_side(name, np.concatenate([prompt, ids]), len(prompt), mask, tokenizer))
+        learned = mask & (name != OTHER)
+        answers.append(_side(name, np.concatenate([prompt, ids]), len(prompt), learned, tokenizer))
     label, weight = (table.columns.get(name) for name in ("label", "weight"))
     return ShownRow(
         n + 1,

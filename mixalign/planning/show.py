@@ -17,8 +17,8 @@ __all__ = ["has_colour", "plan_text", "rows_text"]
 LEARNED, READ, ASIDE = "bold green", "dim", "yellow"
 FIRST, LAST = 5, 3  # spans of a long conversation that are shown
 SIGNS = r"\n: a line break; <...>: a special token"
-BRIGHT = f"bright: learned; dim: only read. {SIGNS}"
-BRACKETS = f"[[ ]]: learned; the rest is only read. {SIGNS}"
+BRIGHT = (("bright", LEARNED), ": learned; ", ("dim", READ), ": only read. ")
+BRACKETS = "[[ ]]: learned; the rest is only read. "
 
 
 def has_colour() -> bool:
@@ -81,13 +81,14 @@ def rows_text(plan: Plan, colour: bool = False, width: int | None = None) -> str
     for row in plan.rows:
         task = row.counts.task
         for shown in plan.shown.get(task, []):
-            console.print()
-            console.print(Text(_title(task, shown, row.counts.kept)))
+            console.print(Text(("\n" if paper.tell() else "") + _title(task, shown, row.counts.kept)))
             console.print(_grid(shown, colour))
-    if not paper.getvalue():
+    if not paper.tell():
         return ""
-    legend = wrap(BRIGHT if colour else BRACKETS, size)
-    return legend + "\n" + "\n".join(line.rstrip() for line in paper.getvalue().rstrip().split("\n")).lstrip("\n")
+    rows = "\n".join(line.rstrip() for line in paper.getvalue().rstrip().split("\n"))
+    with console.capture() as legend:
+        console.print(Text.assemble(*BRIGHT, SIGNS) if colour else Text(BRACKETS + SIGNS))
+    return f"{legend.get().rstrip()}\n{rows}"
 
 
 def _title(task: str, row: ShownRow, kept: int) -> str:
@@ -118,7 +119,8 @@ def _marked(side: Side, colour: bool) -> Text:
         head, tail = visible(part.head), visible(part.tail)
         if part.left_out:
             made.append(before + head, style)
-            made.append(f" [... {part.left_out:,} tokens left out ...] ", ASIDE if colour else "")
+            gap = "" if head.endswith("\n") else " "
+            made.append(f"{gap}[... {part.left_out:,} tokens left out ...] ", ASIDE if colour else "")
             made.append(_closed(tail, after), style)
         else:
             made.append(_closed(before + head, after), style)

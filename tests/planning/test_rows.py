@@ -55,6 +55,8 @@ def test_the_answers_of_a_pair_by_form(form, answers, labels):
     assert [[(side.name, side.text) for side in row.answers] for row in rows] == answers
     assert [row.label for row in rows] == labels
     assert {row.prompt.text for row in rows} == {"<s>ok?"}
+    learned = [side.name for row in rows for side in row.answers if side.learned_tokens]
+    assert learned == [name for row in answers for name, _ in row if name != "another row's"]  # has no gradient
 
 
 def test_no_more_rows_than_there_are_and_their_weights():

@@ -17,6 +17,13 @@ def rows_of(overrides: list[str]) -> dict[str, PlanRow]:
     return {row.counts.task: row for row in plan_rows(prepare(settings), settings.mixer)}
 
 
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch):
+    """Whatever that of the tests is."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 @pytest.fixture
 def own(tiny_local, tmp_path):
     """Two tasks of one's own: `sums` with doubled rows and a column too many, `talk` of two turns."""
