@@ -22,6 +22,7 @@ RUNS = {
     "scoring_h256": ["scoring.py", "--size", "h256"],
     "mixing_overhead": ["mixing_overhead.py"],
     "sampler_scale": ["sampler_scale.py"],
+    "tokenise_rows": ["tokenise_rows.py"],
 }
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Rendered", "missing", "problem_of"]
 
 MARKS = re.compile(r"[\W_]+")  # templates change white space, quotes and the like; letters and digits stay
+ASCII_MARKS = bytes(n for n in range(128) if not chr(n).isalnum())
 LEAST = 8  # letters and digits of a text that nobody says twice by chance
 THOUGHT = "</think>"  # templates leave out thoughts of turns that are over
 
@@ -45,11 +46,11 @@ def problem_of(seen: Rendered, stops: Mapping[int, str]) -> str | None:
     Args:
         stops: id to text of the tokens that can end a turn: special ones, and those added to the vocabulary.
     """
-    squeezed = _squeeze(seen.text)
+    squeezed, others = _squeeze(seen.text), _others(seen)
     for turn, message in enumerate(seen.messages):
         if lost := _lost(message, squeezed, whole=turn in seen.spans):
             return f"the chat template leaves out {lost} of {_name(turn, message)}"
-        if turn in seen.spans and (problem := _of_learned(turn, seen, stops)):
+        if turn in seen.spans and (problem := _of_learned(turn, seen, others, stops)):
             return problem
     return None
 
@@ -97,7 +98,20 @@ def _leaves(value: Any) -> Iterator[str]:
             yield from _leaves(entry)
 
 
-def _of_learned(turn: int, seen: Rendered, stops: Mapping[int, str]) -> str | None:
+def _others(seen: Rendered) -> list[tuple[str, str, str]]:
+    """What others than the assistant say in turns of the prompt: letters and digits, the text, and where it stands."""
+    said = [
+        (_squeeze(text), text, f"({what}) of {_name(turn, message)}")
+        for turn, message in enumerate(seen.messages[: seen.asked])
+        if message["role"] != "assistant"
+        for what, text in _said(message)
+    ]
+    return [entry for entry in said if len(entry[0]) >= LEAST]
+
+
+def _of_learned(
+    turn: int, seen: Rendered, others: Sequence[tuple[str, str, str]], stops: Mapping[int, str]
+) -> str | None:
     """What is wrong with the span of a turn that is learned."""
     message, (start, end) = seen.messages[turn], seen.spans[turn]
     name, span = _name(turn, message), _squeeze(seen.text[start:end])
@@ -109,12 +123,9 @@ def _of_learned(turn: int, seen: Rendered, stops: Mapping[int, str]) -> str | No
     around = span.replace(answer, "", 1) if answer else span
     if len(answer) >= LEAST and answer in around:
         return f"the answer of {name} is learned twice"
-    for other, neighbour in enumerate(seen.messages[: seen.asked]):
-        if neighbour["role"] == "assistant":
-            continue
-        for what, text in _said(neighbour):
-            if len(short := _squeeze(text)) >= LEAST and short in around:
-                return f"{_quote(text)} ({what}) of {_name(other, neighbour)} is learned with {name}"
+    for short, text, place in others:
+        if short in around:
+            return f"{_quote(text)} {place} is learned with {name}"
     return _end_problem(seen, turn, stops)
 
 
@@ -138,6 +149,8 @@ def _name(turn: int, message: Message) -> str:
 
 
 def _squeeze(text: str) -> str:
+    if text.isascii():  # ten times as quick
+        return text.encode().translate(None, ASCII_MARKS).decode()
     return MARKS.sub("", text)
 
 
