@@ -7,7 +7,7 @@ Rows are not truncated, so that both make the same number of tokens, which is co
 
 Variants: `ours_1`, one process and one thread; `ours`, as it comes; `trl`, as it comes; `trl_procs`, with
 `dataset_num_proc` of all cores. `check` is the share of the time that the sampled check takes, on 20,000 conversations.
-Real rows are every third of `--data`, as text and as conversations; without the folder only generated rows are measured.
+Real rows are every third of `--data`, as text and as conversations; without the folder only generated ones are used.
 """
 
 import argparse

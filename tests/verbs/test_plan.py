@@ -29,9 +29,11 @@ def own(tiny_local, tmp_path):
     """Two tasks of one's own: `sums` with doubled rows and a column too many, `talk` of two turns."""
     sums = [{"prompt": f"{n}=", "completion": str(n), "id": n, "note": "x"} for n in (1, 2, 3, 1, 1)]
     turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "So\nlong")]
-    talk = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
-    for task, rows in {"sums": sums, "talk": talk * 2}.items():
-        for split, part in {"train": rows, "validation": rows[:1]}.items():
+    talk = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    other = {"messages": [{"role": role, "content": text + "!"} for role, text in turns]}
+    held = {"sums": {"prompt": "4=", "completion": "4", "id": 4, "note": "x"}, "talk": other}
+    for task, rows in {"sums": sums, "talk": [talk] * 2}.items():
+        for split, part in {"train": rows, "validation": [held[task]]}.items():
             path = tmp_path / "tasks" / task / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in part))
