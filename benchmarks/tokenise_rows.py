@@ -7,7 +7,7 @@ Rows are not truncated, so that both make the same number of tokens, which is co
 
 Variants: `ours_1`, one process and one thread; `ours`, as it comes; `trl`, as it comes; `trl_procs`, with
 `dataset_num_proc` of all cores. `check` is the share of the time that the sampled check takes, on 20,000 conversations.
-Real rows are every third of `--data`, as text and as conversations; without the folder only generated ones are used.
+Real rows are every third one of `--data`, as text and as conversations; without it there are generated ones only.
 """
 
 import argparse
@@ -102,10 +102,9 @@ def _workloads(options: argparse.Namespace) -> dict[str, tuple[str, Rows, bool, 
     marked = template_text("chatml")
     plain = BRACKETS.sub("", marked)
     few = 8 if options.short else 1
-    third = 3 * few  # of the real rows
     loads: dict[str, tuple[str, Rows, bool, str]] = {}
     if options.data.is_dir():
-        pairs, answers = (_real(options.data / name)[::third] for name in ("preference", "sft"))
+        pairs, answers = (_real(options.data / name)[:: 3 * few] for name in ("preference", "sft"))
         loads |= {"pairs": ("DPO", pairs, False, plain), "answers": ("SFT", answers, False, plain)}
         loads |= {f"{name}_chat": (kind, [_as_turns(row) for row in rows], False, plain)
                   for name, (kind, rows, _, _) in loads.items()}  # fmt: skip

@@ -1,4 +1,7 @@
-"""The same rows give the same token ids as in TRL 1.16, whose trainers prepare them here."""
+"""The same rows give the same token ids and labels as in TRL 1.16, whose trainers prepare them here.
+
+Every data set format that its trainers learn from is here, as text and as conversations, with and without tools.
+"""
 
 import json
 import warnings
@@ -7,8 +10,10 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from mixalign.chat.templates import END_OF_TURN, template_text
 from mixalign.data.read.formats import to_example
 from mixalign.data.tokens.tokenise import tokenise
+from mixalign.models.tiny import byte_tokenizer as tiny_tokenizer
 
 from .tokens.test_tokenise import CHAT, byte_tokenizer
 
@@ -67,11 +72,48 @@ PAIRS = {
         },
     ],
 }
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+CALLED = [turn("user", "1+2"), turn("assistant", "") | {"tool_calls": [CALL]}, turn("tool", "3")]
+OFFERED = {"tools": json.dumps([TOOL])}
+UNPAIRED = {
+    "text": [
+        {"prompt": "1+1=", "completion": "2", "label": True},
+        {"prompt": "say </s>", "completion": "no</s>", "label": False},
+        {"prompt": "p" * 40, "completion": "a", "label": True},
+        {"prompt": "p" * 38, "completion": "long answer", "label": False},
+    ],
+    "conversations": [
+        {"prompt": talk("hi"), "completion": [turn("assistant", "yo")], "label": True},
+        {
+            "prompt": [turn("system", "be"), *talk("a", "b", "c")],
+            "completion": [turn("assistant", "d")],
+            "label": False,
+        },
+    ],
+    "tools": [{"prompt": talk("1+1"), "completion": [turn("assistant", "2")], "label": True, **OFFERED}] * 2,
+    "pairs": PAIRS["explicit"][:4],
+    "pairs of conversations": PAIRS["conversations"][:2],
+}
 SUPERVISED = {
     "completion": [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS["explicit"][:-1]],
     "conversations": [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS["conversations"]],
     "text": [{"text": "The sky is blue."}, {"text": "It ends.</s>"}, {"text": "t" * 60}],
     "messages": [{"messages": talk("hi", "yo")}, {"messages": talk("a", "b", "c", "d")}],
+    "from and value": [  # TRL renames the keys and no roles
+        {"conversations": [{"from": t["role"], "value": t["content"]} for t in talk(*texts)]}
+        for texts in (("hi", "yo"), ("a", "b", "c", "d"))
+    ],
+    "tools": [{"prompt": talk("1+1"), "completion": [turn("assistant", "2")], **OFFERED}],
+    "messages and tools": [{"messages": talk("1+1", "2"), **OFFERED}],
+}
+GIVEN = {  # token ids already; the first one is never learned, so TRL's labels agree from the second on
+    "ids": [{"input_ids": [5, 6, 7]}, {"input_ids": [8, 9] * 30}],
+    "labels": [{"input_ids": [5, 6, 7, 2], "labels": [-100, -100, 7, 2]}],
+    "completion mask": [{"input_ids": [5, 6, 7, 2], "completion_mask": [0, 0, 1, 1]}],
+    "assistant masks": [{"input_ids": [5, 6, 7, 2, 8], "assistant_masks": [0, 1, 1, 0, 1]}],
+    "both masks": [
+        {"input_ids": [5, 6, 7, 2, 8], "assistant_masks": [0, 1, 1, 0, 1], "completion_mask": [0, 0, 1, 1, 1]}
+    ],
 }
 TOOLS = "{{ mood }}{% if tools %}{{ tools[0].function.name }}{% endif %}"
 TOKENIZERS = {
@@ -83,7 +125,16 @@ TOKENIZERS = {
 }
 
 
-def prepared(kind: str, rows: list[dict], tokenizer, folder, max_length: int):
+def chat_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """One token a byte, with a chat template of ours whose end of turn is the EOS token."""
+    tokenizer = tiny_tokenizer()
+    end = END_OF_TURN[template]
+    tokenizer.add_tokens(["<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", end], special_tokens=True)
+    tokenizer.eos_token, tokenizer.chat_template = end, template_text(template)
+    return tokenizer
+
+
+def prepared(kind: str, rows: list[dict], tokenizer, folder, max_length: int, **options):
     """The rows as a trainer of TRL prepares them; the model only has to exist."""
     import datasets
     import trl
@@ -94,9 +145,9 @@ def prepared(kind: str, rows: list[dict], tokenizer, folder, max_length: int):
     settings = {"output_dir": str(folder), "report_to": [], "use_cpu": True, "bf16": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        args = config(max_length=max_length, gradient_checkpointing=False, **settings)
+        args = config(max_length=max_length, gradient_checkpointing=False, **settings, **options)
         made: dict = {"train_dataset": datasets.Dataset.from_list(rows), "processing_class": tokenizer}
-        if kind == "DPO":
+        if kind != "SFT":
             made["ref_model"] = reference
         return trainer(model=model, args=args, **made).train_dataset
 
@@ -126,19 +177,36 @@ def compare_pairs(rows, tokenizer, folder, max_length=MAX_LENGTH) -> int:
     return len(ours)
 
 
-def compare_supervised(rows, tokenizer, folder, max_length=MAX_LENGTH) -> int:
-    """Ids and labels; the label of the very first token is left out, since nothing predicts it."""
+def compare_supervised(rows, tokenizer, folder, max_length=MAX_LENGTH, assistant_only=False, **options) -> int:
+    """Ids and labels; the label of the very first token is left out, since nothing predicts it.
+
+    Of a conversation TRL learns every token, or the assistant's turns where it is asked to: `train_on` says the same.
+    """
+    talks = "messages" in rows[0] or "conversations" in rows[0]
+    train_on = "all" if talks and not assistant_only else "assistant"
     examples = [to_example(row, {}) for row in rows]
-    ours, _ = tokenise(examples, tokenizer, task="t", form="supervised", max_length=max_length)
-    theirs = prepared("SFT", rows, tokenizer, folder, max_length)
+    ours, _ = tokenise(examples, tokenizer, task="t", form="supervised", max_length=max_length, train_on=train_on)
+    options |= {"assistant_only_loss": True} if assistant_only else {}
+    theirs = prepared("SFT", rows, tokenizer, folder, max_length, **options)
     assert len(ours) == len(theirs)
     for row, other in zip((ours[n] for n in range(len(ours))), theirs, strict=True):
         prompt, completion, learned = row["prompt"], row["completions"][0], row["supervised"][0]
-        assert [*prompt, *completion] == other["input_ids"]
-        if "messages" in rows[0]:
-            continue  # TRL learns whole conversations, we the assistant's turns
+        assert [*prompt, *completion] == other["input_ids"][:max_length]
         labels = [-100] * len(prompt) + [int(i) if on else -100 for i, on in zip(completion, learned, strict=True)]
-        assert labels[1:] == other["labels"][1:]
+        assert labels[1:] == other["labels"][1:max_length]
+    return len(ours)
+
+
+def compare_unpaired(rows, tokenizer, folder, max_length=MAX_LENGTH) -> int:
+    """As for pairs: TRL cuts in its collator. Its batches need two rows for its estimate of the divergence."""
+    examples = [to_example(row, {}) for row in rows]
+    ours, _ = tokenise(examples, tokenizer, task="t", form="unpaired", max_length=max_length)
+    theirs = prepared("KTO", rows, tokenizer, folder, max_length, per_device_train_batch_size=2)
+    assert len(ours) == len(theirs)
+    assert ours.columns["label"].tolist() == theirs["label"]
+    for row, other in zip((ours[n] for n in range(len(ours))), theirs, strict=True):
+        assert row["prompt"].tolist() == other["prompt_ids"]
+        assert row["completions"][0].tolist() == other["completion_ids"][: max_length - len(other["prompt_ids"])]
     return len(ours)
 
 
@@ -152,6 +220,57 @@ def test_preference_ids_are_those_of_trl(rows, tokenizer, tmp_path):
 @pytest.mark.parametrize("rows", SUPERVISED)
 def test_supervised_ids_and_labels_are_those_of_trl(rows, tokenizer, tmp_path):
     assert compare_supervised(SUPERVISED[rows], TOKENIZERS[tokenizer](), tmp_path) > 0
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "BOS", "merges"])
+@pytest.mark.parametrize("rows", UNPAIRED)
+def test_unpaired_ids_are_those_of_trl(rows, tokenizer, tmp_path):
+    assert compare_unpaired(UNPAIRED[rows], TOKENIZERS[tokenizer](), tmp_path) > 0
+
+
+@pytest.mark.parametrize("rows", GIVEN)
+def test_ids_that_are_given_are_learned_as_by_trl(rows, tmp_path):
+    options = {"completion_only_loss": True} if "completion_mask" in GIVEN[rows][0] else {}  # else it is not read
+    assert compare_supervised(GIVEN[rows], TOKENIZERS["bytes"](), tmp_path, **options) == len(GIVEN[rows])
+
+
+OURS = ["chatml", "qwen3", "llama3"]
+ROOM = 4000  # bytes of a system prompt with tools
+
+
+@pytest.mark.parametrize("template", OURS)
+def test_our_templates_give_the_ids_of_trl(template, tmp_path):
+    tokenizer = chat_tokenizer(template)
+    for number, rows in enumerate([PAIRS["conversations"], PAIRS["implicit conversations"]]):
+        assert compare_pairs(rows, tokenizer, tmp_path / f"pairs{number}", ROOM) == len(rows)
+    rows = UNPAIRED["conversations"]
+    assert compare_unpaired(rows, tokenizer, tmp_path / "unpaired", ROOM) == len(rows)
+    for name in ("conversations", "messages", "from and value"):
+        rows = SUPERVISED[name]
+        assert compare_supervised(rows, tokenizer, tmp_path / name, ROOM) == len(rows)
+
+
+@pytest.mark.parametrize("template", OURS)
+def test_assistants_turns_are_those_of_trl(template, tmp_path):
+    long = [turn("system", "be"), *talk("a", "b", "caf\u00e9", "\u4f60", "e", "<b>")]
+    rows = [*SUPERVISED["messages"], {"messages": long}, {"messages": talk("a", "b", "c")}]
+    assert compare_supervised(rows, chat_tokenizer(template), tmp_path / "long", ROOM, assistant_only=True) == 4
+    # cut inside a turn, and before the last one
+    tokenizer = chat_tokenizer(template)
+    assert compare_supervised(rows, tokenizer, tmp_path / "cut", 70, assistant_only=True) > 0
+
+
+@pytest.mark.parametrize("template", ["chatml", "qwen3"])
+def test_tools_in_our_templates_give_the_ids_of_trl(template, tmp_path):
+    tokenizer = chat_tokenizer(template)
+    pairs = [{"prompt": talk("1+1"), "chosen": talk("", "2")[1:], "rejected": talk("", "3")[1:], **OFFERED}]
+    assert compare_pairs(pairs, tokenizer, tmp_path / "pairs", ROOM) == 1
+    assert compare_unpaired(UNPAIRED["tools"], tokenizer, tmp_path / "unpaired", ROOM) == 2
+    answered = [{"prompt": CALLED, "completion": [turn("assistant", "It is 3.")], **OFFERED}]
+    assert compare_supervised(answered, tokenizer, tmp_path / "completion", ROOM) == 1
+    rows = [{"messages": [*CALLED, turn("assistant", "It is 3.")], **OFFERED}]
+    for only in (False, True):
+        assert compare_supervised(rows, tokenizer, tmp_path / f"only{only}", ROOM, assistant_only=only) == 1
 
 
 def test_long_prompts_are_dropped_as_in_trl(tmp_path):

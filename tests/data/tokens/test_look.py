@@ -17,7 +17,7 @@ def conversation(turns: int) -> look.Rendered:
     text = "".join(f"{line}<e>" for line in said)
     places = {n: text.index(line) for n, line in enumerate(said)}
     spans = {n: (at, at + len(said[n]) + 3) for n, at in places.items() if n % 2}
-    return look.Rendered(messages, text, spans, {turn: [7] for turn in spans}, turns)
+    return look.Rendered(messages, text, spans, {n: [7] for n in spans}, turns)
 
 
 def test_a_long_conversation_is_read_once(monkeypatch):
