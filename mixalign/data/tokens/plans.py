@@ -189,8 +189,8 @@ class Planner:
         if form == "supervised" and "label" in example:
             raise MixalignError(
                 f"{self.where}: {row} is an unpaired preference (prompt, completion and a `label` of true or false), "
-                "which objective=sft does not learn from. Train with objective=kto, or keep the rows labelled true "
-                "and remove `label`."
+                "which objective=sft does not learn from. Train with objective=kto; or keep the rows labelled true, and "
+                "say `columns: {label: null}`."
             )
         if form in ("unpaired", "mismatched") and "label" not in example:
             raise MixalignError(
