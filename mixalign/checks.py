@@ -5,6 +5,7 @@ Every one raises a MixalignError that names the key, the value, and what it may 
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from math import inf
 from typing import Any
 
@@ -12,6 +13,7 @@ from mixalign.errors import MixalignError, did_you_mean
 
 __all__ = [
     "check_choice",
+    "check_date",
     "check_flag",
     "check_list",
     "check_mapping",
@@ -128,6 +130,24 @@ def check_text(
     if not (isinstance(value, str) and value) and not (value is None and null):
         wanted = "a text that is not empty" + ", or null" * null
         raise MixalignError(f"`{key}` is {value!r}, but must be {wanted}.{why and ' ' + why}")
+
+
+def check_date(key: str, value: Any, *, null: bool = False) -> None:
+    """Refuses what is no date such as `2026-01-31`.
+
+    Args:
+        null: whether None is a value as well.
+
+    Raises:
+        MixalignError: when it is something else.
+    """
+    try:
+        known = (value is None and null) or date.fromisoformat(value).isoformat() == value
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        wanted = "a date such as 2026-01-31" + ", or null" * null
+        raise MixalignError(f"`{key}` is {value!r}, but must be {wanted}.")
 
 
 def check_pattern(key: str, value: Any, *, null: bool = True) -> None:

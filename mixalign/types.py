@@ -79,6 +79,7 @@ class Batch(TypedDict, total=False):
     count_K: Tensor  # float64 (K,): samples of each task in the whole global batch of the optimizer step
     reference_logp_BS: Tensor  # float64 (B, S): log-probability under the reference policy, nats
     label_B: Tensor  # bool (B,): whether the completion is a desirable one; unpaired rows only
+    weight_B: Tensor  # float32 (B,): what the row counts in means of its task, 1 on average; where a task has weights
     specialist_loss_B: Tensor  # float32 (B,): loss of the task's specialist on this row, nats
 
 

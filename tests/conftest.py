@@ -261,7 +261,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
     """A hub on this machine, with an empty cache; `close` makes it one that cannot be reached."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     handler = type("OwnHub", (Hub,), {"answers": {}, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -274,6 +274,7 @@ def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
     url = f"http://127.0.0.1:{server.server_port}"
     handler.url, handler.close, handler.cache = url, close, tmp_path / "hub"
     monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(hf_api.api, "endpoint", url)  # asks for lists of files, and remembers its address
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

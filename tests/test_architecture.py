@@ -3,7 +3,7 @@
 Imports point downwards only, and never to a neighbour of the same layer:
 
     types < losses, mixers < data, models < objectives < influence < training < config < together, jobs < frozen < runs
-          < fitting, merging < verbs < cli
+          < fitting, merging, planning < verbs < cli
 
 `reporting` reads run folders and nothing else of the package. `checks`, `errors`, `files`, `fingerprint`, `hub` and
 `terminal` are free.
@@ -29,7 +29,7 @@ LAYERS = [
     ["together", "jobs"],
     ["frozen"],
     ["runs"],
-    ["fitting", "merging"],
+    ["fitting", "merging", "planning"],
     ["verbs"],
     ["cli"],
     ["__init__", "__main__"],

@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from mixalign.config.messages import user_message
 from mixalign.config.parse import parse
+from mixalign.config.quote import quoted
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 
@@ -39,9 +40,10 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         MixalignError: for an unknown key or group, or a file that is not valid.
     """
     register_resolvers()
+    overrides = as_today(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("train", overrides=as_today(overrides))
+            return compose("train", overrides=overrides)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if (message := user_message(error)) is None:
             raise
@@ -72,8 +74,12 @@ def as_today(overrides: Sequence[str]) -> list[str]:
     """Overrides with the keys of today.
 
     `data.tasks.<name>...` adds a task without a `+`: data.tasks and data.target are mappings that everyone extends.
+    Paths that Hydra's grammar does not take get quotes.
+
+    Raises:
+        MixalignError: for an override that cannot be read.
     """
-    return [_as_today(text) for text in overrides]
+    return [_as_today(quoted(text)) for text in overrides]
 
 
 def _as_today(text: str) -> str:

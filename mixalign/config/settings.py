@@ -10,7 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mixalign.checks import check_choice, check_flag, check_list, check_mapping, check_number, check_pattern, check_text
+from mixalign.checks import (
+    check_choice,
+    check_date,
+    check_flag,
+    check_list,
+    check_mapping,
+    check_number,
+    check_pattern,
+    check_text,
+)
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError
 from mixalign.influence.settings import Influence
@@ -126,6 +135,7 @@ class DataSettings:
 
     Attributes:
         tasks: what the configuration says of each task; None removes one that `root` has.
+        date: what a chat template takes for today, `2026-01-31`; None: the day on which the cache was first asked.
         target: rows whose loss IDEAL lowers: None for every task's validation rows, names of tasks, or descriptions
             like those of tasks.
     """
@@ -135,8 +145,11 @@ class DataSettings:
     max_length: int = setting(partial(check_number, low=2, whole=True))
     validation_fraction: float = setting(partial(check_number, low=0, high=1))
     seed: int = setting(SEED)
+    on_bad_row: str = setting(partial(check_choice, known=("raise", "skip")), default="raise")
     cache_tokens: bool = setting(check_flag, "speed", default=True)
     workers: int | None = setting(COUNT_OR_NULL, "speed", default=None)
+    date: str | None = setting(partial(check_date, null=True), default=None)
+    on_lost_text: str = setting(word("raise", "warn"), default="raise")
     target: tuple[str, ...] | Mapping[str, TaskSpec] | None = setting(check_target, default=None)
     recommended: Mapping[str, Any] | None = setting(MAPPING_OR_NULL, "place", default=None)
 

@@ -1,6 +1,6 @@
 """Tokenised rows of one task as flat arrays: a row is a slice, a score is a column."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,13 @@ class TaskDataset:
 
     Token ids of every row lie in one flat array (prompt, then each completion), so that a row costs a slice
     and a table of any size can be memory-mapped: no array is written to, and none is copied as a whole.
+
+    A column `weight` (N,), float32 of at least 0, says what each row counts in every mean over rows of this table: the
+    task's loss in training, its excess, accuracy and validation losses are `sum(w x) / sum(w)`. Rows are drawn as if
+    there were no weights, each as often as any other, and what a row counts in a step is its weight over the mean
+    weight of the table, whatever else was drawn beside it: in expectation a step is one on the table in which a row of
+    weight 3 lies three times, also where a batch holds a single row of a task. Weights are compared within a table
+    only: the mixture of tasks is the mixer's.
 
     Args:
         task: name of the task.
@@ -46,6 +53,7 @@ class TaskDataset:
         self.length_NS, self.row_id_N = length_NS, row_id_N
         self.start_N = np.concatenate([[0], np.cumsum(self.length_N)]) if start_N is None else start_N
         self.columns: dict[str, np.ndarray] = {}
+        self.mean_weight = 1.0  # of the column `weight`
 
     @classmethod
     def from_rows(cls, task: str, rows: Sequence[TokenRow], num_completions: int) -> "TaskDataset":
@@ -60,7 +68,7 @@ class TaskDataset:
         return cls(task, np.concatenate(ids).astype(np.int32), np.concatenate(marks), length_NS, row_id_N)
 
     def save(self, path: Path, note: Mapping[str, Any] | None = None) -> None:
-        """Writes the rows and their labels, not the scores, to a safetensors file.
+        """Writes the rows, their labels and their weights, not the scores, to a safetensors file.
 
         Args:
             note: JSON-like; comes back from `load`.
@@ -68,11 +76,15 @@ class TaskDataset:
         arrays = {name: getattr(self, name) for name in ARRAYS}
         if "label" in self.columns:
             arrays["label_N"] = self.columns["label"]
+        if "weight" in self.columns:
+            arrays["weight_N"] = self.columns["weight"]
         save_arrays(path, arrays, "note", dict(note or {}))
 
     @classmethod
     def load(cls, task: str, path: Path, labelled: bool = False) -> tuple["TaskDataset", Any]:
         """The rows of a file, memory-mapped and read-only, and the note that was saved with them.
+
+        Weights become the column `weight` where the file has some.
 
         Args:
             labelled: whether the rows have labels, which become the column `label`.
@@ -81,11 +93,11 @@ class TaskDataset:
             MixalignError: when the file is damaged.
         """
         wanted = {**ARRAYS, "label_N": np.bool_} if labelled else ARRAYS
-        arrays, note = load_arrays(path, "token table", "note", wanted)
-        label_N = arrays.pop("label_N", None)
+        arrays, note = load_arrays(path, "token table", "note", wanted, {"weight_N": np.float32})
+        columns = {name: arrays.pop(f"{name}_N") for name in ("label", "weight") if f"{name}_N" in arrays}
         dataset = cls(task, **arrays)
-        if label_N is not None:
-            dataset.attach("label", label_N)
+        for name, value_N in columns.items():
+            dataset.attach(name, value_N)
         return dataset, note
 
     def __len__(self) -> int:
@@ -123,13 +135,18 @@ class TaskDataset:
     def first_completion(self) -> "TaskDataset":
         """The rows with their first completion only: the chosen side of pairs, the desirable ones of labelled rows.
 
-        No token is copied.
+        No token is copied; weights stay with their rows.
         """
         length_NS, row_id_N, start_N = self.length_NS[:, :2], self.row_id_N, self.start_N
+        weight_N = self.columns.get("weight")
         if "label" in self.columns:
             kept_N = np.flatnonzero(self.columns["label"])
             length_NS, row_id_N, start_N = length_NS[kept_N], row_id_N[kept_N], start_N[np.append(kept_N, -1)]
-        return TaskDataset(self.task, self.ids_T, self.supervised_T, length_NS, row_id_N, start_N)
+            weight_N = None if weight_N is None else weight_N[kept_N]
+        first = TaskDataset(self.task, self.ids_T, self.supervised_T, length_NS, row_id_N, start_N)
+        if weight_N is not None:
+            first.attach("weight", weight_N)
+        return first
 
     def __getitem__(self, index: int) -> TokenRow:
         edges = self.start_N[index] + np.cumsum(np.concatenate([[0], self.length_NS[index]]))
@@ -145,17 +162,56 @@ class TaskDataset:
         """Adds a column with one entry a row, such as `specialist_loss` (N,) or `reference_logp` (N, S).
 
         Raises:
-            MixalignError: when the column has another number of rows, or an entry that is not finite.
+            MixalignError: when the column has another number of rows, or an entry that is not finite; for `weight`
+                also when an entry is below 0, or all are 0.
         """
         if len(value_N) != len(self):
             raise MixalignError(
                 f"Column `{name}` of task `{self.task}` has {len(value_N)} entries, but the task has "
                 f"{len(self)} rows. Score the task again with `mixalign score`."
             )
-        chunks = (value_N[start : start + CHUNK] for start in range(0, len(value_N), CHUNK))
-        if bad := sum(int((~np.isfinite(chunk)).sum()) for chunk in chunks):
+        if name == "weight":
+            value_N, self.mean_weight = _checked_weights(self.task, value_N)
+        elif bad := sum(int((~np.isfinite(chunk)).sum()) for chunk in _chunks(value_N)):
             raise MixalignError(
                 f"Column `{name}` of task `{self.task}` has {bad} entries that are not finite. The model that "
                 "was scored has diverged, or its weights are damaged: train it with a lower rate, or take another."
             )
         self.columns[name] = value_N
+
+    def relative_weights(self, row_B: np.ndarray | slice) -> np.ndarray:
+        """float32 (B,): what the chosen rows count in means: 1 on average over the table, 1 each without weights."""
+        if "weight" not in self.columns:
+            return np.ones(len(np.arange(len(self))[row_B]), np.float32)
+        relative_B: np.ndarray = (self.columns["weight"][row_B] / self.mean_weight).astype(np.float32)
+        return relative_B
+
+    def mean(self, value_N: np.ndarray, dtype: type | None = None) -> float:
+        """The mean over all rows of one number each, by their weights where they have some."""
+        if "weight" not in self.columns:
+            return float(value_N.mean(dtype=dtype))
+        return float(np.average(value_N.astype(np.float64), weights=self.columns["weight"].astype(np.float64)))
+
+
+def _chunks(value_N: np.ndarray) -> Iterator[np.ndarray]:
+    return (value_N[start : start + CHUNK] for start in range(0, len(value_N), CHUNK))
+
+
+def _checked_weights(task: str, value_N: np.ndarray) -> tuple[np.ndarray, float]:
+    """The weights as float32, and their mean."""
+    weight_N = value_N if value_N.dtype == np.float32 else np.asarray(value_N, np.float32)
+    bad_N = np.concatenate([np.zeros(0, bool), *(~(np.isfinite(chunk) & (chunk >= 0)) for chunk in _chunks(weight_N))])
+    if bad_N.any():
+        first = int(np.flatnonzero(bad_N)[0])
+        raise MixalignError(
+            f"Column `weight` of task `{task}` has {int(bad_N.sum())} entries that are no numbers of at least 0; the "
+            f"first is {float(value_N[first])}, of row {first + 1} of those that were kept. Correct them, or remove "
+            "the column."
+        )
+    total = sum(float(chunk.sum(dtype=np.float64)) for chunk in _chunks(weight_N))
+    if len(weight_N) and total == 0:
+        raise MixalignError(
+            f"Every row of task `{task}` has `weight` 0, so that nothing of it counts. Give some of its rows a weight "
+            "above 0, or remove the task or the column."
+        )
+    return weight_N, total / max(1, len(weight_N))

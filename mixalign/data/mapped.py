@@ -15,14 +15,14 @@ from mixalign.files import replacing
 
 __all__ = ["load_arrays", "save_arrays"]
 
-DTYPES = {"BOOL": np.bool_, "I32": np.int32, "I64": np.int64, "F64": np.float64}
+DTYPES = {"BOOL": np.bool_, "I32": np.int32, "I64": np.int64, "F32": np.float32, "F64": np.float64}
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], note: str, value: Any) -> None:
     """Writes the file beside its place and renames it, so that a reader never sees half of one.
 
     Args:
-        arrays: bool, int32, int64 or float64.
+        arrays: bool, int32, int64, float32 or float64.
         note: name in the header for `value`, which is JSON-like.
     """
     text = json.dumps(value, sort_keys=True)
@@ -31,7 +31,9 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], note: str, value: 
         save_file(whole, part, metadata={note: text, "crc32": str(zlib.crc32(text.encode()))})
 
 
-def load_arrays(path: Path, kind: str, note: str, dtypes: Mapping[str, type]) -> tuple[dict[str, np.ndarray], Any]:
+def load_arrays(
+    path: Path, kind: str, note: str, dtypes: Mapping[str, type], optional: Mapping[str, type] | None = None
+) -> tuple[dict[str, np.ndarray], Any]:
     """Maps the arrays that `dtypes` names; nothing but the header is read.
 
     A change of any byte of the header is noticed, and a file that was cut; a change in the middle of an array is not,
@@ -40,6 +42,7 @@ def load_arrays(path: Path, kind: str, note: str, dtypes: Mapping[str, type]) ->
     Args:
         kind: what the file is, for messages.
         note: name of the value in the header, which comes back beside the arrays.
+        optional: arrays that are read where the file has them.
 
     Raises:
         MixalignError: when the file is damaged, or not one with these arrays and this note.
@@ -47,7 +50,8 @@ def load_arrays(path: Path, kind: str, note: str, dtypes: Mapping[str, type]) ->
     try:
         text, entries = _header(path, note)
         raw = np.asarray(np.memmap(path, np.uint8, "r"))
-        arrays = {name: _view(raw, entries[name], name, dtype) for name, dtype in dtypes.items()}
+        wanted = {**dtypes, **{name: dtype for name, dtype in (optional or {}).items() if name in entries}}
+        arrays = {name: _view(raw, entries[name], name, dtype) for name, dtype in wanted.items()}
         return arrays, json.loads(text)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise MixalignError(f"The {kind} {path} is damaged ({error}). Delete it to have it made again.") from error

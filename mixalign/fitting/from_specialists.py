@@ -31,8 +31,8 @@ CERTAIN = 0.99
 def fit_from_specialists(settings: RunSettings, out: str | None = None) -> None:
     """Fits the mixture to the rows of `data.target`, by default every task's validation rows.
 
-    Every table of rows counts alike, and in it every row. Specialists that are missing are trained. The mixture is
-    printed and written down.
+    Every table of rows counts alike, and in it every row, or as its weight says. Specialists that are missing are
+    trained. The mixture is printed and written down.
 
     Only for fine-tuning: the proof is of the cross-entropy, for which the best model of mixed sources is the mixture
     of the sources' best models. Preference losses have no such mixture.
@@ -59,8 +59,14 @@ def fit_from_specialists(settings: RunSettings, out: str | None = None) -> None:
 
 
 def row_scales(tables: list[TaskDataset]) -> Tensor:
-    """What each row counts (N,): one over the tables, the table's rows and the row's tokens, for nats a token."""
+    """What each row counts (N,): one over the tables, the table's rows and the row's tokens, for nats a token.
+
+    Rows with weights count those over the table's mean weight.
+    """
     scales = [1 / (len(tables) * len(table) * table.num_tokens_NS[:, 0]) for table in tables]
+    for number, table in enumerate(tables):
+        if "weight" in table.columns:
+            scales[number] = scales[number] * table.relative_weights(slice(None))
     return torch.from_numpy(np.concatenate(scales))
 
 

@@ -152,7 +152,7 @@ def on_loan(frozen: Frozen, job: Job, datasets: Sequence[TaskDataset]) -> Iterat
 
 def score_recipe(job: Job, frozen: Frozen, dataset: TaskDataset) -> dict[str, Any]:
     """All that decides the scores of a table under a model."""
-    recipe = {"model": frozen.identity, "rows": rows_fingerprint([dataset]), "task": dataset.task}
+    recipe = {"model": frozen.identity, "rows": rows_fingerprint([dataset], weighted=False), "task": dataset.task}
     return recipe | {"precision": job.precision}
 
 

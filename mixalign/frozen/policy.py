@@ -1,6 +1,8 @@
 """The reference policy: what DPO stays close to, and what every training of a job starts from."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -17,15 +19,19 @@ __all__ = ["attach_reference", "reference_policy", "reference_steps"]
 log = logging.getLogger(__name__)
 
 
-def reference_policy(job: Job) -> tuple[Job, Frozen]:
+def reference_policy(job: Job, check: Callable[[Job], None] = lambda job: None) -> tuple[Job, Frozen]:
     """The model that every training of the job starts from: as loaded, or after `reference.sft_steps` of SFT.
 
+    Args:
+        check: may refuse the job once the base model is known, before anything is trained on it.
+
     Returns:
-        The job with the choices that depend on the model (`Job.fitted_to`), and the policy.
+        The job with the base model's fingerprint and the choices that depend on it (`Job.fitted_to`), and the policy.
     """
     base = job.settings.model.build()
-    job = job.fitted_to(base)
     start = weights_fingerprint(base)
+    job = replace(job.fitted_to(base), start=start)
+    check(job)
     steps = reference_steps(job)
     if steps == 0:
         return job, _as_loaded(job, base, start)

@@ -36,6 +36,9 @@ class Means(NamedTuple):
 class Passes:
     """Reads the batches of one rank, as often as it is asked to; what it returns is summed over ranks.
 
+    The gradient of a row with a weight is that of its loss times the weight over its table's mean one, and its
+    curvature likewise: means over chosen rows are then those of the weighted means, in expectation.
+
     Attributes:
         model: in evaluation mode and frozen (`at_rest`).
         layers: those that are watched.
@@ -62,11 +65,13 @@ class Passes:
             self.rows_T[part.table] += len(part.row_B)
         self.curvature = CURVATURES[self.influence.curvature]
         self.drawn = self.influence.is_curved and self.influence.draws_labels
+        # curvature is a second moment, which wants another scale than the gradient of the same loss
+        self.apart = self.drawn or (self.influence.is_curved and any("weight" in t.columns for t in self.tables))
         self.done = 0
         self.total = sum(len(part.row_B) * self._runs(part) for part in self._mine())
 
     def means(self) -> Means:
-        """Reads all rows once, and the domains' a second time for labels that are drawn."""
+        """Reads all rows once, and the domains' a second time for labels that are drawn, or rows that have weights."""
         sums = [{n: zeros(x, x.out_features, x.in_features) for n, x in self.layers.items()} for _ in self.tables]
         moments = Moments(self.layers) if self.influence.is_curved else None
         for part in self._mine():
@@ -74,8 +79,8 @@ class Passes:
             watched = [_into_sum(sums[part.table])]
             if moments is not None and self._is_domain(part):
                 factors = moments.at(self.weight_K[part.table])
-                if self.drawn:
-                    self._run(batch, self._drawn_loss(batch, part, 0), [factors])
+                if self.apart:
+                    self._run(batch, self._curved_loss(batch, part, 0), [factors])
                 else:
                     watched.append(factors)
             self._run(batch, self._loss(batch), watched)
@@ -99,8 +104,7 @@ class Passes:
         spectrum = Spectrum(bases)
         for part in filter(self._is_domain, self._mine()):
             batch = self._batch(part)
-            loss = self._drawn_loss(batch, part, 1) if self.drawn else self._loss(batch)
-            self._run(batch, loss, [spectrum.at(spans(batch), self.weight_K[part.table])])
+            self._run(batch, self._curved_loss(batch, part, 1), [spectrum.at(spans(batch), self.weight_K[part.table])])
         return spectrum
 
     def products(self, directions: Sequence[Sequence[Gradient]]) -> list[Tensor]:
@@ -126,7 +130,7 @@ class Passes:
         """Forward and backward passes that a batch takes altogether."""
         if not self._is_domain(part):
             return 2
-        return 2 + self.drawn + self.curvature.spectrum
+        return 2 + self.apart + self.curvature.spectrum
 
     def _batch(self, part: Part) -> Batch:
         batch = self.reading.layout(self.tables, np.full(len(part.row_B), part.table), part.row_B)
@@ -136,13 +140,16 @@ class Passes:
             batch["reference_logp_BS"] = self.reading.live_reference(batch)
         return batch
 
-    def _loss(self, batch: Batch) -> Callable[[], Tensor]:
-        return lambda: self.objective(self.model, batch)["loss"]
+    def _loss(self, batch: Batch, power: float = 1.0) -> Callable[[], Tensor]:
+        return lambda: _weighted(self.objective(self.model, batch)["loss"], batch, power)
 
-    def _drawn_loss(self, batch: Batch, part: Part, turn: int) -> Callable[[], Tensor]:
+    def _curved_loss(self, batch: Batch, part: Part, turn: int) -> Callable[[], Tensor]:
+        """The loss whose gradients' second moment is the curvature: the root of a weight becomes the weight."""
+        if not self.drawn:
+            return self._loss(batch, 0.5)
         state = np.random.SeedSequence([self.influence.seed, turn, part.number]).generate_state(1, np.uint64)
         generator = torch.Generator(self.device).manual_seed(int(state[0]) >> 1)
-        return lambda: self.objective.fisher_loss(self.model, batch, generator)
+        return lambda: _weighted(self.objective.fisher_loss(self.model, batch, generator), batch, 0.5)
 
     def _run(self, batch: Batch, loss: Callable[[], Tensor], watched: Sequence[Each]) -> None:
         def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
@@ -152,6 +159,10 @@ class Passes:
         observe(self.layers, batch, loss, each, self.reading.precision)
         self.done += len(batch["task_B"])
         self.reading.on_batch(self.done, self.total)
+
+
+def _weighted(loss_B: Tensor, batch: Batch, power: float) -> Tensor:
+    return loss_B * batch["weight_B"] ** power if "weight_B" in batch else loss_B
 
 
 def _into_sum(sums: dict[str, Tensor]) -> Each:

@@ -22,6 +22,7 @@ from mixalign.data.tokens.cache import TokenCache
 from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.errors import MixalignError
 from mixalign.jobs.check_model import check_model
+from mixalign.jobs.day import template_day
 from mixalign.jobs.tasks import read_task, target_specs, task_specs
 from mixalign.objectives.base import Objective
 from mixalign.training.engine import choose_layout, choose_precision, prepare_process
@@ -47,7 +48,9 @@ class Job:
         val_every: optimizer steps between two of its validations.
         precision: Lightning's; `auto` until `fitted_to` has seen the model.
         columns: what the columns of each task's rows are used for.
+        day: what the chat template takes for today; None when it prints no date.
         layout: makes a batch of rows; `fitted_to` chooses it.
+        start: fingerprint of the base model, as `weights_fingerprint` has it; empty until it was read.
     """
 
     settings: RunSettings
@@ -62,7 +65,9 @@ class Job:
     val_every: int
     precision: str
     columns: dict[str, ColumnUse] = field(default_factory=dict)
+    day: str | None = None
     layout: Layout = field(default=collate)
+    start: str = ""
 
     @property
     def target_objective(self) -> Objective:
@@ -87,6 +92,8 @@ class Job:
     def plain(self) -> dict[str, Any]:
         """The whole configuration as plain data, with the steps of this job and the precision in place of `auto`."""
         plain = dict(self.settings.plain) | {"steps": self.steps, "val_every": self.val_every}
+        if self.day is not None:
+            plain["data"] = dict(plain["data"]) | {"date": self.day}
         if plain["trainer"]["precision"] == "auto":
             plain["trainer"] = dict(plain["trainer"]) | {"precision": self.precision}
         return plain
@@ -128,7 +135,9 @@ def prepare(settings: RunSettings) -> Job:
     objective = settings.objective.for_tasks(overrides)
     tokenizer = settings.model.tokenizer()
     folder = settings.cache_dir / "tokens" if settings.data.cache_tokens else None
-    tokens = _Tokens(TokenCache(tokenizer, folder, settings.data.workers), objective, settings.data.max_length)
+    day = template_day(tokenizer, settings.data.date, settings.cache_dir)
+    cache = TokenCache(tokenizer, folder, settings.data.workers, day, settings.data.on_lost_text)
+    tokens = _Tokens(cache, objective, settings.data.max_length)
     data: dict[str, list[TaskDataset]] = {}
     columns: dict[str, ColumnUse] = {}
     for task, spec in specs.items():
@@ -155,6 +164,7 @@ def prepare(settings: RunSettings) -> Job:
         val_every=settings.val_every or max(1, steps // 10),
         precision=str(settings.trainer.precision),
         columns=columns,
+        day=day,
     )
 
 
@@ -179,6 +189,7 @@ class _Tokens:
             form=self.objective.form,
             max_length=spec.max_length or self.max_length,
             chat_template_kwargs=dict(spec.chat_template_kwargs),
+            train_on=spec.train_on,
             source=split,
         )
         self.counts.append((split, count))
@@ -188,9 +199,11 @@ class _Tokens:
 def _targets(
     settings: RunSettings, specs: dict[str, TaskSpec], validation: list[TaskDataset], tokens: _Tokens
 ) -> list[TaskDataset]:
-    by_task = dict(zip(specs, validation, strict=True))
+    by_task, on_bad_row = dict(zip(specs, validation, strict=True)), settings.data.on_bad_row
     return [
-        by_task[name] if spec is None else tokens.table(name, spec, "target", load_rows(name, spec, chat=tokens.chat))
+        by_task[name]
+        if spec is None
+        else tokens.table(name, spec, "target", load_rows(name, spec, on_bad_row=on_bad_row, chat=tokens.chat))
         for name, spec in target_specs(settings.data, list(specs)).items()
     ]
 
@@ -213,12 +226,19 @@ def num_steps(group: str, steps: int | None, epochs: float | None, rows: int, ba
     return math.ceil(epochs * rows / batch_size)
 
 
-def rows_fingerprint(datasets: Sequence[TaskDataset]) -> str:
-    """Changes with any token of any row, and with the order of rows."""
+def rows_fingerprint(datasets: Sequence[TaskDataset], *, weighted: bool = True) -> str:
+    """Changes with any token, label or weight of any row, and with the order of rows.
+
+    Args:
+        weighted: whether weights are looked at; they change no score of a row.
+    """
     digest = hashlib.sha256()
     for dataset in datasets:
         digest.update(f"{dataset.task}:{len(dataset)}:".encode())
         digest.update(np.ascontiguousarray(dataset.row_id_N).data)
+        if weighted and "weight" in dataset.columns:
+            digest.update(b"weight:")
+            digest.update(np.ascontiguousarray(dataset.columns["weight"]).data)
     return digest.hexdigest()[:16]
 
 

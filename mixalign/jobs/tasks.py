@@ -1,9 +1,12 @@
 """Which tasks a job has: those of a folder, refined and extended by the configuration."""
 
+import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from mixalign.config.settings import DataSettings
 from mixalign.data.generated import generate
@@ -12,6 +15,20 @@ from mixalign.data.read.sources import TaskRows, TaskSpec, discover_tasks, load_
 from mixalign.errors import MixalignError, did_you_mean
 
 __all__ = ["read_task", "target_specs", "task_specs"]
+
+GENERATED = ("generator", "rows", "validation_rows", "test_rows")
+SAME_ROWS = (
+    "path",
+    "validation",
+    "test",
+    "max_rows",
+    "max_length",
+    "objective",
+    "on_bad_row",
+    "on_overlap",
+    *GENERATED,
+)
+"""Fields of a task that leave its training rows what they are, or take a part of them; paths are compared resolved."""
 
 
 def task_specs(data: DataSettings) -> dict[str, TaskSpec]:
@@ -60,7 +77,14 @@ def read_task(task: str, spec: TaskSpec, data: DataSettings, *, chat: bool = Fal
         MixalignError: for rows that cannot be used.
     """
     if spec.generator is None:
-        return load_task(task, spec, validation_fraction=data.validation_fraction, seed=data.seed, chat=chat)
+        return load_task(
+            task,
+            spec,
+            validation_fraction=data.validation_fraction,
+            seed=data.seed,
+            on_bad_row=data.on_bad_row,
+            chat=chat,
+        )
     sizes = {
         "train": spec.rows or 1000,
         "validation": spec.validation_rows or 250,
@@ -78,14 +102,19 @@ def _refined(base: TaskSpec, over: TaskSpec) -> TaskSpec:
 
 def _refuse_twins(specs: dict[str, TaskSpec]) -> None:
     """Two tasks with the same rows would count those rows twice."""
-    seen: dict[tuple[str | None, ...], str] = {}
+    seen: dict[tuple[str, ...], str] = {}
     for task, spec in specs.items():
         if spec.path is None:
             continue
-        key = (str(Path(spec.path).resolve()), spec.name, str(spec.data_files), spec.data_dir, spec.split)
+        key = tuple(_plain(getattr(spec, f.name)) for f in fields(spec) if f.name not in SAME_ROWS)
+        key = (str(Path(os.path.expanduser(spec.path)).resolve()), *key)
         if key in seen:
             raise MixalignError(
                 f"Tasks `{seen[key]}` and `{task}` are duplicates: both read {spec.path}. Remove one, or give them "
-                "different files or splits."
+                "different files, splits or columns."
             )
         seen[key] = task
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

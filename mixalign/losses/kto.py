@@ -5,6 +5,8 @@ from torch import Tensor
 
 __all__ = ["kl_estimate", "kto"]
 
+LEAST = 1e-30  # sum of weights that is divided by
+
 
 def kto(ratio_B: Tensor, kl: Tensor | float, desirable_B: Tensor, beta_B: Tensor) -> tuple[Tensor, Tensor]:
     """`1 - sigmoid(h)` and h, (B,), with h = beta * (ratio - kl), of the other sign for undesirable ones (eq. 7).
@@ -22,10 +24,16 @@ def kto(ratio_B: Tensor, kl: Tensor | float, desirable_B: Tensor, beta_B: Tensor
     return torch.sigmoid(-h_B), h_B
 
 
-def kl_estimate(ratio_B: Tensor) -> Tensor:
+def kl_estimate(ratio_B: Tensor, weight_B: Tensor | None = None) -> Tensor:
     """How far the policy is from the reference, nats: the mean ratio of answers to other prompts, at least 0, detached.
 
     The paper's estimate, which TRL takes too: it is no KL divergence, as the answers are not the policy's own, but a
     point that moves with the policy without a gradient.
+
+    Args:
+        weight_B: what each ratio counts in the mean; None: the same. Where all are 0 the estimate is 0.
     """
-    return ratio_B.detach().mean().clamp_min(0)
+    if weight_B is None:
+        return ratio_B.detach().mean().clamp_min(0)
+    wide_B = weight_B.to(ratio_B)
+    return ((wide_B * ratio_B.detach()).sum() / wide_B.sum().clamp_min(LEAST)).clamp_min(0)

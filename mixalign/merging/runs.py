@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,7 @@ from mixalign.merging.search import Search, search_weights
 from mixalign.merging.write import Merged, fresh_folder, merge_folders
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings, write_config
+from mixalign.runs.identity import check_measured, write_identity
 from mixalign.runs.summary import eval_table
 from mixalign.together.agree import world
 from mixalign.together.locks import alone
@@ -161,6 +163,7 @@ def merge_specialists(
         behind = {"specialists": spent_on(job, [model.recipe for model in specialists.values()])}
         write_json(part / "cost.json", {"steps": 0} | cost.state_dict() | {"leans_on": behind})
         mixer = {"name": name} | asdict(merged.how) | {"weights": merged.weight_M.tolist()}
+        write_identity(part, job)
         write_config(part, job, name=name, run_dir=None, mixer=mixer)
         write_json(part / "recipe.json", _recipe(job, reference, how, search))
         result = evaluate_folder(job, reference, part / "model", job.final_split) | {"mixer": name, "static": True}
@@ -205,4 +208,4 @@ def _beside(run_dir: Path, method: str) -> Path:
 
 def _open_run(run_dir: Path) -> tuple[Job, Frozen]:
     """The job of a run folder, with the scores of its frozen models on every row."""
-    return scored(prepare(read_settings(run_dir)))
+    return scored(prepare(read_settings(run_dir)), check=partial(check_measured, run_dir))

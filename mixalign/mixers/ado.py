@@ -97,7 +97,7 @@ class ADO(Rule):
         state = state | {"samples": state["samples"] + count_K.sum(), "history_K": self._history(count_K, state)}
         if signal.step < self.warmup:
             return Mix(state["prior_K"]), state
-        state = _more_curve(loss_K, count_K, state) | {"since_fit": state["since_fit"] + 1}
+        state = _more_curve(loss_K, signal.counted_K.to(torch.float64), state) | {"since_fit": state["since_fit"] + 1}
         if state["since_fit"] >= self.every:
             state = _refit(state) | {"since_fit": torch.zeros_like(state["since_fit"])}
         if not state["fitted_K"].any():

@@ -58,6 +58,9 @@ class Mix:
 class MixSignal:
     """What was measured since the last update, per task, over all ranks; None when nothing measured it.
 
+    Where rows have weights, means over a task's samples are weighted means: losses, excess, gradients. Counts, and the
+    draws that a mixture decides, know nothing of them.
+
     Attributes:
         step: number of updates made before this one.
         count_K: samples seen.
@@ -78,6 +81,8 @@ class MixSignal:
         gradient_KK: dot products of the tasks' mean gradients, entry ij for tasks i and j; the diagonal, too, is an
             unbiased estimate from a few rows.
         noise_K: variance of one row's gradient around its task's mean, summed over the weights.
+        weight_K: sum of the weights of the samples seen, each over the mean weight of its task's table; None: each
+            sample counts 1.
     """
 
     step: int
@@ -94,6 +99,12 @@ class MixSignal:
     gain_K: Tensor | None = None
     gradient_KK: Tensor | None = None
     noise_K: Tensor | None = None
+    weight_K: Tensor | None = None
+
+    @property
+    def counted_K(self) -> Tensor:
+        """What a task's samples count in a mean over several updates: their number, or the sum of their weights."""
+        return self.count_K if self.weight_K is None else self.weight_K
 
 
 @runtime_checkable

@@ -45,7 +45,7 @@ class DUMP(Bandit):
         name = SIGNALS[self.signal]
         value_K = read(signal, name, state["seen_K"]).abs()
         count_K = signal.count_K.to(torch.float64)
-        weight_K = count_K if name in ("loss_K", "excess_K") else torch.ones_like(count_K)
+        weight_K = signal.counted_K.to(torch.float64) if name in ("loss_K", "excess_K") else torch.ones_like(count_K)
         known_K = ~value_K.isnan() & (weight_K > 0)
         value_WK = _pushed(state["value_WK"], value_K, known_K)
         weight_WK = _pushed(state["weight_WK"], weight_K, known_K)

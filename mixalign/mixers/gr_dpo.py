@@ -49,7 +49,7 @@ class GRDPO(Rule):
     def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:
         loss_K = read(signal, "loss_K", state["log_a_K"])
         if self.size_corrected:
-            loss_K = (loss_K * signal.count_K).nan_to_num(0.0) / state["share_K"]
+            loss_K = (loss_K * signal.counted_K).nan_to_num(0.0) / state["share_K"]
         return self._mix({**state, "log_a_K": ascend(state["log_a_K"], loss_K, self.eta)})
 
     def _mix(self, state: State) -> tuple[Mix, State]:

@@ -135,6 +135,7 @@ class Wrapped(Rule):
         if float(state["batches"]) >= self.every:
             inner = {name.removeprefix(INNER): value for name, value in state.items() if name.startswith(INNER)}
             mix, inner = self.mixer.update(self._gathered(signal, state), inner)
+            state = {name: value for name, value in state.items() if name != "weight_K"}
             state = self._decide(mix, inner, state | self._nothing(state["rows_K"]))
         return self._mix(signal.step + 1, state), state
 
@@ -157,19 +158,21 @@ class Wrapped(Rule):
             elif name.endswith("_iw_K"):
                 more[f"sum.{name}"] = old_K + value_K
             else:
-                more[f"sum.{name}"] = old_K + (value_K * signal.count_K).nan_to_num(0.0)
+                more[f"sum.{name}"] = old_K + (value_K * signal.counted_K).nan_to_num(0.0)
         more["batches"] = state["batches"] + 1
         more |= {name: state[name] + signal.count_K for name in ("count_K", "seen_K")}
+        if signal.weight_K is not None or "weight_K" in state:  # of none of a task's samples so far, or of all
+            more["weight_K"] = state.get("weight_K", state["count_K"]) + signal.counted_K
         return state | more
 
     def _gathered(self, signal: MixSignal, state: State) -> MixSignal:
         """What the batches since the rule's last update showed, as one signal."""
         if self.every == 1:
             return signal
-        means: dict[str, Any] = {}
+        means: dict[str, Any] = {"weight_K": state.get("weight_K")}
         for name in self.needs:
             sum_K = state[f"sum.{name}"]
-            batches_or_count = state["batches"] if name.endswith("_iw_K") else state["count_K"]
+            batches_or_count = state["batches"] if name.endswith("_iw_K") else state.get("weight_K", state["count_K"])
             means[name] = sum_K if _counts_last(name) else sum_K / batches_or_count  # 0 / 0: nan, not measured
         return replace(signal, count_K=state["count_K"], **means)
 

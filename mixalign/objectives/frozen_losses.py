@@ -35,6 +35,8 @@ def _losses(
     )
     if "label" in dataset.columns:
         batch["label_B"] = torch.tensor(dataset.columns["label"][start:stop])
+    if "weight" in dataset.columns:
+        batch["weight_B"] = torch.from_numpy(dataset.relative_weights(slice(start, stop)))
     if objective.uses_reference:
         batch["reference_logp_BS"] = torch.tensor(dataset.columns["reference_logp"][start:stop])
     return objective.scores(torch.tensor(logp_NS[start:stop]), batch)["loss"].numpy()

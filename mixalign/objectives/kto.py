@@ -65,7 +65,7 @@ class KTO:
 
     def scores(self, logp_BS: Tensor, batch: Batch) -> Scores:
         ratio_BS = _ratios(logp_BS, batch)
-        loss_B, h_B = self._loss(ratio_BS[:, :1], self._kl(ratio_BS), batch)
+        loss_B, h_B = self._loss(ratio_BS[:, :1], self._kl(ratio_BS, batch), batch)
         return {"loss": loss_B.float(), "accuracy": (h_B > 0).float(), "margin": h_B.detach().float()}
 
     def __call__(self, model: nn.Module, batch: Batch) -> Scores:
@@ -77,12 +77,12 @@ class KTO:
         The loss is convex where an answer is on its side of the point, which is held fixed.
         """
         ratio_BS = _ratios(score_completions(model, batch).logp_BS, batch)
-        kl, own_BS = self._kl(ratio_BS), ratio_BS[:, :1]
+        kl, own_BS = self._kl(ratio_BS, batch), ratio_BS[:, :1]
         slope_BS = draw_slopes(lambda x_BS: self._loss(x_BS, kl, batch)[0], own_BS.detach(), generator)
         return (slope_BS * own_BS).sum(1).float()
 
-    def _kl(self, ratio_BS: Tensor) -> Tensor | float:
-        return kl_estimate(ratio_BS[:, 1]) if self.loss == "kto" else 0.0
+    def _kl(self, ratio_BS: Tensor, batch: Batch) -> Tensor | float:
+        return kl_estimate(ratio_BS[:, 1], batch.get("weight_B")) if self.loss == "kto" else 0.0
 
     def _loss(self, own_BS: Tensor, kl: Tensor | float, batch: Batch) -> tuple[Tensor, Tensor]:
         """The weighted loss and h (B,), of the log ratios of the rows' own answers (B, 1)."""

@@ -166,7 +166,7 @@ def _target_losses(job: Job, model: torch.nn.Module) -> dict[str, float]:
     for table in job.targets:
         scores = score_on_ranks(model, table, {}, job.settings.eval_batch_size, job.layout, job.precision)
         loss_N = frozen_losses(job.target_objective, table, scores.align(table), names.index(table.task))
-        losses[table.task] = float(loss_N.mean(dtype=np.float64))
+        losses[table.task] = table.mean(loss_N, np.float64)
     return losses
 
 

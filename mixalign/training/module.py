@@ -78,9 +78,11 @@ class AlignModule(L.LightningModule):
             excess_B = clip_sample(gap_B, self.clip)
             measured["excess_B"] = excess_B.detach()
             if self.descends_on == "excess":
-                value_B = excess_B * self._gate(gap_B, batch["task_B"])
+                value_B = excess_B * self._gate(gap_B, batch)
         elif self.descends_on == "excess":
             raise MixalignError("This mixer descends on excess loss, but the batches carry no specialist losses.")
+        if "weight_B" in batch:
+            measured["weight_B"] = batch["weight_B"]
         self.measured = measured
         return {"loss": (self._weight(batch) * value_B).sum(), **measured}
 
@@ -89,20 +91,27 @@ class AlignModule(L.LightningModule):
 
         The counts are those of the whole global batch. Lightning divides by the accumulated micro-batches and
         averages over ranks; both are undone here, so that the sum over all of them is the objective itself:
-        `sum_i loss_i mean_i`, or the plain mean for a neutral mixture.
+        `sum_i loss_i mean_i`, or the plain mean for a neutral mixture. Rows with weights count those beside, which
+        are 1 on average over a task's table: a mean over all of it is the weighted mean, and a mean over some of its
+        rows is that in expectation.
         """
         count_K, task_B = batch["count_K"], batch["task_B"]
         if self.mix_loss_K is None:
             weight_B = count_K.sum().reciprocal().expand(task_B.shape)
         else:
             weight_B = (self.mix_loss_K.to(count_K) / count_K)[task_B]
+        if "weight_B" in batch:
+            weight_B = weight_B * batch["weight_B"]
         return weight_B.float() * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
-    def _gate(self, gap_B: Tensor, task_B: Tensor) -> Tensor:
+    def _gate(self, gap_B: Tensor, batch: Batch) -> Tensor:
         """With `clip=task`, 0 for the samples of a task whose mean excess is not positive, else 1."""
         if self.clip != "task":
             return torch.ones_like(gap_B)
-        sums_K = torch.zeros(len(self.tasks), device=gap_B.device).index_add_(0, task_B, gap_B.detach())
+        task_B, counted_B = batch["task_B"], gap_B.detach()
+        if "weight_B" in batch:
+            counted_B = counted_B * batch["weight_B"]
+        sums_K = torch.zeros(len(self.tasks), device=gap_B.device).index_add_(0, task_B, counted_B)
         return (self.trainer.strategy.reduce(sums_K, reduce_op="sum") > 0).float()[task_B]
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
@@ -124,12 +133,18 @@ class AlignModule(L.LightningModule):
         gap_B = loss_B - specialist_B
         assert self._validation is not None
         self._validation.update(
-            batch["task_B"], **scores, specialist_loss=specialist_B, gap=gap_B, excess=gap_B.clamp_min(0)
+            batch["task_B"],
+            batch.get("weight_B"),
+            **scores,
+            specialist_loss=specialist_B,
+            gap=gap_B,
+            excess=gap_B.clamp_min(0),
         )
 
     def on_validation_epoch_end(self) -> None:
         assert self._validation is not None
         means = self._validation.by_name()
+        means.pop("weight", None)
         if means["specialist_loss"].isnan().all():
             means = {k: v for k, v in means.items() if k not in ("specialist_loss", "gap", "excess")}
         self.evaluation = means

@@ -1,6 +1,7 @@
 """Evaluates the model of a run folder again: RUN [--split test]."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from mixalign.config.compose import register_resolvers
@@ -12,6 +13,7 @@ from mixalign.frozen.scored import scored
 from mixalign.jobs.job import prepare
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings
+from mixalign.runs.identity import check_measured
 from mixalign.runs.summary import eval_table
 from mixalign.together.agree import is_first
 from mixalign.together.start import on_all_ranks
@@ -35,7 +37,8 @@ def run(folder: Path, split: str) -> None:
     As many processes do it as trained the run, in the same precision: the numbers are those of its eval.json.
 
     Raises:
-        MixalignError: when the folder is no run, or has no model or no such split.
+        MixalignError: when the folder is no run, has no model or no such split, or when the rows or the base model of
+            the run are others now.
     """
     register_resolvers()
     settings = read_settings(folder)
@@ -52,7 +55,7 @@ def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
     job = prepare(settings)
     if split not in job.data:
         raise MixalignError(f"The tasks of {folder} have no {split} split. They have: {', '.join(job.data)}.")
-    job, reference = scored(job)
+    job, reference = scored(job, check=partial(check_measured, folder))
     result = evaluate_folder(job, reference, folder / "model", split)
     if is_first():
         write_json(folder / f"eval_{split}.json", result)

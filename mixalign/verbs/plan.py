@@ -1,134 +1,100 @@
-"""Prints rows, tokens, shares and epochs of every task in advance."""
+"""Prints tokens, shares, epochs and a row of every task in advance: [--rows N] [--json]."""
 
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
+from functools import partial
 
 from mixalign.config.command_line import NO_FOLDER, with_settings
 from mixalign.config.settings import RunSettings
-from mixalign.data.tokens.tokenise import TokenCounts
-from mixalign.frozen.policy import reference_steps
-from mixalign.frozen.specialists import specialist_steps
-from mixalign.jobs.job import Job, prepare
-from mixalign.mixers.base import Rule
-from mixalign.runs.check import needs_specialists
-from mixalign.terminal import Column, table_text, wrap
+from mixalign.errors import MixalignError
+from mixalign.jobs.job import prepare
+from mixalign.planning.plain import as_plain
+from mixalign.planning.plan import make_plan
+from mixalign.planning.show import has_colour, plan_text
 
-__all__ = ["PlanRow", "main", "plan_rows", "run", "warnings_of"]
+__all__ = ["Options", "main", "run", "take_options"]
 
-MANY_EPOCHS = 4  # repeats up to here are worth about as much as fresh rows (Muennighoff et al., arXiv 2305.16264)
+HELP = """usage: mixalign plan [--rows N] [--json] [key=value ...]
+
+  --rows N  training rows to show of every task, with what is learned of them (default: 1; 0: none)
+  --json    everything as one JSON object on standard output, the texts of rows uncut
+"""
 
 
 @dataclass(frozen=True)
-class PlanRow:
-    """One task of the plan.
+class Options:
+    """What stands on the command line beside configuration keys.
 
     Attributes:
-        counts: what tokenisation kept of the training split.
-        validation: validation rows.
-        sample: probability that a drawn row is of this task, under the mixer's first mixture.
-        token_share: its share of the training tokens, by that mixture and the mean length of its rows.
-        epochs: times its rows would be seen by that mixture.
-        epochs_if_all: likewise, if it got the whole mixture.
+        rows: training rows to show of every task.
+        json: whether standard output gets one JSON object, and nothing else.
     """
 
-    counts: TokenCounts
-    validation: int
-    sample: float
-    token_share: float
-    epochs: float
-    epochs_if_all: float
-
-
-def plan_rows(job: Job, mixer: Rule) -> list[PlanRow]:
-    """One row a task, for `steps * batch_size` drawn rows."""
-    rows_K = job.rows_K
-    sample_K = mixer.init(rows_K)[0].sample_K
-    drawn = job.steps * job.settings.batch_size
-    counts = [c for split, c in job.counts if split == "train"]
-    length_K = torch.tensor([c.tokens / c.kept for c in counts], dtype=torch.float64)
-    token_K = sample_K * length_K / (sample_K * length_K).sum()
-    epochs_K, most_K = sample_K * drawn / rows_K, drawn / rows_K
-    columns = (
-        counts,
-        job.data["validation"],
-        sample_K.tolist(),
-        token_K.tolist(),
-        epochs_K.tolist(),
-        most_K.tolist(),
-    )
-    return [PlanRow(c, len(v), *rest) for c, v, *rest in zip(*columns, strict=True)]
-
-
-def warnings_of(rows: list[PlanRow]) -> list[str]:
-    """What deserves a second look before training."""
-    warnings = []
-    often = [f"`{row.counts.task}` ({row.epochs:.1f} times)" for row in rows if row.epochs > MANY_EPOCHS]
-    if often:
-        warnings.append(
-            f"Repeated more than {MANY_EPOCHS} times: {', '.join(often)}. Further repeats teach little. Lower "
-            "`steps`, or take a mixture that is closer to proportional."
-        )
-    for row in rows:
-        c, name = row.counts, f"Task `{row.counts.task}`"
-        if row.sample == 0:
-            warnings.append(f"{name} has weight zero and would never be drawn.")
-        if c.truncated > c.kept / 2:
-            warnings.append(f"{name}: {c.truncated} of {c.kept} rows are cut at max_length. Raise `data.max_length`.")
-        if c.kept < c.rows / 2:
-            warnings.append(
-                f"{name}: only {c.kept} of {c.rows} rows are left. Raise `data.max_length`, or look at the rows."
-            )
-    return warnings
+    rows: int = 1
+    json: bool = False
 
 
 def main() -> None:
     """`mixalign plan` with what stands behind it on the command line."""
-    with_settings(run, *NO_FOLDER)
+    options, sys.argv[1:] = take_options(sys.argv[1:])
+    if {"-h", "--help"} & set(sys.argv):
+        print(HELP)
+    with_settings(partial(run, options=options), *NO_FOLDER)
 
 
-def run(settings: RunSettings) -> None:
-    """Prints the plan: tasks, rows, tokens, shares, epochs, stages and warnings."""
-    job = prepare(settings)
-    mixer = settings.mixer.for_run(job.tasks, job.steps)
-    rows = plan_rows(job, mixer)
-    title = f"{settings.mixer_name}: {job.steps} steps of {settings.batch_size} rows, {settings.objective_name}"
-    moves = not mixer.static and mixer.composition == "multinomial"
-    note = "first mixture; the mixer moves it while it trains" if moves else "this mixture stays"
-    if mixer.final:
-        note = "the proxy's first mixture; the model is then trained on the mean of the proxy's weights"
-    print(_table(rows, title, f"share and epochs: {note}."))
-    lines = [*_stages(job, mixer), *(f"chosen: {line}" for line in settings.chosen)]
-    for line in [*lines, *(f"warning: {text}" for text in warnings_of(rows))]:
-        print(wrap(line))
+def take_options(arguments: list[str]) -> tuple[Options, list[str]]:
+    """The options, and the other arguments, which are Hydra's.
+
+    Raises:
+        MixalignError: for a number of rows that is none, and for --json in a sweep.
+    """
+    rows, as_json, others = "1", False, []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name == "--rows" or (name == "rows" and equals):
+            rows = value if equals else next(rest, "")
+        elif argument == "--json":
+            as_json = True
+        else:
+            others.append(argument)
+    if not (rows.isascii() and rows.isdigit()):
+        raise MixalignError(f"`--rows` is {rows or 'empty'}, but must be a whole number from 0 on, as in `--rows 3`.")
+    if as_json and {"-m", "--multirun"} & set(others):
+        raise MixalignError("`--json` gives one object, and a sweep has many plans. Leave out `-m`, or `--json`.")
+    return Options(int(rows), as_json), others
 
 
-def _table(rows: list[PlanRow], title: str, note: str) -> str:
-    read = ("rows", "dropped", "cut", "validation", "tokens", "supervised")
-    seen = ("share", "of tokens", "epochs", "if all")
-    columns: list[str | Column] = [
-        "task",
-        *(Column(name, group="read") for name in read),
-        *(Column(name, group="seen") for name in seen),
-    ]
-    return table_text(columns, [_cells(row) for row in rows], title=title, note=note)
+def run(settings: RunSettings, options: Options = Options()) -> None:
+    """Prints the plan: tasks, rows, tokens, shares, epochs, columns, stages and warnings."""
+    with _warned() as logged:
+        job = prepare(settings)
+    plan = make_plan(job, options.rows)
+    if options.json:
+        print(json.dumps(as_plain(plan, job.counts, logged), indent=2))
+    else:
+        print(_for_stdout(plan_text(plan, has_colour())))
 
 
-def _cells(row: PlanRow) -> list[str]:
-    c = row.counts
-    counts = (c.kept, c.rows - c.kept, c.truncated, row.validation, c.tokens, c.supervised_tokens)
-    shares, epochs = (row.sample, row.token_share), (row.epochs, row.epochs_if_all)
-    return [c.task, *(f"{n:,}" for n in counts), *(f"{x:.1%}" for x in shares), *(f"{x:.2f}" for x in epochs)]
+@contextmanager
+def _warned() -> Iterator[list[str]]:
+    """What is warned of meanwhile, which the log also says."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    ours = logging.getLogger("mixalign")
+    ours.addHandler(handler)
+    try:
+        yield said
+    finally:
+        ours.removeHandler(handler)
 
 
-def _stages(job: Job, mixer: Rule) -> list[str]:
-    """The trainings that the run would make, if the cache lacks them."""
-    settings, lines = job.settings, []
-    if steps := reference_steps(job):
-        lines.append(f"reference: {steps} steps of SFT x {settings.reference.sft_batch_size} rows")
-    if needs_specialists(settings, in_sweep=False):
-        total = sum(specialist_steps(job, task) for task in range(len(job.tasks)))
-        lines.append(f"specialists: {len(job.tasks)}, {total} steps in all x {settings.specialists.batch_size} rows")
-    stages = {"baseline": mixer.excess_over == "baseline", "proxy": mixer.final, "generalist": True}
-    made = [name for name, is_made in stages.items() if is_made]
-    return lines + [f"{name}: {job.steps} steps x {settings.batch_size} rows" for name in made]
+def _for_stdout(text: str) -> str:
+    """Letters that standard output cannot write, as Python writes them."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -25,7 +25,11 @@ def run(settings: RunSettings) -> None:
         return
     places = [model.place for model in find_specialists(job, reference).values()]
     rows = [
-        [task, *(f"{tables[k].columns['specialist_loss'].mean():.3f}" for tables in job.data.values()), places[k].name]
+        [
+            task,
+            *(f"{tables[k].mean(tables[k].columns['specialist_loss']):.3f}" for tables in job.data.values()),
+            places[k].name,
+        ]
         for k, task in enumerate(job.tasks)
     ]
     columns: list[str | Column] = ["task", *job.data, Column("folder", text=True)]

@@ -20,6 +20,7 @@ from mixalign.jobs.job import prepare
 from mixalign.merging.runs import merges_of, run_merges
 from mixalign.runs.check import check_run, check_together, needs_specialists
 from mixalign.runs.folder import claim, write_config
+from mixalign.runs.identity import check_identity, check_resumed, write_identity
 from mixalign.runs.proxy import run_proxy, with_baseline
 from mixalign.runs.rounds import run_rounds
 from mixalign.runs.summary import eval_table
@@ -50,7 +51,8 @@ def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[st
     """Trains a generalist and fills its run folder.
 
     Args:
-        run_dir: gets config.yaml, metrics.csv, mix.jsonl, mixture.json, eval.json, cost.json, checkpoints/ and model/.
+        run_dir: gets config.yaml, identity.json, metrics.csv, mix.jsonl, mixture.json, eval.json, cost.json,
+            checkpoints/ and model/.
         in_sweep: whether other runs will be compared with this one.
 
     Returns:
@@ -68,15 +70,18 @@ def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[st
     merges_of(settings, len(job.tasks))  # refuses what cannot be merged before anything is trained
     check_run(job, mixer, train_specialists)
     is_finished = decide(partial(claim, run_dir, job))
+    same = partial(check_resumed, settings.resume) if settings.resume else partial(check_identity, run_dir)
+    same(job)
     rows, name = sum(map(len, job.data["train"])), settings.name
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", name, len(job.tasks), rows, job.steps, settings.batch_size)
     if settings.chosen:
         log.info("chosen: %s", "; ".join(settings.chosen))
-    job, reference = reference_policy(job)
+    job, reference = reference_policy(job, same)
     if is_finished:
         log.info("%s is finished already", run_dir)
         result = read_json(run_dir / "eval.json")
     else:
+        decide(partial(write_identity, run_dir, job))
         decide(partial(write_config, run_dir, job))
         attach_reference(job, reference)
         has_specialists = attach_specialists(job, reference, train_specialists)

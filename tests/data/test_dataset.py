@@ -150,6 +150,54 @@ def test_a_column_has_one_entry_a_row(table):
         table.attach("specialist_loss", np.zeros(3))
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, -2], r"task `chat` has 1 entries that are no numbers of at least 0; the first is -2.0, of row 2"),
+        ([NAN, float("inf")], r"has 2 entries .* the first is nan, of row 1"),
+        ([0, 0], r"Every row of task `chat` has `weight` 0"),
+        ([1], r"Column `weight` of task `chat` has 1 entries, but the task has 2 rows"),
+    ],
+)
+def test_weights_are_numbers_of_which_one_counts(table, weights, message):
+    with pytest.raises(MixalignError, match=message):
+        table.attach("weight", np.array(weights, np.float64))
+    assert "weight" not in table.columns
+
+
+def test_weights_are_relative_to_their_mean(table):
+    assert table.relative_weights(np.array([1, 0, 1])).tolist() == [1, 1, 1]
+    assert table.mean(np.array([1.0, 5.0])) == 3
+    table.attach("weight", np.array([3, 1]))
+    assert table.columns["weight"].dtype == np.float32
+    assert table.relative_weights(np.array([1, 0, 1])).tolist() == [0.5, 1.5, 0.5]
+    assert table.relative_weights(slice(0, 1)).tolist() == [1.5]
+    assert table.mean(np.array([1.0, 5.0])) == 2
+
+
+def test_weights_stay_with_their_rows(table, tmp_path):
+    table.attach("weight", np.array([3, 1], np.float32))
+    table.save(tmp_path / "table")
+    found, _ = TaskDataset.load("chat", tmp_path / "table")
+    for other in (found, found.first_completion()):
+        assert other.columns["weight"].tolist() == [3, 1]
+        assert other.mean_weight == 2
+    table.attach("label", np.array([False, True]))
+    assert table.first_completion().columns["weight"].tolist() == [1]
+
+
+@pytest.mark.parametrize("layout", [collate, pack])
+def test_a_batch_has_weights_when_any_task_has(table, rows, layout):
+    plain = TaskDataset.from_rows("plain", rows, 2)
+    drawn = np.array([1, 0, 0]), np.array([1, 0, 1])
+    assert "weight_B" not in layout([table, plain], *drawn)
+    table.attach("weight", np.array([3, 1], np.float32))
+    found = layout([table, plain], *drawn)["weight_B"]
+    assert found.tolist() == [1, 1.5, 0.5]
+    assert found.dtype == torch.float32
+    assert layout([table, plain], np.array([1]), np.array([0]))["weight_B"].tolist() == [1]
+
+
 def test_entries_are_looked_at_in_parts(table, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 1)
     with pytest.raises(MixalignError, match="has 3 entries that are not finite"):

@@ -56,6 +56,7 @@ def seen(tmp_path_factory, small_job):
 
 
 CASES = ["ama_r", "ama_r accumulated", "ama_r clipped by task", "ama_s", "group_dro accumulated"]
+CASES += ["ama_s with weights of rows"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -33,6 +34,7 @@ CASES = {
     "ama_r clipped by task": (AMAR(eta=0.5, clip="task"), None),
     "ama_s": (AMAS(eta=0.5), None),
     "group_dro accumulated": (GroupDRO(eta=0.5), 1),
+    "ama_s with weights of rows": (AMAS(eta=0.5), 2),
 }
 
 
@@ -42,6 +44,13 @@ SETTINGS = {"steps": 6, "batch_size": 8, "val_every": 3, "eval_batch_size": 4, "
 def prepare(make_job: Callable):
     """Nine validation rows in batches of four: two batches on the first of two processes, and one on the other."""
     return make_job(validation_rows=3, dtype=torch.float64)
+
+
+def weigh(job) -> None:
+    """Weights of the rows of two of the three tasks; every third row has none."""
+    for tables in (job.train, job.validation):
+        for table in tables[:2]:
+            table.attach("weight", np.arange(len(table), dtype=np.float32) % 3)
 
 
 def keeper(folder: Path) -> ModelCheckpoint:
@@ -57,6 +66,8 @@ def main(devices: int, folder: Path, make_job: Callable) -> None:
     for name, (mixer, micro) in CASES.items():
         keep = keeper(folder / f"{devices} ranks" / name)
         options = {"devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
+        if "weights" in name:
+            weigh(job)
         run = job.run(folder, mixer, micro=micro, **SETTINGS, callbacks=[keep], trainer_options=options)
         rank = run.trainer.global_rank
         assert run.trainer.world_size == devices

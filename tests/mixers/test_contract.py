@@ -25,7 +25,7 @@ from mixalign.mixers.measurements import PROVIDERS
 from mixalign.mixers.wrapped import Wrapped
 
 FILES = {path.stem: path for path in sorted((CONF / "mixer").glob("*.yaml"))}
-MEASUREMENTS = [f.name for f in fields(MixSignal) if f.name not in ("step", "count_K")]
+MEASUREMENTS = [f.name for f in fields(MixSignal) if f.name not in ("step", "count_K", "weight_K")]
 
 
 def make(name, **settings):
@@ -224,6 +224,26 @@ def test_long_runs_with_large_signals_stay_finite_and_on_the_simplex(mixer):
         mix, state = mixer.update(signal(6, step, scale=1e4, absent=[step % 7] if step % 7 < 6 else []), state)
     assert_on_simplex(mix, 6)
     assert all(v.isfinite().all() for v in state.values()), state
+
+
+@every_mixer
+def test_rows_may_have_weights(mixer):
+    """Of a task whose samples all have weight 0 there is no mean; weights of 1 are none."""
+    mix, state = mixer.init(rows(6))
+    plain, plain_state = mixer.init(rows(6))
+    same, same_state = mixer.init(rows(6))
+    for step in range(40):
+        given = signal(6, step, absent=[step % 7] if step % 7 < 6 else [])
+        some_K = given.count_K * (torch.arange(6) + step % 3) / 4
+        gone_K = given.loss_K.isnan() | (some_K == 0)
+        means = {name: torch.where(gone_K, torch.nan, getattr(given, name)) for name in ("loss_K", "excess_K")}
+        means |= {f"{k}_iw_K": getattr(given, f"{k}_iw_K").masked_fill(gone_K, 0) for k in ("loss", "excess")}
+        mix, state = mixer.update(replace(given, weight_K=some_K, **means), state)
+        plain, plain_state = mixer.update(given, plain_state)
+        same, same_state = mixer.update(replace(given, weight_K=given.count_K.clone()), same_state)
+    assert_on_simplex(mix, 6)
+    assert all(v.isfinite().all() or "sum." in name for name, v in state.items()), state
+    assert_same(levers(same), levers(plain))
 
 
 @mean_based_mixers

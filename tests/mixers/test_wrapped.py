@@ -1,5 +1,6 @@
 """Each thing that a rule may be given on top, alone, by numbers."""
 
+from dataclasses import replace
 from math import inf, log
 
 import pytest
@@ -91,6 +92,31 @@ def test_means_over_an_interval_are_weighted_by_counts():
     signal = interval(AMAR(), first, second)
     assert signal.excess_K.tolist() == pytest.approx([0.3, 0.5, NAN], nan_ok=True)
     assert (signal.count_K.tolist(), signal.step) == ([4, 2, 0], 1)
+
+
+def test_means_over_an_interval_are_weighted_by_the_weights_of_rows():
+    """(1 + 3 * 5) / 4 for the first task, though more rows were drawn of the step with excess 1; none for the other."""
+
+    class Spy(AMAR):
+        def update(self, signal, state):
+            seen.append(signal)
+            return super().update(signal, state)
+
+    seen: list[MixSignal] = []
+    mixer = Wrapped(Spy(eta=1.0), every=2)
+    weights = [None, [3.0, 0.0], [1.0, 0.0], [3.0, 0.0]]  # None: 1 for each row
+    signals = [measured(0, [1.0, NAN], (1.0, 0.0)), measured(1, [5.0, NAN], (2.0, 2.0))]
+    signals += [measured(2, [1.0, NAN], (9.0, 2.0)), measured(3, [5.0, NAN], (2.0, 2.0))]
+    signals = [
+        replace(one, weight_K=None if weight is None else torch.tensor(weight, dtype=torch.float64))
+        for one, weight in zip(signals, weights, strict=True)
+    ]
+    path(mixer, *signals)
+    for one, counts, weight in zip(seen, ([3.0, 2.0], [11.0, 4.0]), ([4.0, 0.0], [4.0, 0.0]), strict=True):
+        assert float(one.excess_K[0]) == pytest.approx(4.0)
+        assert one.excess_K[1].isnan()
+        assert one.count_K.tolist() == counts
+        assert one.weight_K.tolist() == weight
 
 
 def test_importance_weighted_sums_are_averaged_over_batches():

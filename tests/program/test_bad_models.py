@@ -168,7 +168,7 @@ CASES: dict[str, tuple[Callable[[Path], object], list[dict], str]] = {  # what i
     "a template that drops the answer": (
         template("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"),
         CHAT,
-        "give the rows an answer. The chat template leaves out the assistant's text: row 1 becomes 'x",
+        "row 1: the chat template leaves out 'chosen' (content) of turn 2, assistant. Set `model.chat_template`",
     ),
     "a template with a typing error": (
         template("{% for m in messages %}\n{{ m.content }"),

@@ -10,9 +10,12 @@ import pytest
 from omegaconf import DictConfig, open_dict
 
 from mixalign.config.compose import compose_config, settings_of
+from mixalign.config.settings import DataSettings
 from mixalign.data.read.files import read_file
+from mixalign.data.read.spec import TaskSpec
 from mixalign.errors import MixalignError
 from mixalign.jobs.job import prepare
+from mixalign.jobs.tasks import task_specs
 
 GOOD = [{"prompt": f"q{n}=", "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(20)]
 ASK, SAY = {"role": "user", "content": "Sky?"}, {"role": "assistant", "content": "Blue."}
@@ -264,3 +267,25 @@ def test_two_tasks_of_the_same_rows(configured, tmp_path):
         cfg.data.tasks.other = {"path": str(tmp_path / "link.jsonl")}
     with pytest.raises(MixalignError, match=r"Tasks `task` and `other` are duplicates: both read .*link\.jsonl"):
         prepare(settings_of(cfg))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_twins"),
+    [
+        ({}, {}, True),
+        ({}, {"max_rows": 5}, True),
+        ({}, {"objective": {"beta": 0.2}}, True),
+        ({"columns": {"chosen": "chosen"}}, {"columns": {"chosen": "rejected", "rejected": "chosen"}}, False),
+        ({}, {"split": "train[:5]"}, False),
+        ({"revision": "a"}, {"revision": "b"}, False),
+        ({}, {"chat_template_kwargs": {"enable_thinking": False}}, False),
+    ],
+)
+def test_what_makes_two_tasks_of_one_file(one, other, are_twins):
+    data = dict(root=None, max_length=32, validation_fraction=0.1, seed=0)
+    data["tasks"] = {name: TaskSpec(path="a.jsonl", **spec) for name, spec in (("a", one), ("b", other))}
+    if not are_twins:
+        assert [*task_specs(DataSettings(**data))] == ["a", "b"]
+        return
+    with pytest.raises(MixalignError, match=r"Tasks `a` and `b` are duplicates: both read a\.jsonl.*or columns"):
+        task_specs(DataSettings(**data))

@@ -33,6 +33,17 @@ def test_every_sample_counts_the_same_over_updates():
     same(found["count"], [4.0, 1.0])
 
 
+def test_weights_of_samples():
+    """(3 * 1 + 1 * 5) / 4 over two batches; a task whose samples have weight 0 has no mean, and two of its rows."""
+    metric = TaskMean(["loss"], 3)
+    metric.update(torch.tensor([0, 1, 1]), torch.tensor([3.0, 0.0, 0.0]), loss=torch.tensor([1.0, 2.0, 3.0]))
+    metric.update(torch.tensor([0, 2]), loss=torch.tensor([5.0, 7.0]))  # without weights each counts 1
+    found = metric.by_name()
+    same(found["loss"], [2.0, NAN, 7.0])
+    same(found["count"], [2.0, 2.0, 1.0])
+    same(found["weight"], [4.0, 0.0, 1.0])
+
+
 def test_two_ranks_equal_one():
     """What a reduction over ranks does: it adds the sums and the counts."""
     parts = [TaskMean(["loss"], 2), TaskMean(["loss"], 2)]

@@ -1,15 +1,42 @@
 """The plan: rows, shares and epochs by arithmetic, the stages that would run, and what deserves a second look."""
 
+import io
+import json
+
 import pytest
 
 from mixalign.config.compose import compose_settings
+from mixalign.errors import MixalignError
 from mixalign.jobs.job import prepare
+from mixalign.planning.plan import PlanRow, plan_rows, warnings_of
 from mixalign.verbs import plan
 
 
-def rows_of(overrides: list[str]) -> dict[str, plan.PlanRow]:
+def rows_of(overrides: list[str]) -> dict[str, PlanRow]:
     settings = compose_settings(overrides)
-    return {row.counts.task: row for row in plan.plan_rows(prepare(settings), settings.mixer)}
+    return {row.counts.task: row for row in plan_rows(prepare(settings), settings.mixer)}
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch):
+    """Whatever that of the tests is."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def own(tiny_local, tmp_path):
+    """Two tasks of one's own: `sums` with doubled rows and a column too many, `talk` of two turns."""
+    sums = [{"prompt": f"{n}=", "completion": str(n), "id": n, "note": "x"} for n in (1, 2, 3, 1, 1)]
+    turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "So\nlong")]
+    talk = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
+    for task, rows in {"sums": sums, "talk": talk * 2}.items():
+        for split, part in {"train": rows, "validation": rows[:1]}.items():
+            path = tmp_path / "tasks" / task / f"{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in part))
+    root = f"data.root={tmp_path / 'tasks'}"
+    return tiny_local(root, "objective=sft", "mixer=uniform", "data.tasks.sums.columns={note: null}")
 
 
 @pytest.fixture
@@ -39,6 +66,7 @@ def test_shares_of_tokens_count_the_length_of_rows(unequal):
     length = {"helpful": 8 + 6 + 3, "compare": 7 + 2 + 2}
     assert {task: row.counts.tokens / row.counts.kept for task, row in rows.items()} == length
     assert rows["helpful"].token_share == pytest.approx(17 / 28)
+    assert rows["helpful"].supervised_share == pytest.approx(9 / (9 + 4))
     assert rows["compare"].epochs == pytest.approx(12 / 20)
 
 
@@ -70,13 +98,119 @@ def test_sft_needs_no_reference_stage(tiny, capsys):
 def test_a_task_that_is_repeated_too_often_is_named(unequal):
     rows = list(rows_of(unequal("mixer=uniform", "steps=40")).values())
     assert [row.epochs for row in rows] == pytest.approx([120 / 60, 120 / 20])
-    (said,) = plan.warnings_of(rows)
+    (said,) = warnings_of(rows)
     assert "`compare` (6.0 times)" in said
     assert "helpful" not in said
 
 
 def test_rows_that_are_cut_or_dropped_are_named(tiny):
-    said = plan.warnings_of(list(rows_of(tiny("data.max_length=11")).values()))
+    said = warnings_of(list(rows_of(tiny("data.max_length=11")).values()))
     # <s> h.....= and 5 letters and EOS are 14 tokens; <s> c....= and a sign and EOS are 9
     assert [text.split(":")[0] for text in said] == ["Task `helpful`", "Task `reverse`"]
     assert "40 of 40 rows are cut" in said[0]
+
+
+def test_duplicates_are_counted(own):
+    assert {task: row.duplicates for task, row in rows_of(own).items()} == {"sums": 2, "talk": 1}
+
+
+SHOWN = r"""
+[[ ]]: learned; the rest is only read. \n: a line break; <...>: a special token
+sums: row 1 of 5; 2 of 5 tokens learned
+  prompt      <s>1=
+  completion  [[1</s>]]
+
+talk: row 1 of 2; 14 of 62 tokens learned
+  prompt      <s><|user|>Hi<|assistant|>
+  completion  [[Hello</s>]]<|user|>Bye<|assistant|>[[So\n
+              long</s>]]
+
+"""
+
+
+def test_a_row_of_each_task_is_shown_with_its_mask(own, in_process):
+    code, out, err = in_process("plan", *own)
+    assert code == 0, err
+    assert SHOWN in out
+    table = out[out.index("columns used") :]
+    assert "sums  prompt, completion  id      note" in table
+    assert "talk  messages            -       -" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"), [(["--rows", "2"], "12"), (["--rows=0"], ""), (["rows=0"], ""), (["rows=9"], "12345")]
+)
+def test_as_many_rows_as_are_asked_for(own, in_process, arguments, numbers):
+    code, out, err = in_process("plan", *arguments, *own)
+    assert code == 0, err
+    assert "".join(line[10] for line in out.splitlines() if line.startswith("sums: row ")) == numbers
+    assert ("learned" in out) == bool(numbers)
+
+
+def test_the_rejected_answer_is_shown_too(tiny, in_process):
+    _, out, _ = in_process("plan", *tiny())
+    (place,) = [n for n, line in enumerate(out.splitlines()) if line.startswith("compare: row 1 of 40; 4 of 11 tokens")]
+    prompt, chosen, rejected = out.splitlines()[place + 1 : place + 4]
+    assert prompt.startswith("  prompt    <s>c")
+    assert (chosen[:12], rejected[:12]) == ("  chosen    ", "  rejected  ")
+    assert {chosen[12:], rejected[12:]} == {"[[<</s>]]", "[[></s>]]"}
+
+
+def test_json_is_one_object_and_all_of_standard_output(own, in_process):
+    code, out, err = in_process("plan", "--json", *own)
+    assert code == 0, err
+    made = json.loads(out)
+    sums, talk = made["tasks"]
+    assert (sums["task"], sums["duplicates"], sums["validation_rows"]) == ("sums", 2, 1)
+    assert sums["splits"]["train"] == {
+        **dict.fromkeys(("dropped_long_prompt", "dropped_unsupervised", "truncated", "prefix_mismatch", "same"), 0),
+        **{"rows": 5, "kept": 5, "tokens": 25, "supervised_tokens": 10},
+    }
+    assert sums["columns"] == {"used": ["prompt", "completion"], "unused": ["id"], "declared_unused": ["note"]}
+    assert sums["share"] == pytest.approx({"rows": 0.5, "tokens": 5 / 67, "supervised_tokens": 2 / 16})
+    (row,) = talk["rows"]
+    assert row["prompt"] == {"text": "<s><|user|>Hi<|assistant|>", "tokens": 24}
+    assert row["answers"][0]["learned"] == ["Hello</s>", "So\nlong</s>"]
+    assert [span["learned"] for span in row["answers"][0]["spans"]] == [True, False, True]
+    assert (row["tokens"], row["supervised_tokens"], row["label"]) == (62, 14, None)
+    read, often = made["warnings"]
+    assert read.startswith("Task `sums`: nothing is learned from `id`.")
+    assert "`talk` (6.0 times)" in often
+    assert made["stages"] == ["generalist: 4 steps x 6 rows"]
+
+
+def test_what_stands_beside_the_keys_is_taken_out():
+    taken = plan.take_options(["seed=1", "--rows", "3", "--json", "-cp", "x"])
+    assert taken == (plan.Options(3, True), ["seed=1", "-cp", "x"])
+    assert plan.take_options([]) == (plan.Options(1, False), [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--rows"], "`--rows` is empty"),
+        (["--rows", "some"], "`--rows` is some"),
+        (["--rows=-1"], "`--rows` is -1"),
+        (["--json", "-m", "seed=1,2"], "Leave out `-m`"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(arguments, says):
+    with pytest.raises(MixalignError, match=says):
+        plan.take_options(arguments)
+
+
+def test_help_names_the_options(cli):
+    done = cli("plan", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--rows N" in done.stdout
+    assert "--json" in done.stdout
+    assert "max_length" in done.stdout  # Hydra's help follows
+
+
+def test_letters_that_standard_output_cannot_write(own, monkeypatch, tmp_path):
+    path = tmp_path / "tasks" / "sums" / "train.jsonl"
+    path.write_text(json.dumps({"prompt": "caf\u00e9", "completion": "x", "note": 1}) + "\n")
+    monkeypatch.setattr("sys.stdout", paper := io.TextIOWrapper(io.BytesIO(), "ascii"))
+    plan.run(compose_settings(own))
+    paper.seek(0)
+    assert r"<s>caf\xe9" in paper.read()

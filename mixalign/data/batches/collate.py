@@ -53,8 +53,13 @@ def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarr
 
 
 def score_columns(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray) -> Batch:
-    """The scores and labels that the tasks carry, one entry a sample."""
+    """The scores, labels and weights that the tasks carry, one entry a sample.
+
+    Weights are there when any of the tasks has some; a row's is over the mean weight of its table, see `TaskDataset`.
+    """
     out = Batch()
+    if any("weight" in dataset.columns for dataset in datasets):
+        out["weight_B"] = _weights(datasets, np.asarray(task_B), np.asarray(row_B))
     if all("label" in datasets[t].columns for t in task_B):
         out["label_B"] = _column(datasets, task_B, row_B, "label")
     if all("reference_logp" in datasets[t].columns for t in task_B):
@@ -66,3 +71,11 @@ def score_columns(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np
 
 def _column(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, name: str) -> torch.Tensor:
     return torch.from_numpy(np.stack([datasets[t].columns[name][r] for t, r in zip(task_B, row_B, strict=True)]))
+
+
+def _weights(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray) -> torch.Tensor:
+    weight_B = np.ones(len(task_B), np.float32)
+    for task in np.unique(task_B):
+        there = task_B == task
+        weight_B[there] = datasets[task].relative_weights(row_B[there])
+    return torch.from_numpy(weight_B)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from mixalign.data.read.files import Table
+from mixalign.data.read.table import Table
 from mixalign.data.read.values import is_empty, show
 from mixalign.errors import MixalignError, did_you_mean
 

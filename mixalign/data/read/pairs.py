@@ -10,6 +10,7 @@ from mixalign.errors import MixalignError
 from mixalign.types import Example, Message
 
 __all__ = [
+    "HH_TURN",
     "explicit",
     "implicit",
     "pair",

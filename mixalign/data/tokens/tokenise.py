@@ -62,22 +62,19 @@ def tokenise(
     source: str = "train",
     workers: int | None = None,
 ) -> tuple[TaskDataset, TokenCounts]:
-    """Tokenises one split of one task.
+    """Tokenises one split of one task; EOS is appended to plain completions that lack it, never to templated ones.
 
-    The prompt ends where the ids of the prompt alone and of prompt with completion part (for a pair: the earlier of the
-    two places). EOS is appended to standard completions that do not end with it, never to templated ones.
+    A prompt ends where the ids of the prompt alone and of prompt with completion part; a pair's at the earlier place.
 
     Args:
         examples: rows of one task.
-        tokenizer: of the model.
-        task: name of the task.
-        form: `preference` gives two completions a row (chosen, rejected), `supervised` gives one; of a
-            preference row that is the chosen one. `unpaired` gives one and the column `label`; a preference row is two
-            such rows. `mismatched` is the same, with another row's completion as the second.
+        form: `preference` gives two completions a row (chosen, rejected), `supervised` one; of a preference row that is
+            the chosen one. `unpaired` gives one and the column `label`; a preference row is two such rows. `mismatched`
+            is the same, with another row's completion as the second.
         max_length: tokens of prompt and completion; what goes beyond is cut off at the end.
         chat_template_kwargs: variables of the chat template; those of a row come before them.
         train_on, day, on_lost_text: see `ReadOptions`.
-        source: name of the split, for messages.
+        task, source: names of the task and the split, for messages.
         workers: processes, which change the time only; None takes one for each 10,000 rows, up to the number of cores.
 
     Raises:
@@ -91,17 +88,16 @@ def tokenise(
     reader = Reader(tokenizer, where, options)
     chunks = list(read_chunks(reader, examples, _num_workers(workers, len(examples), tokenizer)))
     dataset, tally = _join(task, chunks), sum((chunk.tally for chunk in chunks), Counter())
-    prompt_N = np.concatenate([chunk.prompt_N for chunk in chunks])
+    rows, supervised = sum(len(chunk.prompt_N) for chunk in chunks), int(dataset.supervised_T.sum())
     if not len(dataset):
-        raise MixalignError(_nothing_left(where, tally, prompt_N, max_length) + _roles_of(examples))
+        raise MixalignError(_nothing_left(where, tally, chunks, max_length) + _roles_of(examples))
     if tally["same"] == len(dataset):
         raise MixalignError(_nothing_to_prefer(where, len(dataset), max_length))
     _warn_of_problems(where, [problem for chunk in chunks for problem in chunk.problems])
-    supervised = int(dataset.supervised_T.sum())
     totals = {"tokens": len(dataset.ids_T), "supervised_tokens": supervised, "same": tally["same"]}
     if form == "mismatched":
         dataset = with_mismatched(dataset, max_length)
-    return dataset, TokenCounts(task, len(prompt_N), len(dataset), *(tally[name] for name in TALLY), **totals)
+    return dataset, TokenCounts(task, rows, len(dataset), *(tally[name] for name in TALLY), **totals)
 
 
 def _check_options(where: str, form: str, train_on: str, on_lost_text: str) -> None:
@@ -143,7 +139,8 @@ def _join(task: str, chunks: Sequence[TokenChunk]) -> TaskDataset:
     return dataset
 
 
-def _nothing_left(where: str, tally: Counter[str], prompt_N: np.ndarray, max_length: int) -> str:
+def _nothing_left(where: str, tally: Counter[str], chunks: Sequence[TokenChunk], max_length: int) -> str:
+    prompt_N = np.concatenate([chunk.prompt_N for chunk in chunks])
     if not len(prompt_N):
         return f"{where} has no rows. Fill it, or remove the task."
     return (

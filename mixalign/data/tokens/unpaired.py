@@ -32,13 +32,15 @@ def with_mismatched(dataset: TaskDataset, max_length: int) -> TaskDataset:
     Where no two neighbours share a prompt, these are TRL's completions rotated by one, with the task as one batch.
 
     Args:
-        dataset: rows with one completion and the column `label`.
+        dataset: rows with one completion and the column `label`; a column `weight` stays with its rows.
         max_length: tokens of prompt and completion; what goes beyond is cut off. A completion that its own row has cut
             stays so, where TRL would cut it anew.
     """
     label_N = dataset.columns["label"]
     out = TaskDataset.from_rows(dataset.task, list(_mismatched(dataset, label_N, max_length)), num_completions=2)
-    out.attach("label", label_N)
+    for name in ("label", "weight"):
+        if name in dataset.columns:
+            out.attach(name, dataset.columns[name])
     return out
 
 

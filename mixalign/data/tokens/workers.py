@@ -1,17 +1,17 @@
-"""Reads rows in chunks, in this process or in a pool of others; leaves out torch, as a worker imports this file."""
+"""Reads rows in chunks, in this process or in others; leaves out torch, as a worker imports this file."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mixalign.data.tokens.chunk import TokenChunk
 from mixalign.data.tokens.reader import Reader
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK", "read_chunks"]
 
 CHUNK = 1024  # examples tokenised at once: enough for all threads, and the encodings are freed in between
+PATIENCE = 10  # seconds for a killed process to be gone
 
 
 def read_chunks(reader: Reader, examples: Sequence[Example], workers: int) -> Iterator[TokenChunk]:
@@ -36,20 +37,75 @@ def read_chunks(reader: Reader, examples: Sequence[Example], workers: int) -> It
         for start in starts:
             yield reader.read(examples[start : start + CHUNK], start + 1)
         return
-    # not forked: torch and the tokenizer may have threads, whose locks a copy of this process would never get
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (reader,))
+    crew = _Crew()
     try:
-        with _without_main():
-            parts = [pool.submit(_work, examples[start : start + CHUNK], start + 1) for start in starts]
-        for part in parts:
-            yield part.result()
-    except BrokenProcessPool as error:
+        crew.hire(reader, workers)
+        yield from crew.read(examples, starts)
+    except (EOFError, OSError, pickle.UnpicklingError) as error:  # of a pipe whose other end is gone
         raise MixalignError(
             f"{reader.where}: one of the {workers} processes that tokenise was ended by somebody, or by the system "
             "when memory ran out. Start again with a smaller number in `data.workers`; 1 does without them."
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        crew.dismiss()
+
+
+class _Crew:
+    """Processes that read chunks, each with a pipe of its own.
+
+    A pool of the standard library shares queues and their locks between workers: one that is killed with a lock in hand
+    leaves the others, and the pool's shutdown, waiting for ever (seen in CPython 3.11). The pipe of a process that is
+    gone is at its end, whenever it goes.
+    """
+
+    def __init__(self) -> None:
+        self.processes: list[Any] = []
+        self.pipes: list[Connection] = []
+
+    def hire(self, reader: Reader, workers: int) -> None:
+        # not forked: torch and the tokenizer may have threads, whose locks a copy of this process would never get
+        context = get_context("spawn")
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            self.pipes.append(ours)
+            process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            with _without_main():
+                process.start()
+            self.processes.append(process)
+            theirs.close()  # so that the pipe is at its end once the worker is gone
+        for pipe in self.pipes:
+            pipe.send(reader)
+
+    def read(self, examples: Sequence[Example], starts: Sequence[int]) -> Iterator[TokenChunk]:
+        """The chunks in their order; each worker has one at a time."""
+        left, done = iter(starts), dict[int, TokenChunk | Exception]()
+        busy: dict[Any, int] = {}
+
+        def give(pipe: Connection) -> None:
+            if (start := next(left, None)) is not None:
+                pipe.send((examples[start : start + CHUNK], start + 1))
+                busy[pipe] = start
+
+        for pipe in self.pipes:
+            give(pipe)
+        for start in starts:
+            while start not in done:
+                ready: list[Any] = wait(list(busy))
+                for pipe in ready:
+                    done[busy.pop(pipe)] = pipe.recv()
+                    give(pipe)
+            made = done.pop(start)
+            if isinstance(made, Exception):
+                raise made
+            yield made
+
+    def dismiss(self) -> None:
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join(PATIENCE)
 
 
 @contextmanager
@@ -63,21 +119,18 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-_held: list[Reader] = []  # in a worker: the one reader that it uses for all chunks
-
-
-def _start(reader: Reader) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _serve(pipe: Connection) -> None:
+    """Reads chunks until the pipe is at its end, as when the process that started this one is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other workers have the other cores
-    _held.append(reader)
+    with suppress(EOFError, OSError):
+        reader = pipe.recv()
+        while True:
+            pipe.send(_outcome(reader, *pipe.recv()))
 
 
-def _end_with_parent() -> None:
-    """A worker waits for work for ever; nobody sends any when the process that started it was killed."""
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
-
-
-def _work(examples: Sequence[Example], first: int) -> TokenChunk:
-    return _held[0].read(examples, first)
+def _outcome(reader: Reader, examples: Sequence[Example], first: int) -> TokenChunk | Exception:
+    try:
+        return reader.read(examples, first)
+    except Exception as error:
+        return error

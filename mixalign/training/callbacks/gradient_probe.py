@@ -15,7 +15,7 @@ from mixalign.checks import check_number, check_pattern
 from mixalign.errors import MixalignError
 from mixalign.mixers.base import Mixer
 from mixalign.models.precision import sum_dtype
-from mixalign.training.callbacks.probe import Probe, task_batches
+from mixalign.training.callbacks.probe import Probe, task_batches, weighted
 from mixalign.training.lightning_quirks import gradient_scaler
 from mixalign.types import Batch, on_device
 
@@ -33,6 +33,8 @@ class GradientProbe(Probe):
     - `gradient_KK` off the diagonal: `<g_i, g_j>`, of the means over all rows of the tasks;
     - on the diagonal: `<g1, g2>`, where the square of the mean over all rows would count the rows' noise as well;
     - `noise_K`: `|g1 - g2|^2 / (1 / h1 + 1 / h2)`, which is `h |g1 - g2|^2 / 2` for even halves.
+
+    The loss of a row with a weight is its loss times that over the mean weight of the task's table.
 
     A task of a single row is that row: its diagonal is the square of the row's gradient, and its noise is 0. Where a
     task's gradient is not finite, its entries are nan.
@@ -109,7 +111,8 @@ def _add_gradients(
     scale = 1.0 if scaler is None else scaler.get_scale()  # else small gradients are lost in float16
     for batch in batches:
         with torch.enable_grad(), trainer.precision_plugin.forward_context():
-            loss = pl_module.scores(on_device(batch, pl_module.device))["loss"].sum()
+            batch = on_device(batch, pl_module.device)
+            loss = weighted(pl_module.scores(batch)["loss"], batch).sum()
         grads = torch.autograd.grad(loss * scale, weights, allow_unused=True, materialize_grads=True)
         for part, grad in zip(parts, grads, strict=True):
             part.add_(grad.flatten(), alpha=1 / scale)

@@ -68,7 +68,9 @@ class Mixing(L.Callback):
         seen = pl_module.measured
         excess_B = seen.get("excess_B", torch.full_like(seen["loss_B"], torch.nan))
         weighted_B = excess_B / seen["draw_prob_B"]
-        self._sums.update(seen["task_B"], loss=seen["loss_B"], excess=excess_B, weighted=weighted_B)
+        self._sums.update(
+            seen["task_B"], seen.get("weight_B"), loss=seen["loss_B"], excess=excess_B, weighted=weighted_B
+        )
         self._micro_batches += 1
         if self._micro_batches % trainer.accumulate_grad_batches == 0:
             self._arriving = self._sums.send()
@@ -104,16 +106,17 @@ class Mixing(L.Callback):
         assert self._arriving is not None
         means = self._arriving.by_name()
         count_K, loss_K = means["count"], means["loss"]
-        bad_K = (count_K > 0) & ~loss_K.isfinite()
+        counted_K = means.get("weight", count_K)
+        bad_K = (counted_K > 0) & ~loss_K.isfinite()
         if bad_K.any():
             self.bad_tasks.meet(bad_K, self.updates)
-        loss_iw_K = (loss_K * count_K / self.mix.sample_K).nan_to_num(0.0) / count_K.sum()
+        loss_iw_K = (loss_K * counted_K / self.mix.sample_K).nan_to_num(0.0) / count_K.sum()
         signal = MixSignal(self.updates, count_K, loss_K, loss_iw_K=loss_iw_K, eval_loss_K=self._eval["eval_loss_K"])
-        signal = replace(signal, **self._take_probed(pl_module))
+        signal = replace(signal, weight_K=means.get("weight"), **self._take_probed(pl_module))
         if means["excess"].isnan().all():
             return signal, bad_K
         clip = self.mixer.clip
-        weighted_K = (means["weighted"] * count_K).nan_to_num(0.0) / count_K.sum()
+        weighted_K = (means["weighted"] * counted_K).nan_to_num(0.0) / count_K.sum()
         excess_K, weighted_K = clip_mean(means["excess"], clip), clip_mean(weighted_K, clip)
         return replace(signal, excess_K=excess_K, excess_iw_K=weighted_K, **self._eval), bad_K
 

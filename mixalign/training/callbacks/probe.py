@@ -15,7 +15,7 @@ from mixalign.mixers.outside import as_rule
 from mixalign.training import sharding
 from mixalign.types import Batch
 
-__all__ = ["Probe", "task_batches", "task_rows"]
+__all__ = ["Probe", "task_batches", "task_rows", "weighted"]
 
 
 class Probe(L.Callback):
@@ -85,6 +85,11 @@ def task_batches(
         row_B = _draw(dataset, rows, (*key, task))[rank::world]
         parts = (row_B[start : start + size] for start in range(0, len(row_B), size))
         yield [layout(datasets, np.full(len(part_B), task), part_B) for part_B in parts]
+
+
+def weighted(value_B: Tensor, batch: Batch) -> Tensor:
+    """The values, each times what its row counts in means of its task, where rows have weights."""
+    return value_B * batch["weight_B"] if "weight_B" in batch else value_B
 
 
 def _draw(dataset: TaskDataset, rows: int, key: Sequence[int]) -> np.ndarray:

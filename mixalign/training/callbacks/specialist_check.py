@@ -42,8 +42,8 @@ class SpecialistCheck(L.Callback):
         """Warns when a specialist is no better on its own rows than the reference policy."""
         if "reference_logp" not in train.columns:
             return
-        specialist = float(train.columns["specialist_loss"].mean())
-        start = float(frozen_losses(objective, train, train.columns["reference_logp"], task).mean())
+        specialist = train.mean(train.columns["specialist_loss"])
+        start = train.mean(frozen_losses(objective, train, train.columns["reference_logp"], task))
         if specialist >= start:
             log.warning(
                 "The specialist of task `%s` is no better than the model that training starts from (loss %.3f against "
@@ -53,8 +53,8 @@ class SpecialistCheck(L.Callback):
 
     def _compare(self, train: TaskDataset, validation: TaskDataset) -> None:
         """Warns when a specialist knows its own rows far better than others."""
-        specialist = float(train.columns["specialist_loss"].mean())
-        held_out = float(validation.columns["specialist_loss"].mean())
+        specialist = train.mean(train.columns["specialist_loss"])
+        held_out = validation.mean(validation.columns["specialist_loss"])
         if held_out - specialist > max(0.25, 0.5 * held_out):
             log.warning(
                 "The specialist of task `%s` has memorised its rows (loss %.3f on training rows, %.3f on held-out "

@@ -60,8 +60,8 @@ class TaskLog(L.Callback):
         if signal.excess_K is not None:
             line |= self._by_task("excess", signal.excess_K)
             line["mix/max_excess"] = float(signal.excess_K.nan_to_num(0.0).max())
-        count_K, loss_K = signal.count_K, signal.loss_K.nan_to_num(0.0)
-        line["train/loss"] = float((loss_K * count_K).sum() / count_K.sum())
+        counted_K, loss_K = signal.counted_K, signal.loss_K.nan_to_num(0.0)
+        line["train/loss"] = float((loss_K * counted_K).sum() / counted_K.sum())
         line["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if pl_module.grad_norm is not None:
             line["train/grad_norm"] = float(pl_module.grad_norm)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixalign.checks import check_number
 from mixalign.models.precision import sum_dtype
-from mixalign.training.callbacks.probe import Probe, task_batches
+from mixalign.training.callbacks.probe import Probe, task_batches, weighted
 from mixalign.training.lightning_quirks import gradient_scaler
 from mixalign.types import Batch, on_device
 
@@ -89,7 +89,7 @@ def _gradient(
 def _loss(trainer: Any, pl_module: Any, batch: Batch, num_rows: int) -> Tensor:
     with trainer.precision_plugin.forward_context():
         loss_B: Tensor = pl_module.scores(batch)["loss"]
-    return loss_B.to(sum_dtype(loss_B.device)).sum() / num_rows
+    return weighted(loss_B.to(sum_dtype(loss_B.device)), batch).sum() / num_rows
 
 
 @contextmanager

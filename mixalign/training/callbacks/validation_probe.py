@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mixalign.checks import check_number
 from mixalign.errors import MixalignError
 from mixalign.models.precision import sum_dtype
-from mixalign.training.callbacks.probe import Probe, task_batches
+from mixalign.training.callbacks.probe import Probe, task_batches, weighted
 from mixalign.types import on_device
 
 __all__ = ["ValidationProbe"]
@@ -41,14 +41,16 @@ class ValidationProbe(Probe):
     def measure(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:
         data, device = trainer.datamodule, pl_module.device
         drawn = (data.validation, self.validation_rows, (self.seed,), data.layout, data.eval_batch_size)
-        sum_K = torch.zeros(len(data.validation), dtype=sum_dtype(device), device=device)
+        sum_2K = torch.zeros(2, len(data.validation), dtype=sum_dtype(device), device=device)  # of losses, of weights
         with isolate_rng(), _evaluating(pl_module), trainer.precision_plugin.forward_context():
             for task, batches in enumerate(task_batches(*drawn, trainer.global_rank, trainer.world_size)):
                 for batch in batches:
-                    sum_K[task] += pl_module.scores(on_device(batch, device))["loss"].to(sum_K.dtype).sum()
-        sum_K = trainer.strategy.reduce(sum_K, reduce_op="sum").to("cpu", torch.float64)
-        rows_K = torch.tensor([min(self.validation_rows, len(d)) for d in data.validation])
-        return {"probe_loss_K": sum_K / rows_K}
+                    batch = on_device(batch, device)
+                    loss_B = weighted(pl_module.scores(batch)["loss"].to(sum_2K.dtype), batch)
+                    sum_2K[0, task] += loss_B.sum()
+                    sum_2K[1, task] += weighted(torch.ones_like(loss_B), batch).sum()
+        sum_K, weight_K = trainer.strategy.reduce(sum_2K, reduce_op="sum").to("cpu", torch.float64)
+        return {"probe_loss_K": sum_K / weight_K}
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def test_tables_are_read_through_datasets(tmp_path, datasets_cache, suffix):
 def test_builder_with_data_files(tmp_path, datasets_cache):
     files = {
         "train": str(write(tmp_path / "x.jsonl", rows(8))),
-        "test": str(write(tmp_path / "y.jsonl", rows(2))),
+        "test": str(write(tmp_path / "y.jsonl", rows(2, 10))),
     }
     splits = load("json", data_files=files, validation="test", split="train[:5]")
     assert {split: len(part) for split, part in splits.items()} == {"train": 5, "validation": 2, "test": 2}
@@ -120,7 +120,7 @@ def test_builder_with_data_files(tmp_path, datasets_cache):
 def test_save_to_disk(tmp_path, datasets_cache):
     make = datasets_cache.Dataset.from_list
     make(rows(10)).save_to_disk(str(tmp_path / "one"))
-    datasets_cache.DatasetDict(train=make(rows(4)), dev=make(rows(3))).save_to_disk(str(tmp_path / "two"))
+    datasets_cache.DatasetDict(train=make(rows(4)), dev=make(rows(3, 10))).save_to_disk(str(tmp_path / "two"))
     assert [len(part) for part in load(tmp_path / "one").values()] == [9, 1]
     assert [len(part) for part in load(tmp_path / "two").values()] == [4, 3]
     assert list(discover_tasks(tmp_path)) == ["one", "two"]

@@ -12,7 +12,7 @@ from mixalign.data.read.formats import example_kind, to_example
 from mixalign.data.read.sources import TaskSpec, load_task
 from mixalign.data.tokens.cache import TokenCache
 from mixalign.data.tokens.tokenise import tokenise
-from mixalign.data.tokens.unpaired import split_pairs
+from mixalign.data.tokens.unpaired import split_pairs, with_mismatched
 from mixalign.errors import MixalignError
 from mixalign.models.tiny import TinyLlama
 
@@ -106,6 +106,13 @@ def test_the_first_completions_of_labelled_rows_are_the_desirable_ones(tokenizer
     assert answers(chosen, tokenizer, 0) == ["a", "ccc"]
     assert chosen.num_completions == 1
     assert chosen.num_tokens_NS.tolist() == [[2], [4]]  # and the end of the text
+
+
+def test_weights_stay_with_their_rows_when_answers_are_put_beside(tokenizer):
+    table, _ = tokenise(ROWS, tokenizer, task="t", form="unpaired", max_length=32)
+    table.attach("weight", np.array([0, 1, 2, 3], np.float32))
+    assert with_mismatched(table, 32).columns["weight"].tolist() == [0, 1, 2, 3]
+    assert table.first_completion().columns["weight"].tolist() == [0, 2]
 
 
 def test_a_batch_carries_the_labels(tokenizer):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -34,13 +35,13 @@ def tokenizer():
     return tokenizer
 
 
-def run(examples, tokenizer, workers, max_length=100):
-    return tokenise(examples, tokenizer, task="maths", form="preference", max_length=max_length, workers=workers)
+def run(examples, tokenizer, many, max_length=100):
+    return tokenise(examples, tokenizer, task="maths", form="preference", max_length=max_length, workers=many)
 
 
 def test_workers_give_the_same_bits(tokenizer):
     rows = [*STANDARD, *CHATS]
-    (serial, wanted), (parallel, found) = (run(rows, tokenizer, workers, max_length=24) for workers in (1, 2))
+    (serial, wanted), (parallel, found) = (run(rows, tokenizer, many, max_length=24) for many in (1, 2))
     assert found == wanted
     assert wanted.dropped_long_prompt > 0
     assert wanted.truncated > 0
@@ -54,9 +55,9 @@ def test_workers_give_the_same_errors(tokenizer):
     rows = [*STANDARD, *CHATS]
     rows[1999], rows[2600] = bad, {"prompt": "a", "completion": "b"}
     said = []
-    for workers in (1, 2):
+    for many in (1, 2):
         with pytest.raises(MixalignError) as caught:
-            run(rows, tokenizer, workers)
+            run(rows, tokenizer, many)
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert "Task `maths` (train): the chat template refuses row 2000: bad turn" in said[0]
@@ -88,14 +89,43 @@ def end(find, found: list[int]) -> None:
     os.kill(pids[0], signal.SIGKILL)
 
 
+KILLED = r"Task `maths` \(train\): one of the 2 processes .* `data.workers`"
+
+
+@pytest.mark.timeout(60)
 def test_a_worker_that_is_killed_is_one_message(tokenizer):
     found: list[int] = []
     killer = Thread(target=end, args=(lambda: [child.pid for child in active_children()], found), daemon=True)
     killer.start()
-    with pytest.raises(MixalignError, match=r"Task `maths` \(train\): one of the 2 processes .* `data.workers`"):
+    with pytest.raises(MixalignError, match=KILLED):
         run([*STANDARD, *CHATS], tokenizer, 2)
     killer.join()
     assert active_children() == []
+
+
+@pytest.mark.timeout(120)
+def test_whenever_a_worker_is_killed(tokenizer):
+    """While it starts, has a chunk, sends one or is idle: the run ends with that message, or was done before."""
+    rows = [*STANDARD, *CHATS] * 2
+    wanted, ends = run(rows, tokenizer, 1)[1], []
+    for delay in np.linspace(0, 2.5, 8):
+
+        def kill(delay=delay):
+            time.sleep(delay)
+            for child in active_children()[:1]:
+                os.kill(child.pid, signal.SIGKILL)
+
+        killer = Thread(target=kill)
+        killer.start()
+        try:
+            assert run(rows, tokenizer, 2)[1] == wanted
+            ends.append("done")
+        except MixalignError as error:
+            ends.append(str(error))
+        killer.join()
+        assert active_children() == []
+    assert all(end == "done" or re.match(KILLED, end) for end in ends)
+    assert set(ends) != {"done"}
 
 
 def children_of(pid: int) -> list[int]:
@@ -134,19 +164,19 @@ def test_workers_do_without_torch():
     assert done.stdout.split() == ["[]"]
 
 
-@pytest.mark.parametrize("workers", [0, -1, 1.5, "two"])
-def test_a_number_of_workers_is_positive(workers):
+@pytest.mark.parametrize("many", [0, -1, 1.5, "two"])
+def test_a_number_of_workers_is_positive(many):
     with pytest.raises(MixalignError, match=r"`data.workers` is .*whole number from 1 on, or null"):
-        run(STANDARD[:1], byte_tokenizer(), workers)
+        run(STANDARD[:1], byte_tokenizer(), many)
 
 
 @pytest.mark.parametrize(
-    ("workers", "rows", "wanted"),
+    ("many", "rows", "wanted"),
     [(None, 100, 1), (None, 19_999, 1), (None, 20_000, 2), (None, 10**6, 4), (3, 10**6, 3), (8, 2000, 2), (2, 0, 1)],
 )
-def test_there_is_a_worker_for_each_ten_thousand_rows(monkeypatch, workers, rows, wanted):
+def test_there_is_a_worker_for_each_ten_thousand_rows(monkeypatch, many, rows, wanted):
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
-    assert module._num_workers(workers, rows, byte_tokenizer()) == wanted
+    assert module._num_workers(many, rows, byte_tokenizer()) == wanted
 
 
 def test_a_class_that_a_new_process_cannot_import_stays_in_this_one():

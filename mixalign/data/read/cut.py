@@ -1,0 +1,120 @@
+"""Which rows of a task validate where nobody says which, and which stay where only some are wanted."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from mixalign.data.read.formats import prompt_key
+from mixalign.data.read.pairs import HH_TURN
+from mixalign.data.read.rows import Rows
+from mixalign.errors import MixalignError
+from mixalign.types import Example
+
+__all__ = ["content_key", "cut", "prompt_keys", "subset"]
+
+ANSWER = re.compile(
+    r"(?:^|\n)[#* ]*(?:answer|a|assistant|response|reply|output|solution|completion|bot|ai|model)[* ]*:"
+    r"|\[/INST\]|<\|assistant\|>|<\|im_start\|>assistant|<start_of_turn>model|<\|end_header_id\|>",
+    re.IGNORECASE,
+)
+"""What stands before an answer in prompts that are one text."""
+
+
+def content_key(example: Example) -> bytes:
+    """16 bytes that differ where anything of two rows differs."""
+    return _hash(_content(example), 0)
+
+
+def prompt_keys(rows: Rows) -> list[str]:
+    """The text of each row by which rows of one prompt are kept together.
+
+    That is the prompt itself, but for pairs of texts without a `prompt`. What their two answers share counts
+    as prompt, and that may be a few words of the answers as well: `Answer: I th` of "I think" and "I thought".
+    So there everything behind the last mark of an answer (`Answer:`, `[/INST]`, ...) is left out, and prompts of
+    which one begins with the other are one. Prompts that end with HH-RLHF's mark are what they are.
+    """
+    keys = [prompt_key(example) for example in rows.examples]
+    unsure = [guessed and not key.endswith(HH_TURN) for key, guessed in zip(keys, rows.guessed, strict=True)]
+    joined = _joined(key for key, is_unsure in zip(keys, unsure, strict=True) if is_unsure)
+    return [joined[key] if is_unsure else key for key, is_unsure in zip(keys, unsure, strict=True)]
+
+
+def _joined(prompts: Iterable[str]) -> dict[str, str]:
+    """Each prompt, and the first of those that begin like it."""
+    found: dict[str, str] = {}
+    start = first = None
+    for begin, prompt in sorted((_until_answer(prompt), prompt) for prompt in set(prompts)):
+        if start is None or not begin.startswith(start):
+            start, first = begin, prompt
+        found[prompt] = first or prompt
+    return found
+
+
+def _until_answer(prompt: str) -> str:
+    marks = [match.end() for match in ANSWER.finditer(prompt)]
+    return prompt[: marks[-1]] if marks else prompt
+
+
+def cut(task: str, rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Moves the prompts with the smallest hashes to the validation side, at least one of them.
+
+    Args:
+        fraction: share of the distinct prompts that validate.
+
+    Raises:
+        MixalignError: when the fraction is not between 0 and 1, there is one prompt only, or nothing but pairs of two
+            same answers would validate.
+    """
+    if not 0 < fraction < 1:
+        raise MixalignError(
+            f"Task `{task}` has no validation rows, and the validation fraction is {fraction}. Set it "
+            f"between 0 and 1, or `data.tasks.{task}.validation` to a file or a split."
+        )
+    keys = [_hash(key, seed) for key in prompt_keys(rows)]
+    distinct = sorted(set(keys))
+    if len(distinct) < 2:
+        guessed = " What the texts of all pairs share at their beginning counts as prompt." if any(rows.guessed) else ""
+        raise MixalignError(
+            f"Task `{task}` has {len(keys)} rows of one prompt: train or validation would be empty.{guessed} Add rows "
+            f"with other prompts, or set `data.tasks.{task}.validation` to a file."
+        )
+    held = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
+    chosen = set(distinct[:held])
+    train, validation = (
+        rows.take([n for n, key in enumerate(keys) if (key in chosen) is side]) for side in (False, True)
+    )
+    _refuse_same_answers(task, train.examples, validation.examples)
+    return train, replace(validation, bad=())  # they are told of once
+
+
+def _refuse_same_answers(task: str, train: list[Example], validation: list[Example]) -> None:
+    """A loss over pairs of two same answers says nothing; where all pairs are such, tokenisation says so."""
+    if all(map(_is_same, validation)) and not all(map(_is_same, train)):
+        same = sum(map(_is_same, train)) + len(validation)
+        raise MixalignError(
+            f"Task `{task}`: `chosen` and `rejected` are the same in {same} of its {len(train) + len(validation)} "
+            f"rows, and the {len(validation)} that were cut to validate are all of those. Remove such rows, or raise "
+            f"`data.validation_fraction`, or set `data.tasks.{task}.validation` to a file."
+        )
+
+
+def _is_same(row: Mapping[str, object]) -> bool:
+    return "chosen" in row and row["chosen"] == row["rejected"]
+
+
+def subset(rows: Rows, max_rows: int | None, seed: int) -> Rows:
+    """The rows with the smallest content hashes, in the order they had."""
+    if max_rows is None or len(rows.examples) <= max_rows:
+        return rows
+    hashes = [_hash(_content(row), seed) for row in rows.examples]
+    return rows.take(sorted(sorted(range(len(hashes)), key=hashes.__getitem__)[:max_rows]))
+
+
+def _content(example: Example) -> str:
+    return json.dumps(example, sort_keys=True, default=str)
+
+
+def _hash(text: str, seed: int) -> bytes:
+    return hashlib.blake2b(text.encode(), key=str(seed).encode(), digest_size=16).digest()

@@ -1,0 +1,134 @@
+"""Rows that are there twice: within a split, or on two sides."""
+
+import logging
+from dataclasses import dataclass
+
+from mixalign.data.read.cut import content_key, prompt_keys
+from mixalign.data.read.formats import prompt_key
+from mixalign.data.read.rows import Rows
+from mixalign.errors import MixalignError
+
+__all__ = ["RowsReport", "compare"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RowsReport:
+    """What is worth knowing of the rows of a split before anything is trained on them.
+
+    Attributes:
+        rows: those that are there, repeated ones and all.
+        duplicates: rows that equal an earlier row of the split in everything.
+        same_prompt: rows with the prompt of an earlier row of the split, and other answers.
+        trained_prompts: rows of validation or test whose prompt is trained on with other answers.
+        bad: rows left out because they cannot be read (`on_bad_row: skip`).
+        dropped: training rows left out because they are in validation or test as well (`on_overlap: drop`).
+    """
+
+    rows: int
+    duplicates: int
+    same_prompt: int
+    trained_prompts: int = 0
+    bad: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class _Keys:
+    content: list[bytes]  # of each row
+    prompt: list[str]
+
+
+def compare(task: str, splits: dict[str, Rows], *, drop: bool = False) -> tuple[dict[str, Rows], dict[str, RowsReport]]:
+    """Looks for rows that are there twice.
+
+    Args:
+        splits: `train`, `validation`, and maybe `test`.
+        drop: whether a training row that is in validation or test as well is left out.
+
+    Returns:
+        The splits, without what was dropped, and a report on each.
+
+    Raises:
+        MixalignError: when a row of validation or test is trained on, prompt and answers alike, and `drop` is False;
+            or when no training row is left.
+    """
+    keys = _keys(splits)
+    train, dropped = splits["train"], 0
+    held = {key for split, part in keys.items() if split != "train" for key in part.content}
+    if both := held.intersection(keys["train"].content):
+        if not drop:
+            raise MixalignError(_overlap(task, splits, keys, both))
+        kept = [n for n, key in enumerate(keys["train"].content) if key not in both]
+        dropped = len(keys["train"].content) - len(kept)
+        train = train.take(kept)
+        keys["train"] = _Keys([keys["train"].content[n] for n in kept], [keys["train"].prompt[n] for n in kept])
+        if not kept:
+            raise MixalignError(
+                f"Task `{task}`: all {dropped} training rows are in validation or test as well, so `on_overlap: drop` "
+                "leaves none to train on. Give it other rows."
+            )
+        log.warning("Task `%s`: %d training rows are left out, which are in validation or test as well.", task, dropped)
+    splits = {**splits, "train": train}
+    trained = set(keys["train"].prompt)
+    reports = {
+        split: RowsReport(
+            rows=len(part.content),
+            duplicates=len(part.content) - len(set(part.content)),
+            same_prompt=len(set(part.content)) - len(set(part.prompt)),
+            trained_prompts=0 if split == "train" else sum(prompt in trained for prompt in part.prompt),
+            bad=len(splits[split].bad),
+            dropped=dropped if split == "train" else 0,
+        )
+        for split, part in keys.items()
+    }
+    _warn(task, reports, keys)
+    return splits, reports
+
+
+def _keys(splits: dict[str, Rows]) -> dict[str, _Keys]:
+    together = Rows(
+        [example for rows in splits.values() for example in rows.examples],
+        [guessed for rows in splits.values() for guessed in rows.guessed],
+    )
+    prompts = iter(prompt_keys(together))
+    return {
+        split: _Keys([*map(content_key, rows.examples)], [next(prompts) for _ in rows.examples])
+        for split, rows in splits.items()
+    }
+
+
+def _overlap(task: str, splits: dict[str, Rows], keys: dict[str, _Keys], both: set[bytes]) -> str:
+    counts = {split: sum(key in both for key in part.content) for split, part in keys.items()}
+    split = next(split for split, count in counts.items() if split != "train" and count)
+    row = splits[split].examples[next(n for n, key in enumerate(keys[split].content) if key in both)]
+    where = " and ".join(
+        f"{count} of the {len(keys[name].content)} rows of {name}"
+        for name, count in counts.items()
+        if count and name != "train"
+    )
+    return (
+        f"Task `{task}`: {where} are trained on as well, with the same prompt and answers, such as that of the "
+        f"prompt `{_short(prompt_key(row))}`. Remove them on one side, or set `data.tasks.{task}.on_overlap=drop`, "
+        f"which leaves out the {counts['train']} rows of train."
+    )
+
+
+def _warn(task: str, reports: dict[str, RowsReport], keys: dict[str, _Keys]) -> None:
+    for split, report in reports.items():
+        if report.trained_prompts:
+            log.warning(
+                "Task `%s`: %d of the %d rows of %s have a prompt that is trained on with other answers.",
+                task,
+                report.trained_prompts,
+                report.rows,
+                split,
+            )
+    if "test" in keys and (both := set(keys["validation"].content).intersection(keys["test"].content)):
+        log.warning("Task `%s`: %d rows are in validation and in test.", task, len(both))
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,169 @@
+"""The plan of a run: rows, tokens, shares and epochs of every task, the trainings that it takes, and a second look."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.data.read.columns import ColumnUse
+from mixalign.data.tokens.tokenise import TokenCounts
+from mixalign.frozen.policy import reference_steps
+from mixalign.frozen.specialists import specialist_steps
+from mixalign.jobs.job import Job
+from mixalign.mixers.base import Rule
+from mixalign.planning.rows import ShownRow, shown_rows
+from mixalign.runs.check import needs_specialists
+
+__all__ = ["Plan", "PlanRow", "make_plan", "plan_rows", "stages", "warnings_of"]
+
+MANY_EPOCHS = 4  # repeats up to here are worth about as much as fresh rows (Muennighoff et al., arXiv 2305.16264)
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One task of the plan.
+
+    Attributes:
+        counts: what tokenisation kept of the training split.
+        duplicates: kept training rows with the same tokens, mask and label as an earlier one.
+        validation: validation rows.
+        sample: probability that a drawn row is of this task, under the mixer's first mixture.
+        token_share: its share of the training tokens, by that mixture and the mean length of its rows.
+        supervised_share: likewise of the supervised tokens.
+        epochs: times its rows would be seen by that mixture.
+        epochs_if_all: likewise, if it got the whole mixture.
+    """
+
+    counts: TokenCounts
+    duplicates: int
+    validation: int
+    sample: float
+    token_share: float
+    supervised_share: float
+    epochs: float
+    epochs_if_all: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        mixer, objective: their names; `steps` and `batch_size` of the generalist.
+        note: whether the mixture of the shares stays.
+        rows: one entry a task.
+        columns: what the columns of each task's rows are used for; all empty for generated tasks.
+        shown: training rows of each task with their masks.
+        stages: the trainings that the run would make, if the cache lacks them.
+        chosen: the keys that were `auto`, and why they are what they are.
+        warnings: what deserves a second look before training.
+    """
+
+    mixer: str
+    objective: str
+    steps: int
+    batch_size: int
+    note: str
+    rows: list[PlanRow]
+    columns: dict[str, ColumnUse] = field(default_factory=dict)
+    shown: dict[str, list[ShownRow]] = field(default_factory=dict)
+    stages: list[str] = field(default_factory=list)
+    chosen: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def make_plan(job: Job, num_rows: int = 1) -> Plan:
+    """The plan of a job, with the first `num_rows` training rows of every task to look at."""
+    settings = job.settings
+    mixer = settings.mixer.for_run(job.tasks, job.steps)
+    rows = plan_rows(job, mixer)
+    return Plan(
+        mixer=settings.mixer_name,
+        objective=settings.objective_name,
+        steps=job.steps,
+        batch_size=settings.batch_size,
+        note=_note(mixer),
+        rows=rows,
+        columns=job.columns,
+        shown={d.task: shown_rows(d, job.tokenizer, job.objective.form, num_rows) for d in job.data["train"]},
+        stages=stages(job, mixer),
+        chosen=list(settings.chosen),
+        warnings=warnings_of(rows),
+    )
+
+
+def plan_rows(job: Job, mixer: Rule) -> list[PlanRow]:
+    """One row a task, for `steps * batch_size` drawn rows."""
+    rows_K = job.rows_K
+    sample_K = mixer.init(rows_K)[0].sample_K
+    drawn = job.steps * job.settings.batch_size
+    counts = [c for split, c in job.counts if split == "train"]
+    token_K = _share(sample_K, [c.tokens / c.kept for c in counts])
+    supervised_K = _share(sample_K, [c.supervised_tokens / c.kept for c in counts])
+    epochs_K, most_K = sample_K * drawn / rows_K, drawn / rows_K
+    columns = (
+        counts,
+        map(_duplicates, job.data["train"]),
+        map(len, job.data["validation"]),
+        sample_K.tolist(),
+        token_K.tolist(),
+        supervised_K.tolist(),
+        epochs_K.tolist(),
+        most_K.tolist(),
+    )
+    return [PlanRow(*cells) for cells in zip(*columns, strict=True)]
+
+
+def _share(sample_K: torch.Tensor, length_K: Sequence[float]) -> torch.Tensor:
+    """Share of each task in all tokens (K,), where rows are drawn with `sample_K` and have `length_K` tokens."""
+    drawn_K = sample_K * torch.tensor(length_K, dtype=torch.float64)
+    return drawn_K / drawn_K.sum()
+
+
+def _duplicates(table: TaskDataset) -> int:
+    return len(table) - len(np.unique(table.row_id_N))
+
+
+def warnings_of(rows: list[PlanRow]) -> list[str]:
+    """What deserves a second look before training."""
+    warnings = []
+    often = [f"`{row.counts.task}` ({row.epochs:.1f} times)" for row in rows if row.epochs > MANY_EPOCHS]
+    if often:
+        warnings.append(
+            f"Repeated more than {MANY_EPOCHS} times: {', '.join(often)}. Further repeats teach little. Lower "
+            "`steps`, or take a mixture that is closer to proportional."
+        )
+    for row in rows:
+        c, name = row.counts, f"Task `{row.counts.task}`"
+        if row.sample == 0:
+            warnings.append(f"{name} has weight zero and would never be drawn.")
+        if c.truncated > c.kept / 2:
+            warnings.append(f"{name}: {c.truncated} of {c.kept} rows are cut at max_length. Raise `data.max_length`.")
+        if c.kept < c.rows / 2:
+            warnings.append(
+                f"{name}: only {c.kept} of {c.rows} rows are left. Raise `data.max_length`, or look at the rows."
+            )
+    return warnings
+
+
+def _note(mixer: Rule) -> str:
+    if mixer.final:
+        return "the proxy's first mixture; the model is then trained on the mean of the proxy's weights"
+    moves = not mixer.static and mixer.composition == "multinomial"
+    return "first mixture; the mixer moves it while it trains" if moves else "this mixture stays"
+
+
+def stages(job: Job, mixer: Rule) -> list[str]:
+    """The trainings that the run would make, if the cache lacks them."""
+    settings, lines = job.settings, []
+    if steps := reference_steps(job):
+        lines.append(f"reference: {steps} steps of SFT x {settings.reference.sft_batch_size} rows")
+    if needs_specialists(settings, in_sweep=False):
+        total = sum(specialist_steps(job, task) for task in range(len(job.tasks)))
+        lines.append(f"specialists: {len(job.tasks)}, {total} steps in all x {settings.specialists.batch_size} rows")
+    made = {"baseline": mixer.excess_over == "baseline", "proxy": mixer.final, "generalist": True}
+    return lines + [
+        f"{name}: {job.steps} steps x {settings.batch_size} rows" for name, is_made in made.items() if is_made
+    ]

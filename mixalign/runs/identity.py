@@ -1,0 +1,185 @@
+"""What a run was begun with beside its settings: the rows of every task as the model reads them, and its first weights.
+
+Paths are not part of it: a run, its files and its model may be moved.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mixalign.data.dataset import TaskDataset
+from mixalign.errors import MixalignError
+from mixalign.files import read_json, write_json
+from mixalign.fingerprint import fingerprint
+from mixalign.jobs.job import Job, rows_fingerprint
+from mixalign.together.agree import decide
+
+__all__ = ["IDENTITY", "check_identity", "check_measured", "check_resumed", "write_identity"]
+
+IDENTITY = "identity.json"
+SHOWN = 4  # tables that a message names
+Rows = Mapping[str, Mapping[str, Any]]
+"""Task -> split -> `rows`, their number, and `fingerprint`, which changes with any token, mask, label or weight."""
+
+log = logging.getLogger(__name__)
+
+
+def write_identity(folder: Path, job: Job) -> None:
+    """Writes `identity.json`: the tasks in their order, each split's rows, and the fingerprint of the base model.
+
+    Args:
+        job: as `reference_policy` gives it back, with the fingerprint of its base model.
+    """
+    write_json(folder / IDENTITY, _identity(job))
+
+
+def check_identity(folder: Path, job: Job) -> None:
+    """Makes sure, on all processes, that a run goes on with the rows, the task order and the base model of its start.
+
+    Folders without an `identity.json`, of older versions, are taken as they are. The base model is compared where the
+    job knows its fingerprint already.
+
+    Raises:
+        MixalignError: naming the tasks and splits whose rows are others, or the base model.
+    """
+    if problem := decide(partial(_reordered, folder, job)) or decide(partial(_difference, folder, job)):
+        raise MixalignError(f"{problem}, or give another `run_dir`.")
+
+
+def check_measured(folder: Path, job: Job) -> None:
+    """The same for a run whose models are measured again, which asks for no order of tasks.
+
+    Raises:
+        MixalignError: naming the tasks and splits whose rows are others, or the base model.
+    """
+    if problem := decide(partial(_difference, folder, job)):
+        raise MixalignError(f"{problem}, or delete its {IDENTITY} to have the model measured with what is there now.")
+
+
+def check_resumed(checkpoint: Path, job: Job) -> None:
+    """The same for a checkpoint that a run is told to go on from: of another base model it is refused.
+
+    Rows may be others on purpose, as may be all that the run does not train; a warning names them.
+
+    Raises:
+        MixalignError: when the checkpoint's run began with another base model.
+    """
+    folder = checkpoint.resolve().parent.parent
+    then, now = decide(partial(_read, folder)), _identity(job)
+    if not then:
+        return
+    if problem := _other_base(then, now, job):
+        raise MixalignError(f"`resume={checkpoint}` cannot go on: {problem}, or leave `resume` out.")
+    changed = _changed_tables(then["rows"], now["rows"])
+    if changed and not job.start:  # said once, before the model is read
+        log.warning("`resume=%s` goes on, though %s.", checkpoint, _named(changed))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """`identity.json`; empty where there is none.
+
+    Raises:
+        MixalignError: when it is damaged.
+    """
+    if not (folder / IDENTITY).is_file():
+        return {}
+    found = read_json(folder / IDENTITY)
+    if missing := sorted({"rows", "base", "chat_template", "versions"} - {*found}):
+        raise MixalignError(f"{folder / IDENTITY} is damaged: it has no `{missing[0]}`. Restore it from a copy.")
+    return found
+
+
+def _reordered(folder: Path, job: Job) -> str:
+    """That the tasks have another order than then: all that a checkpoint knows of them is by number."""
+    then, now = list(_read(folder).get("rows", {})), list(_identity(job)["rows"])
+    if sorted(then) != sorted(now) or then == now or not (folder / "config.yaml").is_file():
+        return ""
+    return (
+        f"The tasks have another order than when the run in {folder} began: {', '.join(now)}; then they were "
+        f"{', '.join(then)}. Put them in that order"
+    )
+
+
+def _difference(folder: Path, job: Job) -> str:
+    """What is other than when the run began, and how it is restored; empty when nothing is."""
+    then, now = _read(folder), _identity(job)
+    if not then or not (folder / "config.yaml").is_file():
+        return ""
+    if changed := _changed_tables(then["rows"], now["rows"]):
+        return f"The run in {folder} cannot go on or be measured: {_named(changed)}. {_why(then, now)}Restore the rows"
+    return _other_base(then, now, job)
+
+
+def _other_base(then: Mapping[str, Any], now: Mapping[str, Any], job: Job) -> str:
+    if not job.start or then["base"] == job.start:
+        return ""
+    source = job.settings.plain["model"]
+    name = f"`model.path={source['path']}`" if "path" in source else "the base model"
+    return (
+        f"The weights or the configuration of {name} are others than when the run began (fingerprint {then['base']} "
+        f"then, {job.start} now). {_other_versions(then, now)}Restore the model"
+    )
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    rows: dict[str, dict[str, Any]] = {task: {} for task in job.tasks}
+    for number, split, table in job.all_datasets:
+        rows[job.tasks[number]][split] = _of(table)
+    for table in job.targets:
+        if not any(table is other for other in job.data["validation"]):
+            rows.setdefault(table.task, {})["target"] = _of(table)
+    template = fingerprint({"chat_template": getattr(job.tokenizer, "chat_template", None)})
+    return {"rows": rows, "base": job.start, "chat_template": template, "versions": _versions()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("mixalign", "transformers", "tokenizers"):
+        with suppress(PackageNotFoundError):  # mixalign, where it runs from a folder
+            found[name] = version(name)
+    return found
+
+
+def _of(table: TaskDataset) -> dict[str, Any]:
+    return {"rows": len(table), "fingerprint": rows_fingerprint([table])}
+
+
+def _changed_tables(then: Rows, now: Rows) -> list[str]:
+    """A clause on each split of a task whose rows are not those of before."""
+    out = []
+    for task in dict.fromkeys([*then, *now]):
+        if task not in then or task not in now:
+            out.append(f"task `{task}` is {'new' if task in now else 'gone'}")
+            continue
+        for split in dict.fromkeys([*then[task], *now[task]]):
+            before, after = then[task].get(split), now[task].get(split)
+            if before is None or after is None:
+                out.append(f"task `{task}` ({split}) is {'new' if before is None else 'gone'}")
+            elif before["fingerprint"] != after["fingerprint"]:
+                sizes = "" if before["rows"] == after["rows"] else f" ({before['rows']} then, {after['rows']} now)"
+                out.append(f"task `{task}` ({split}) has other rows than when this run began{sizes}")
+    return out
+
+
+def _named(changed: list[str]) -> str:
+    more = f"; and {len(changed) - SHOWN} tables more" if len(changed) > SHOWN else ""
+    return "; ".join(changed[:SHOWN]) + more
+
+
+def _why(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if then["chat_template"] != now["chat_template"]:
+        return "The tokenizer's chat template is another one. "
+    return _other_versions(then, now)
+
+
+def _other_versions(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The libraries that are others than then, which may read the same files in another way."""
+    shared = [
+        name for name in now["versions"] if then["versions"].get(name, now["versions"][name]) != now["versions"][name]
+    ]
+    others = [f"{name} {then['versions'][name]} then, {now['versions'][name]} now" for name in shared]
+    return f"Versions: {'; '.join(others)}. " if others else ""
