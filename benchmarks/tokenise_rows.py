@@ -3,7 +3,8 @@
 Both start from the same rows in memory with the same tokenizer. For mixalign the clock runs from rows to the finished
 table (`to_example` and `tokenise`, with the check of sampled conversations), for TRL inside its trainer's
 `_prepare_dataset` alone: neither the model nor the trainer's making is counted, nor how the rows become a `Dataset`.
-Rows are not truncated, so that both make the same number of tokens, which is compared.
+Rows are not truncated, so that both make the same number of tokens, which is compared. CPU-seconds stand beside wall
+seconds, but for the processes that TRL forks.
 
 Variants: `ours_1`, one process and one thread; `ours`, as it comes; `trl`, as it comes; `trl_procs`, with
 `dataset_num_proc` of all cores. `check` is the share of the time that the sampled check takes, on 20,000 conversations.
@@ -47,23 +48,33 @@ def main() -> None:
     found = run_benchmark(__file__, options, VARIANTS, _work, checks=("check",))
     if found is None:
         return
-    names = list(found["trl"][0]["rows_per_s"])
-    speed = {name: {v: spread([r["rows_per_s"] for r in found[v]], name) for v in VARIANTS} for name in names}
+    names = list(found["trl"][0]["rows"])
+    speed, of_cpu = (
+        {name: {v: spread([r[key] for r in found[v]], name) for v in VARIANTS} for name in names}
+        for key in ("rows_per_s", "rows_per_cpu_s")
+    )
     _check_tokens(found)
+    ratios = {name: _ratios(speed[name], of_cpu[name]) for name in names}
     print_table(
-        ["rows/s", *VARIANTS, "ours_1 / trl", "ours / trl", "ours / trl_procs"],
-        [[n, *(round(speed[n][v][0]) for v in VARIANTS), *_ratios(speed[n]).values()] for n in names],
+        ["rows/s", *VARIANTS, *(key.replace("_vs_", " / ") for key in ratios[names[0]])],
+        [[n, *(float(speed[n][v][0]) for v in VARIANTS), *ratios[n].values()] for n in names],
     )
     share = found["check"][0]["share"]
     print(f"the sampled check: {100 * share:.2f} % of the tokenisation of {CHECKED:,} conversations")
-    ratios = {f"{name}_{ratio}": value for name in names for ratio, value in _ratios(speed[name]).items()}
-    rows = found["trl"][0]["rows"]
-    write_json(options.json, "tokenise_rows", "cpu", ratios, check_share=share, rows_per_s=speed, rows=rows, runs=found)
+    figures = {f"{name}_{ratio}": value for name in names for ratio, value in ratios[name].items()}
+    more = {"check_share": share, "rows": found["trl"][0]["rows"], "rows_per_s": speed, "rows_per_cpu_s": of_cpu}
+    write_json(options.json, "tokenise_rows", "cpu", figures, **more, runs=found)
 
 
-def _ratios(speed: dict[str, tuple[float, float, float]]) -> dict[str, float]:
-    pairs = (("ours_1", "trl"), ("ours", "trl"), ("ours", "trl_procs"))
-    return {f"{one}_vs_{other}": speed[one][0] / speed[other][0] for one, other in pairs}
+Figure = tuple[float, float, float]  # median, least, most
+
+
+def _ratios(speed: dict[str, Figure], of_cpu: dict[str, Figure]) -> dict[str, float]:
+    return {
+        "ours_1_vs_trl_per_cpu_s": of_cpu["ours_1"][0] / of_cpu["trl"][0],
+        "ours_vs_trl": speed["ours"][0] / speed["trl"][0],
+        "ours_vs_trl_procs": speed["ours"][0] / speed["trl_procs"][0],
+    }
 
 
 def _check_tokens(found: dict[str, Rows]) -> None:
@@ -79,15 +90,15 @@ def _work(variant: str, options: argparse.Namespace) -> dict[str, Any]:
     if variant == "check":
         return {"share": _share_of_check(options)}
     tokenizer = _tokenizer(options)
-    record: dict[str, Any] = {"rows_per_s": {}, "tokens": {}, "rows": {}}
+    record: dict[str, Any] = {"rows_per_s": {}, "rows_per_cpu_s": {}, "tokens": {}, "rows": {}}
     for name, (kind, rows, marked, template) in _workloads(options).items():
         tokenizer.chat_template = template
         if variant.startswith("trl"):
             workers = os.cpu_count() if variant == "trl_procs" else None
-            seconds, tokens = _theirs(kind, rows, tokenizer, marked, workers, options.models)
+            clock, tokens = _theirs(kind, rows, tokenizer, marked, workers, options.models)
         else:
-            seconds, tokens = _ours(kind, rows, tokenizer, 1 if variant == "ours_1" else None)
-        record["rows_per_s"][name] = len(rows) / seconds
+            clock, tokens = _ours(kind, rows, tokenizer, 1 if variant == "ours_1" else None)
+        record["rows_per_s"][name], record["rows_per_cpu_s"][name] = (len(rows) / seconds for seconds in clock)
         record["tokens"][name], record["rows"][name] = tokens, len(rows)
     return record
 
@@ -165,11 +176,14 @@ def _tokenizer(options: argparse.Namespace) -> Any:
 # --- the two sides ------------------------------------------------------------------------------------------------
 
 
-def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+Clock = tuple[float, float]  # seconds on the wall, and of this process on all cores
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Clock, Any]:
     gc.collect()
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     made = call()
-    return time.perf_counter() - start, made
+    return (time.perf_counter() - start, time.process_time() - busy), made
 
 
 def _tokenise(kind: str, rows: Rows, tokenizer: Any, workers: int | None) -> Any:
@@ -181,30 +195,30 @@ def _tokenise(kind: str, rows: Rows, tokenizer: Any, workers: int | None) -> Any
     return tokenise(examples, tokenizer, task="t", form=form, max_length=MAX_LENGTH, workers=workers)[0]
 
 
-def _ours(kind: str, rows: Rows, tokenizer: Any, workers: int | None) -> tuple[float, int]:
+def _ours(kind: str, rows: Rows, tokenizer: Any, workers: int | None) -> tuple[Clock, int]:
     _tokenise(kind, rows[:2], tokenizer, 1)  # modules are imported, the template is compiled
-    seconds, dataset = _timed(lambda: _tokenise(kind, rows, tokenizer, workers))
-    return seconds, len(dataset.ids_T)
+    clock, dataset = _timed(lambda: _tokenise(kind, rows, tokenizer, workers))
+    return clock, len(dataset.ids_T)
 
 
 def _theirs(
     kind: str, rows: Rows, tokenizer: Any, marked: bool, workers: int | None, folder: Path
-) -> tuple[float, int]:
+) -> tuple[Clock, int]:
     import datasets
     import trl
     from transformers import LlamaConfig, LlamaForCausalLM
 
     class Clocked(getattr(trl, f"{kind}Trainer")):  # type: ignore[misc]
         def _prepare_dataset(self, *args: Any, **kwargs: Any) -> Any:
-            seconds, made = _timed(lambda: super(Clocked, self)._prepare_dataset(*args, **kwargs))
-            clock.append(seconds)
+            clock, made = _timed(lambda: super(Clocked, self)._prepare_dataset(*args, **kwargs))
+            clocks.append(clock)
             return made
 
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     settings: dict[str, Any] = {"output_dir": str(folder), "report_to": [], "use_cpu": True, "bf16": False}
     settings |= {"max_length": MAX_LENGTH, "gradient_checkpointing": False, "dataset_num_proc": workers}
     settings |= {"assistant_only_loss": True} if marked else {}
-    clock: list[float] = []
+    clocks: list[Clock] = []
     for part in (rows[:2], rows):
         model, other = (LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)) for _ in range(2))
         more = {"ref_model": other} if kind == "DPO" else {}
@@ -212,7 +226,7 @@ def _theirs(
         args = getattr(trl, f"{kind}Config")(**settings)
         trainer = Clocked(model=model, args=args, train_dataset=table, processing_class=tokenizer, **more)
     names = ("prompt_ids", "chosen_ids", "rejected_ids") if kind == "DPO" else ("input_ids",)
-    return clock[-1], sum(len(ids) for name in names for ids in trainer.train_dataset[name])
+    return clocks[-1], sum(len(ids) for name in names for ids in trainer.train_dataset[name])
 
 
 def _share_of_check(options: argparse.Namespace) -> float:
@@ -234,7 +248,7 @@ def _share_of_check(options: argparse.Namespace) -> float:
         return made
 
     Reader._look = clocked  # type: ignore[method-assign]
-    seconds, _ = _timed(lambda: _tokenise("SFT", rows, tokenizer, 1))
+    (seconds, _), _ = _timed(lambda: _tokenise("SFT", rows, tokenizer, 1))
     return looked / (seconds - looked)
 
 

@@ -12,7 +12,10 @@ import yaml
 
 from mixalign.chat.templates import NAMES, template_text
 from mixalign.data.read.files import COMPRESSED, TABLES, TEXTS
-from mixalign.data.read.formats import EXTRAS, FORMATS, example_kind, to_example
+from mixalign.data.read.formats import EXTRAS, FORMATS, example_kind
+from mixalign.data.read.sources import load_rows
+from mixalign.data.read.spec import TaskSpec
+from mixalign.data.read.table import SPLITS
 from mixalign.data.tokens.plans import TRAIN_ON
 from mixalign.data.tokens.tokenise import tokenise
 from mixalign.errors import MixalignError
@@ -68,13 +71,15 @@ def as_shown(row, completion: int, decode, between: str = "") -> str:
     return between.join(f"[[{text}]]" if learned else text for text, learned in spans)
 
 
-def read(shown: Shown) -> list[str]:
-    made = tokenizer()
-    example = to_example(shown.row, shown.task.get("columns", {}), chat=True)
+def read(shown: Shown, folder: Path) -> list[str]:
+    """What a task with the row as its file learns, one text an answer."""
+    (folder / "rows.jsonl").write_text(json.dumps(shown.row), encoding="utf-8")
+    made, task = tokenizer(), TaskSpec.from_mapping("shown", {"path": str(folder / "rows.jsonl"), **shown.task})
+    (example,) = load_rows("shown", task, chat=True)
     settings = {
         "form": example_kind(example),
         "max_length": 10_000,
-        "train_on": shown.task.get("train_on", "assistant"),
+        "train_on": task.train_on,
     }
     dataset, _ = tokenise([example], made, task="shown", **settings)
     sides = range(dataset.num_completions)
@@ -84,14 +89,14 @@ def read(shown: Shown) -> list[str]:
 
 
 @pytest.mark.parametrize("shown", [s for s in EXAMPLES if not s.error], ids=lambda s: f"line {s.line}")
-def test_what_is_learned_is_what_the_page_shows(shown):
-    assert read(shown) == shown.learned
+def test_what_is_learned_is_what_the_page_shows(shown, tmp_path):
+    assert read(shown, tmp_path) == shown.learned
 
 
 @pytest.mark.parametrize("shown", [s for s in EXAMPLES if s.error], ids=lambda s: f"line {s.line}")
-def test_what_is_refused_is_refused_in_these_words(shown):
+def test_what_is_refused_is_refused_in_these_words(shown, tmp_path):
     with pytest.raises(MixalignError) as caught:
-        read(shown)
+        read(shown, tmp_path)
     assert shown.error in str(caught.value)
 
 
@@ -102,5 +107,6 @@ def test_every_format_has_an_example(required):
 
 def test_every_column_setting_file_and_template_is_named():
     optional = {name for _, names, _ in FORMATS for name in names}
-    for name in {*optional, *EXTRAS, *TEXTS, *COMPRESSED, *TABLES, *NAMES, *TRAIN_ON}:
+    files = {*TEXTS, *COMPRESSED, *TABLES, *(name for names in SPLITS.values() for name in names)}
+    for name in {*optional, *EXTRAS, *files, *NAMES, *TRAIN_ON}:
         assert f"`{name}`" in PAGE or f'"{name}":' in PAGE, f"docs/formats.md does not name `{name}`"

@@ -163,7 +163,7 @@ def _no_network_and_no_bars(monkeypatch):
 def compare_pairs(rows, tokenizer, folder, max_length=MAX_LENGTH) -> int:
     """TRL truncates pairs in its collator, so its ids are cut here as the collator does."""
     examples = [to_example(row, {}) for row in rows]
-    ours, _ = tokenise(examples, tokenizer, task="t", form="preference", max_length=max_length)
+    ours, _ = tokenise(examples, tokenizer, task="t", form="preference", max_length=max_length, on_lost_text="warn")
     theirs = prepared("DPO", rows, tokenizer, folder, max_length)
     assert len(ours) == len(theirs)
     for row, other in zip((ours[n] for n in range(len(ours))), theirs, strict=True):
@@ -185,7 +185,10 @@ def compare_supervised(rows, tokenizer, folder, max_length=MAX_LENGTH, assistant
     talks = "messages" in rows[0] or "conversations" in rows[0]
     train_on = "all" if talks and not assistant_only else "assistant"
     examples = [to_example(row, {}) for row in rows]
-    ours, _ = tokenise(examples, tokenizer, task="t", form="supervised", max_length=max_length, train_on=train_on)
+    options = {"max_length": max_length, "train_on": train_on, "on_lost_text": "warn"}
+    ours, _ = tokenise(examples, tokenizer, task="t", form="supervised", **options)
+        examples, tokenizer, task="t", form="supervised", max_length=max_length, train_on=train_on, on_lost_text="warn"
+    )
     options |= {"assistant_only_loss": True} if assistant_only else {}
     theirs = prepared("SFT", rows, tokenizer, folder, max_length, **options)
     assert len(ours) == len(theirs)
@@ -200,7 +203,7 @@ def compare_supervised(rows, tokenizer, folder, max_length=MAX_LENGTH, assistant
 def compare_unpaired(rows, tokenizer, folder, max_length=MAX_LENGTH) -> int:
     """As for pairs: TRL cuts in its collator. Its batches need two rows for its estimate of the divergence."""
     examples = [to_example(row, {}) for row in rows]
-    ours, _ = tokenise(examples, tokenizer, task="t", form="unpaired", max_length=max_length)
+    ours, _ = tokenise(examples, tokenizer, task="t", form="unpaired", max_length=max_length, on_lost_text="warn")
     theirs = prepared("KTO", rows, tokenizer, folder, max_length, per_device_train_batch_size=2)
     assert len(ours) == len(theirs)
     assert ours.columns["label"].tolist() == theirs["label"]

@@ -73,6 +73,9 @@ def cut(task: str, rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
             f"between 0 and 1, or `data.tasks.{task}.validation` to a file or a split."
         )
     keys = [_hash(key, seed) for key in prompt_keys(rows)]
+    if len(set(keys)) < 2 and all("messages" in row for row in rows.examples):
+        # conversations that open alike, as with a greeting, are not rows of one prompt
+        keys = [_hash(_content(row), seed) for row in rows.examples]
     distinct = sorted(set(keys))
     if len(distinct) < 2:
         guessed = " What the texts of all pairs share at their beginning counts as prompt." if any(rows.guessed) else ""

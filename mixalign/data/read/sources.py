@@ -114,9 +114,22 @@ def _column_use(task: str, tally: Tally, examples: Sequence[Example]) -> ColumnU
                 f"the prompts of all {len(examples)} rows are empty: `chosen` and `rejected` begin with nothing in "
                 f"common, or `prompt` is empty. Name the prompt's column, `columns: {{prompt: question}}`.{others}"
             )
+        if examples and all(map(_repeats_prompt, examples)):
+            raise MixalignError(
+                f"`chosen` and `rejected` begin with `prompt` in all {len(examples)} rows, which would then be there "
+                "twice. Cut it off, or declare `columns: {prompt: null}`: what both share is the prompt then."
+            )
     if use.unused:
         log.warning("Task `%s`: %s", task, use.warning)
     return use
+
+
+def _repeats_prompt(row: Example) -> bool:
+    """Whether both answers of a pair of texts begin with its prompt, as a short one may by chance in some rows."""
+    prompt, chosen, rejected = (row.get(name) for name in ("prompt", "chosen", "rejected"))
+    if not (isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str) and prompt):
+        return False
+    return chosen.startswith(prompt) and rejected.startswith(prompt)
 
 
 @contextmanager

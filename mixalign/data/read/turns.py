@@ -24,6 +24,7 @@ ROLES = {
 }  # ShareGPT's speakers to chat roles
 KNOWN = ("system", "developer", "user", "assistant", "tool")
 KEYS = {"from": "role", "value": "content"}  # ShareGPT's to ours
+MASKS = ("trainable", "trained", "learn", "label", "mask", "masked", "supervised")  # read nowhere
 WEIGHTS = ("weight", "train", "loss")  # OpenAI's, axolotl's and ms-swift's
 TEXT_PARTS = ("text", "input_text", "output_text")  # `type` of parts that are text; the last two are OpenAI's
 
@@ -167,6 +168,10 @@ def _normalise_weight(message: Message, where: str) -> None:
     given = {key: message.pop(key) for key in WEIGHTS if key in message}
     if "train_detail" in message:
         raise MixalignError(f"{where} has `train_detail`, but a turn is learned whole or not at all: `weight` 0 or 1.")
+    if other := next((key for key in MASKS if message.get(key) in (0, 1)), None):
+        raise MixalignError(f"{where} has `{other}`, which nobody reads. Whether a turn is learned, `train` says.")
+    if message.get("refusal"):
+        raise MixalignError(f"{where} has a `refusal`, which no template writes. Put its text into `content`.")
     for key, value in given.items():
         if not isinstance(value, int | float) or value not in (0, 1):
             raise MixalignError(

@@ -19,6 +19,7 @@ __all__ = ["Chat", "Span", "prints_date"]
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TODAY = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
+HALF = re.compile(r"<[^<>\s]*$")
 OURS = ("weight",)  # what a message says to us and not to a template
 
 Span = tuple[int, int]
@@ -107,10 +108,11 @@ class Chat:
     @cached_property
     def cure(self) -> str:
         """What to do about a template that does not fit."""
-        from mixalign.chat.templates import suggest_template
+        from mixalign.chat.templates import suggest_template, template_text
 
         template = self.tokenizer.chat_template
         name = suggest_template(template) if isinstance(template, str) else None
+        name = None if name and template == template_text(name) else name
         like = f", such as `model.chat_template={name}`" if name else ""
         return f"Set `model.chat_template` to one that writes every text of every turn and keeps it there{like}."
 
@@ -163,8 +165,9 @@ class _Refusals:
                 "`tokenizer.chat_template`, or set `model.chat_template`."
             ) from error
         if isinstance(error, TemplateError | TypeError | ValueError | ArithmeticError | LookupError | AttributeError):
+            reason = str(error).rstrip(".")
             raise MixalignError(
-                f"{self.where}: the chat template refuses {self.row}: {error}. Correct the row or the template."
+                f"{self.where}: the chat template refuses {self.row}: {reason}. Correct the row or the template."
             ) from error
 
 
@@ -250,7 +253,9 @@ class _Search:
         if not self.text.startswith(before):
             return None
         found.cut = True
-        return common_prefix(start, self.text)
+        shared = common_prefix(start, self.text)
+        half = HALF.search(self.text, len(before), shared)  # `<` of `<think>` and of `<b>` is nothing that both have
+        return half.start() if half else shared
 
     def _first(self) -> int | None:
         """Where the answer of a conversation's first turn begins: nothing was asked, so its opening is looked for."""

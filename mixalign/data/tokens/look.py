@@ -16,7 +16,7 @@ __all__ = ["Rendered", "missing", "problem_of"]
 
 MARKS = re.compile(r"[\W_]+")  # templates change white space, quotes and the like; letters and digits stay
 ASCII_MARKS = bytes(n for n in range(128) if not chr(n).isalnum())
-LEAST = 8  # letters and digits of a text that nobody says twice by chance
+LEAST = 12  # letters and digits of a text that nobody says twice by chance
 THOUGHT = "</think>"  # templates leave out thoughts of turns that are over
 
 
@@ -31,6 +31,7 @@ class Rendered:
         ends: turn to the token ids at the end of its span.
         asked: turns at the beginning that may hold nothing that is learned but those of `spans`; what comes after
             them, an answer of several turns, is learned as a whole.
+        tools: that the row has.
     """
 
     messages: Sequence[Message]
@@ -38,6 +39,7 @@ class Rendered:
     spans: Mapping[int, Span]
     ends: Mapping[int, Sequence[int]]
     asked: int
+    tools: Sequence[Any] = ()
 
 
 def problem_of(seen: Rendered, stops: Mapping[int, str]) -> str | None:
@@ -52,6 +54,9 @@ def problem_of(seen: Rendered, stops: Mapping[int, str]) -> str | None:
             return f"the chat template leaves out {lost} of {_name(turn, message)}"
         if turn in seen.spans and (problem := _of_learned(turn, seen, others, stops)):
             return problem
+    names = [str(tool.get("function", tool).get("name", "")) for tool in seen.tools]
+    if unsaid := [name for name in names if not _holds(squeezed, name)]:
+        return f"the chat template leaves out the tool {unsaid[0]!r} (column `tools`)"
     return None
 
 
@@ -119,9 +124,10 @@ def _of_learned(
         return f"{lost} of {name} is in the text, but is not learned"
     if turn >= seen.asked + 1:  # behind other turns of an answer
         return _end_problem(seen, turn, stops)
-    answer = _squeeze(max((text for _, text in _said(message)), key=len, default=""))
-    around = span.replace(answer, "", 1) if answer else span
-    if len(answer) >= LEAST and answer in around:
+    around, answer = span, _squeeze(max((text for _, text in _said(message)), key=len, default=""))
+    for _, text in sorted(_said(message), key=lambda entry: -len(entry[1])):
+        around = _without(around, text)
+    if len(answer) >= LEAST and around.count(answer):
         return f"the answer of {name} is learned twice"
     for short, text, place in others:
         if short in around:
@@ -154,11 +160,21 @@ def _squeeze(text: str) -> str:
     return MARKS.sub("", text)
 
 
+def _forms(text: str) -> Iterator[str]:
+    """The letters and digits of a text as it stands, and as JSON writes it."""
+    yield _squeeze(text)
+    for plain in (True, False):
+        yield _squeeze(json.dumps(text, ensure_ascii=plain))
+
+
 def _holds(squeezed: str, text: str) -> bool:
-    """Whether a text is there as it stands, or as JSON writes it."""
-    if _squeeze(text) in squeezed:
-        return True
-    return any(_squeeze(json.dumps(text, ensure_ascii=plain)) in squeezed for plain in (True, False))
+    return any(form in squeezed for form in _forms(text))
+
+
+def _without(squeezed: str, text: str) -> str:
+    """The rest, with a mark where a text was taken out once."""
+    form = next((form for form in _forms(text) if form and form in squeezed), None)
+    return squeezed.replace(form, "|", 1) if form else squeezed
 
 
 def _lost_part(squeezed: str, text: str) -> str:

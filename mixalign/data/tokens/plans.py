@@ -55,6 +55,7 @@ class Texts:
         templated: whether a chat template wrote them.
         talks: the turns of each full text; none for plain text, and where every token is learned.
         asked: turns of the prompt; those after it are learned as a whole.
+        tools: that the template was given.
         learned: turn to its characters that are learned; None: everything after the prompt.
         label: of an unpaired row.
         weight: of the row inside its task.
@@ -69,6 +70,7 @@ class Texts:
     learned: dict[int, Span] | None = None
     label: bool | None = None
     weight: float | None = None
+    tools: Sequence[Any] = ()
     cut: bool = False
 
 
@@ -96,6 +98,7 @@ class Planner:
         names = ("chosen", "rejected") if self.options.form == "preference" else ANSWERS
         answers: list[Any] = [example[name] for name in names if name in example]  # type: ignore[literal-required]
         kept: dict[str, Any] = {"label": example.get("label"), "weight": example.get("weight")}
+        kept["tools"] = example.get("tools") or ()
         if "messages" in example:
             return self._conversation(example["messages"], 0, example, row, kept)
         prompt: Any = example["prompt"]
@@ -189,8 +192,8 @@ class Planner:
         if form == "supervised" and "label" in example:
             raise MixalignError(
                 f"{self.where}: {row} is an unpaired preference (prompt, completion and a `label` of true or false), "
-                "which objective=sft does not learn from. Train with objective=kto; or keep the rows labelled true, and "
-                "say `columns: {label: null}`."
+                "which objective=sft does not learn from. Train with objective=kto; or keep the rows labelled true, "
+                "and say `columns: {label: null}`."
             )
         if form in ("unpaired", "mismatched") and "label" not in example:
             raise MixalignError(

@@ -101,7 +101,7 @@ class Reader:
             for turn, span in spans.items():
                 start, end = table.tokens(text, span)
                 ends[turn] = ids[max(start, end - TAIL) : end].tolist()
-            if problem := problem_of(Rendered(talk, text, spans, ends, plan.asked), self.stops):
+            if problem := problem_of(Rendered(talk, text, spans, ends, plan.asked, plan.tools), self.stops):
                 if self.options.on_lost_text == "raise":
                     aside = "`data.on_lost_text=warn` trains all the same."
                     raise MixalignError(f"{self.where}: {row}: {problem}. {self.chat.cure} {aside}")

@@ -118,3 +118,14 @@ def test_a_cut_of_nothing_but_same_answers_is_refused(tmp_path):
         load_task("t", TaskSpec(path=str(tmp_path / "a.jsonl")))
     # a cut that holds others as well is taken
     assert len(load_task("t", TaskSpec(path=str(tmp_path / "a.jsonl")), validation_fraction=0.3)["validation"]) == 6
+
+
+def test_conversations_that_open_alike_are_cut_by_all_that_they_say(tmp_path):
+    rows = [
+        {"messages": [{"role": role, "content": text} for role, text in (("user", "Hello"), ("assistant", f"Hi {n}"))]}
+        for n in range(10)
+    ]
+    path = tmp_path / "talk.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_task("talk", TaskSpec(path=str(path)))
+    assert (len(found["train"]), len(found["validation"])) == (9, 1)

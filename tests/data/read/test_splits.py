@@ -140,3 +140,14 @@ def test_overlap_is_seen_in_every_format(tmp_path, kind):
     with pytest.raises(MixalignError, match=r"1 of the 2 rows of validation are trained on"):
         load(tmp_path)
     assert json.loads((tmp_path / "train.jsonl").read_text()) == one
+
+
+def test_texts_that_begin_with_a_short_prompt_in_every_row(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"Say {n}", "chosen": f"Say {n} yes", "rejected": f"Say {n} no"} for n in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(MixalignError, match=r"Task `t`: `chosen` and `rejected` begin with `prompt` in all 9 rows"):
+        load_task("t", TaskSpec(path=str(path)))
+    rows[0] = {"prompt": "Say 0", "chosen": "yes", "rejected": "no"}  # by chance then
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(load_task("t", TaskSpec(path=str(path)))["train"]) == 8

@@ -226,6 +226,41 @@ def test_what_is_lost_may_be_let_through(caplog):
     assert re.search(r"`maths` \(train\): row 1: .*leaves out '<think>count</think>8'.* 2 more", record.getMessage())
 
 
+SEARCH = {"function": {"name": "search", "arguments": {"query": "the weather in Rome today"}}}
+FINE = {
+    "a call repeats the question": [
+        turn("user", "the weather in Rome today"),
+        turn("assistant", "I look it up for you, in the place that knows it best of all.", tool_calls=[SEARCH]),
+    ],
+    "an answer repeats the question": [ASKED, turn("assistant", f"{ASKED['content']} It is 8.")],
+    "an answer repeats itself": [ASKED, turn("assistant", "no no no no no no no no no no no no")],
+    "a word of the header": [ASKED, turn("assistant", "assistant")],
+    "three say the same": [turn(role, "Say the same thing.") for role in ("system", "user", "assistant")],
+    "an empty system prompt": [turn("system", ""), ASKED, turn("assistant", "8")],
+    "code": [ASKED, turn("assistant", "```python\nprint('a\\n')\n```")],
+    "json": [ASKED, turn("assistant", '{"a": ["\u00e9", 1]}')],
+}
+
+
+@pytest.mark.parametrize("what", FINE)
+def test_there_is_no_false_alarm(what):
+    learned_of(FINE[what], TOOLS)
+    if not any("tool_calls" in message for message in FINE[what]):
+        learned_of(FINE[what], MARKED)
+
+
+def test_tools_that_a_template_ignores_are_named():
+    row = {"messages": [ASKED, turn("assistant", "8")], "tools": [{"function": {"name": "add"}}]}
+    with pytest.raises(MixalignError, match=r"leaves out the tool 'add' \(column `tools`\)"):
+        run([row], with_markers(CHATML))
+
+
+def test_half_a_tag_is_nothing_that_two_texts_share():
+    thinking = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
+    assert learned_of([ASKED, turn("assistant", "<b>8</b>")], thinking) == "<b>8</b><|im_end|>\n"
+    assert learned_of([ASKED, turn("assistant", "")], thinking) == "<|im_end|>\n"
+
+
 def test_json_and_tools_are_found_as_templates_write_them():
     quoted = turn("assistant", "", tool_calls=[{"function": {"name": "say", "arguments": {"text": 'caf\u00e9 "x"\n'}}}])
     assert learned_of([ASKED, quoted], TOOLS).startswith('{"name": "say"')
