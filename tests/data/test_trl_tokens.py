@@ -185,10 +185,8 @@ def compare_supervised(rows, tokenizer, folder, max_length=MAX_LENGTH, assistant
     talks = "messages" in rows[0] or "conversations" in rows[0]
     train_on = "all" if talks and not assistant_only else "assistant"
     examples = [to_example(row, {}) for row in rows]
-    options = {"max_length": max_length, "train_on": train_on, "on_lost_text": "warn"}
-    ours, _ = tokenise(examples, tokenizer, task="t", form="supervised", **options)
-        examples, tokenizer, task="t", form="supervised", max_length=max_length, train_on=train_on, on_lost_text="warn"
-    )
+    reading = {"max_length": max_length, "train_on": train_on, "on_lost_text": "warn"}
+    ours, _ = tokenise(examples, tokenizer, task="t", form="supervised", **reading)
     options |= {"assistant_only_loss": True} if assistant_only else {}
     theirs = prepared("SFT", rows, tokenizer, folder, max_length, **options)
     assert len(ours) == len(theirs)
