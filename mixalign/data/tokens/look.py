@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from mixalign.data.tokens.chat import Span
     from mixalign.types import Message
 
-__all__ = ["Rendered", "missing", "problem_of"]
+__all__ = ["Rendered", "missing", "problem_of", "unread"]
 
 MARKS = re.compile(r"[\W_]+")  # templates change white space, quotes and the like; letters and digits stay
 ASCII_MARKS = bytes(n for n in range(128) if not chr(n).isalnum())
 LEAST = 12  # letters and digits of a text that nobody says twice by chance
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # what messages call them
+READ = {"role", "content", "tool_calls", "tool_call_id", "weight", *THOUGHTS}
 THOUGHT = "</think>"  # templates leave out thoughts of turns that are over
 
 
@@ -60,6 +62,18 @@ def problem_of(seen: Rendered, stops: Mapping[int, str]) -> str | None:
     return None
 
 
+def unread(seen: Rendered) -> str | None:
+    """Which text of which turn neither the template writes nor anybody else reads; None when there is none."""
+    squeezed = _squeeze(seen.text)
+    for turn, message in enumerate(seen.messages):
+        for key in message.keys() - READ:
+            if isinstance(message[key], str) and not _holds(squeezed, message[key]):
+                return (
+                    f"nothing is learned from `{key}` of {_name(turn, message)}, which the chat template does not write"
+                )
+    return None
+
+
 def missing(message: Message, text: str) -> str:
     """The first text of a turn that a rendered text lacks, quoted; empty when nothing is missing."""
     return _lost(message, _squeeze(text), whole=True)
@@ -79,7 +93,7 @@ def _said(message: Message, whole: bool = True) -> Iterator[tuple[str, str]]:
         yield "content", content if whole or message["role"] != "assistant" else content.rpartition(THOUGHT)[2]
     if not whole:
         return
-    for key in ("reasoning_content", "thinking", "reasoning"):
+    for key in THOUGHTS:
         if isinstance(thought := message.get(key), str):
             yield key, thought
             break

@@ -12,7 +12,7 @@ import numpy as np
 from mixalign.data.prefix import common_ids, common_prefix
 from mixalign.data.tokens.chat import Chat, Span
 from mixalign.data.tokens.chunk import Piece, TokenChunk, flatten
-from mixalign.data.tokens.look import Rendered, problem_of
+from mixalign.data.tokens.look import Rendered, problem_of, unread
 from mixalign.data.tokens.plans import Planner, ReadOptions, Texts
 from mixalign.errors import MixalignError
 
@@ -101,11 +101,14 @@ class Reader:
             for turn, span in spans.items():
                 start, end = table.tokens(text, span)
                 ends[turn] = ids[max(start, end - TAIL) : end].tolist()
-            if problem := problem_of(Rendered(talk, text, spans, ends, plan.asked, plan.tools), self.stops):
+            seen = Rendered(talk, text, spans, ends, plan.asked, plan.tools)
+            if problem := problem_of(seen, self.stops):
                 if self.options.on_lost_text == "raise":
                     aside = "`data.on_lost_text=warn` trains all the same."
                     raise MixalignError(f"{self.where}: {row}: {problem}. {self.chat.cure} {aside}")
                 return [f"{row}: {problem}"]
+            if note := unread(seen):
+                return [f"{row}: {note}"]
         return []
 
 

@@ -255,6 +255,15 @@ def test_tools_that_a_template_ignores_are_named():
         run([row], with_markers(CHATML))
 
 
+def test_keys_of_turns_that_nobody_reads_are_named(caplog):
+    row = {"messages": [ASKED | {"context": "In base ten."}, turn("assistant", "8", id="x1")]}
+    run([row] * 3, with_markers(CHATML))
+    assert re.search(r"row 1: nothing is learned from `context` of turn 1, user.* 2 more", caplog.text)
+    caplog.clear()
+    run([row], with_markers(CHATML.replace("{{ m.content }}", "{{ m.context }}{{ m.id }}{{ m.content }}")))
+    assert caplog.text == ""
+
+
 def test_half_a_tag_is_nothing_that_two_texts_share():
     thinking = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
     assert learned_of([ASKED, turn("assistant", "<b>8</b>")], thinking) == "<b>8</b><|im_end|>\n"
