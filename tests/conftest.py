@@ -274,7 +274,8 @@ def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
     url = f"http://127.0.0.1:{server.server_port}"
     handler.url, handler.close, handler.cache = url, close, tmp_path / "hub"
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(hf_api.api, "endpoint", url)  # asks for lists of files, and remembers its address
+    monkeypatch.setattr(hf_api.api, "endpoint", url)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # it remembers the address
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
