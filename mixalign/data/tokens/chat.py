@@ -44,6 +44,7 @@ class Chat:
     def __init__(self, tokenizer: Any, where: str, variables: Mapping[str, Any], day: str | None = None) -> None:
         self.tokenizer, self.where, self.variables, self.day = tokenizer, where, dict(variables), day
         self._templates: dict[bool, str] = {}
+        self._marks: dict[str, bool] = {}  # template to whether it marks turns: asked for every row
 
     def render(self, messages: Sequence[Message], example: Example, row: str, generation: bool = False) -> str:
         """The text of a conversation; with `generation` up to where the assistant would answer.
@@ -64,7 +65,10 @@ class Chat:
 
     def marked(self, example: Example, row: str) -> bool:
         """Whether the template itself marks the assistant's turns, with `{% generation %}`."""
-        return bool(GENERATION.search(self._template(example, row)))
+        template = self._template(example, row)
+        if template not in self._marks:
+            self._marks[template] = bool(GENERATION.search(template))
+        return self._marks[template]
 
     def render_marked(self, messages: Sequence[Message], example: Example, row: str) -> tuple[str, list[Span]]:
         """The text of a conversation and its marked characters.
