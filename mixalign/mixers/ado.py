@@ -139,6 +139,7 @@ def _more_curve(loss_K: Tensor, count_K: Tensor, state: State) -> State:
     if point == POINTS:
         point, stretch = POINTS // 2, 2 * stretch
         sums = {name: _halved(value) for name, value in sums.items()}
+    count_K = count_K.where(~loss_K.isnan(), 0.0)
     sums["loss_KP"][:, point] += (loss_K * count_K).nan_to_num(0.0)
     sums["count_KP"][:, point] += count_K
     sums["samples_P"][point] += state["samples"]

@@ -18,7 +18,7 @@ Budget = Literal["steps", "epochs"]
 
 @dataclass(frozen=True)
 class Ideal(Rule):
-    """Changes the volume of task i by `n_i <- int(n_i (1 + beta_i))`, `beta = m benefit / max |benefit|`.
+    """Changes the volume of task i by `n_i <- int(n_i (1 + beta_i))`, `beta = m benefit / max |benefit|` over all tasks.
 
     The model is trained from the same start in every round, on exactly the volumes of that round; the benefit is
     `-dQ/dbeta` of the target loss Q (section 2 of the paper), measured on the trained model. A volume above the
@@ -78,7 +78,8 @@ class Ideal(Rule):
     def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:
         benefit_K = read(signal, "benefit_K", state["rows_K"])
         sure_K = read(signal, "confidence_K", state["rows_K"]) >= self.min_confidence
-        beta_K = relative_change(benefit_K.where(sure_K, 0.0), float(state["m"]))
+        # scaled by all that was measured, so that an uncertain large benefit does not blow up the small ones beside it
+        beta_K = relative_change(benefit_K, float(state["m"])).where(sure_K, 0.0)
         volume_K = self._bounded(state["volume_K"] * (1 + beta_K), state["rows_K"])
         return Mix(normalise(volume_K)), {**state, "volume_K": volume_K, "m": state["m"] * self.decay}
 

@@ -36,6 +36,9 @@ PROBED = frozenset(name for name, source in PROVIDERS.items() if source == _PROB
 def read(signal: "MixSignal", name: str, state_K: Tensor) -> Tensor:
     """The measurement `name` as float64 (K,) or (K, K), checked against the number of tasks of the state.
 
+    What is not finite is nan: not measured. So no infinity, such as the gain of a task whose loss is exactly 0, reaches
+    a rule, whose state would keep it for good.
+
     Raises:
         MixalignError: when nothing measured it, or its shape is not (K,), or (K, K) for a name in `_KK`.
     """
@@ -44,4 +47,5 @@ def read(signal: "MixSignal", name: str, state_K: Tensor) -> Tensor:
         raise MixalignError(f"This mixer needs `{name}`, and nothing measured it: {PROVIDERS[name]}.")
     if value_K.shape != state_K.shape * name.count("K"):
         raise MixalignError(f"`{name}` has shape {tuple(value_K.shape)}, but the mixture has {len(state_K)} tasks.")
-    return value_K.to(torch.float64)
+    value_K = value_K.to(torch.float64)
+    return value_K.where(value_K.isfinite(), torch.nan)

@@ -61,6 +61,7 @@ class ODM(Rule):
     def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:
         loss_K = self.scale * read(signal, "loss_iw_K", state["reward_K"])
         reward_K = self.decay * state["reward_K"] + (1 - self.decay) * loss_K
+        reward_K = reward_K.where(~loss_K.isnan(), state["reward_K"])
         return Mix(self._sample(reward_K, signal.step + 1)), {"reward_K": reward_K}
 
     def _sample(self, reward_K: Tensor, steps: int) -> Tensor:

@@ -158,7 +158,8 @@ class Wrapped(Rule):
             elif name.endswith("_iw_K"):
                 more[f"sum.{name}"] = old_K + value_K
             else:
-                more[f"sum.{name}"] = old_K + (value_K * signal.counted_K).nan_to_num(0.0)
+                # nan of a task with samples stays: zeros would count as measured
+                more[f"sum.{name}"] = old_K + (value_K * signal.counted_K).where(signal.counted_K > 0, 0.0)
         more["batches"] = state["batches"] + 1
         more |= {name: state[name] + signal.count_K for name in ("count_K", "seen_K")}
         if signal.weight_K is not None or "weight_K" in state:  # of none of a task's samples so far, or of all

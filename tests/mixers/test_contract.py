@@ -227,6 +227,29 @@ def test_long_runs_with_large_signals_stay_finite_and_on_the_simplex(mixer):
 
 
 @every_mixer
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 0.0])
+@pytest.mark.parametrize("where", ["one task", "all tasks"])
+def test_what_is_not_finite_counts_as_not_measured(mixer, value, where):
+    """In every field at once and one by one: weights stay on the simplex, and the rule moves again afterwards."""
+    hit = slice(1, 2) if where == "one task" else slice(None)
+    for name in [*(mixer.needs & {*MEASUREMENTS}), None]:
+        mix, state = run(mixer, 6, 3)
+        for step in range(3, 9):
+            given = signal(6, step)
+            changed = {n: getattr(given, n).clone() for n in ([name] if name else MEASUREMENTS)}
+            for broken in changed.values():
+                broken[hit] = value
+            mix, state = mixer.update(replace(given, **changed), state)
+            assert_on_simplex(mix, 6)
+        before = mix
+        for step in range(9, 60):
+            mix, state = mixer.update(signal(6, step), state)
+            assert_on_simplex(mix, 6)
+        assert all(v.isfinite().all() or "sum." in key for key, v in state.items()), (name, state)
+        assert mixer.static or mixer.cadence == "round" or not torch.equal(mix.alpha_K, before.alpha_K)
+
+
+@every_mixer
 def test_rows_may_have_weights(mixer):
     """Of a task whose samples all have weight 0 there is no mean; weights of 1 are none."""
     mix, state = mixer.init(rows(6))

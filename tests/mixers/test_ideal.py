@@ -37,8 +37,10 @@ def test_volumes_compound_over_rounds_and_m_may_decay():
     assert play(Ideal(decay=0.5), (1000, 1000), (1.0, -1.0), (1.0, -1.0))[1] == [1236, 786]  # then 7.5 %
 
 
-def test_an_uncertain_sign_leaves_a_volume_alone_and_does_not_set_the_scale():
-    assert play(Ideal(), (1000, 1000, 1000), (9.0, 1.0, -0.5), sure=(0.6, 0.95, 0.99))[1] == [1000, 1150, 925]
+def test_an_uncertain_sign_leaves_a_volume_alone_and_sets_the_scale():
+    """Else a small benefit would have the largest change because large ones are uncertain."""
+    assert play(Ideal(), (1000, 1000, 1000), (10.0, -8.0, 0.01), sure=(0.89, 0.89, 0.95))[1] == [1000, 1000, 1000]
+    assert play(Ideal(), (1000, 1000, 1000), (9.0, 3.0, -1.5), sure=(0.6, 0.95, 0.99))[1] == [1000, 1050, 975]
     assert play(Ideal(), (1000, 1000), (9.0, 1.0), sure=(0.5, 0.5))[1] == [1000, 1000]
     assert play(Ideal(), (1000, 1000), (float("nan"), 1.0))[1] == [1000, 1150]
 

@@ -73,7 +73,12 @@ def test_specialists_that_memorised_are_named(dpo_job, tmp_path, caplog):
     assert said.startswith(
         "The specialist of task `compare` has memorised its rows (loss 0.010 on training rows, 0.600"
     )
-    dpo_job.validation[2].columns["specialist_loss"][:] = 0.1  # nothing to speak of
+    for held_out, warned in ((0.15, True), (0.05, False)):  # of the 0.67 that it gained: a fifth; nothing to speak of
+        dpo_job.train[2].columns["specialist_loss"][:] = 0.025
+        dpo_job.validation[2].columns["specialist_loss"][:] = held_out
+        assert len(warnings_of(dpo_job, tmp_path, caplog)) == warned
+    dpo_job.validation[2].columns["specialist_loss"][:] = 0.0
+    dpo_job.validation[2].columns["specialist_loss"][0] = 1.2  # one bad row of eight: by chance
     assert warnings_of(dpo_job, tmp_path, caplog) == []
 
 

@@ -34,33 +34,10 @@ class SpecialistCheck(L.Callback):
         data = trainer.datamodule
         for task, train in enumerate(data.train):
             if self.judges and "specialist_loss" in train.columns:
-                self._judge(task, train, pl_module.objective)
+                start = _start(task, train, pl_module.objective)
+                _judge(train, start)
                 if data.validation and "specialist_loss" in data.validation[task].columns:
-                    self._compare(train, data.validation[task])
-
-    def _judge(self, task: int, train: TaskDataset, objective: Objective) -> None:
-        """Warns when a specialist is no better on its own rows than the reference policy."""
-        if "reference_logp" not in train.columns:
-            return
-        specialist = train.mean(train.columns["specialist_loss"])
-        start = train.mean(frozen_losses(objective, train, train.columns["reference_logp"], task))
-        if specialist >= start:
-            log.warning(
-                "The specialist of task `%s` is no better than the model that training starts from (loss %.3f against "
-                "%.3f): its excess says nothing. Train it for more steps or with a higher learning rate.",
-                train.task, specialist, start,
-            )  # fmt: skip
-
-    def _compare(self, train: TaskDataset, validation: TaskDataset) -> None:
-        """Warns when a specialist knows its own rows far better than others."""
-        specialist = train.mean(train.columns["specialist_loss"])
-        held_out = validation.mean(validation.columns["specialist_loss"])
-        if held_out - specialist > max(0.25, 0.5 * held_out):
-            log.warning(
-                "The specialist of task `%s` has memorised its rows (loss %.3f on training rows, %.3f on held-out "
-                "ones), so that excess turns into plain loss. Train specialists for fewer steps.",
-                train.task, specialist, held_out,
-            )  # fmt: skip
+                    _compare(train, data.validation[task], start)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx > 0 or "reference_logp_BS" not in batch or trainer.global_step > 1:
@@ -74,3 +51,39 @@ class SpecialistCheck(L.Callback):
                 f"first loss differs by {off:.3g} nats from the {float(expected_B.mean()):.3f} that they give. Delete "
                 "the score tables of this reference, or set `reference.mode=frozen_copy`."
             )
+
+
+def _start(task: int, table: TaskDataset, objective: Objective) -> float | None:
+    """Mean loss of the reference policy, with which training starts; None where it is not known."""
+    if "reference_logp" not in table.columns:
+        return None
+    return table.mean(frozen_losses(objective, table, table.columns["reference_logp"], task))
+
+
+def _judge(train: TaskDataset, start: float | None) -> None:
+    """Warns when a specialist is no better on its own rows than the reference policy."""
+    specialist = train.mean(train.columns["specialist_loss"])
+    if start is not None and specialist >= start:
+        log.warning(
+            "The specialist of task `%s` is no better than the model that training starts from (loss %.3f against "
+            "%.3f): its excess says nothing. Train it for more steps or with a higher learning rate.",
+            train.task, specialist, start,
+        )  # fmt: skip
+
+
+def _compare(train: TaskDataset, validation: TaskDataset, start: float | None) -> None:
+    """Warns when a specialist knows its own rows far better than others.
+
+    That is when its loss there is less than half of that on held-out rows, and the difference more than a tenth of what
+    it took off the start's loss, and more than two standard errors of the held-out mean.
+    """
+    loss_N = validation.columns["specialist_loss"]
+    specialist, held_out = train.mean(train.columns["specialist_loss"]), validation.mean(loss_N)
+    gained = held_out if start is None else max(start, held_out) - specialist
+    error = float(loss_N.std()) / len(loss_N) ** 0.5
+    if held_out - specialist > max(0.5 * held_out, 0.1 * gained, 2 * error):
+        log.warning(
+            "The specialist of task `%s` has memorised its rows (loss %.3f on training rows, %.3f on held-out "
+            "ones), so that excess turns into plain loss. Train specialists for fewer steps.",
+            train.task, specialist, held_out,
+        )  # fmt: skip
