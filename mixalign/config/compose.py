@@ -25,7 +25,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (p / "train.yaml").is_file())
 """The folder of the configuration: inside the package in a wheel, beside it in a checkout."""
 
-RENAMED = {"data.reference": "data.target"}
+RENAMED = {"data.reference": "data.target", "trainer.fast_dev_run": "fast_dev_run"}
 
 
 def register_resolvers() -> None:
@@ -86,5 +86,5 @@ def _as_today(text: str) -> str:
     for old, new in RENAMED.items():
         if text.lstrip("+~").startswith((f"{old}=", f"{old}.")):
             log.warning("`%s` is called `%s` now.", old, new)
-            text = text.replace(old, new, 1)
+            text = text.lstrip("+").replace(old, new, 1)
     return f"++{text}" if text.startswith(("data.tasks.", "data.target.")) else text

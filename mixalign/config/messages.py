@@ -8,6 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.training.trainer_arguments import why_not
 
 __all__ = ["user_message"]
 
@@ -50,6 +51,8 @@ def _first(error: BaseException) -> str:
 def _hint(error: BaseException, cause: BaseException | None) -> str | None:
     key = re.search(r"Key '([^']+)' is not in struct", f"{error} {cause}")
     parent = getattr(cause, "parent_node", None) or getattr(error, "parent_node", None)
+    if key and parent is not None and parent._get_full_key("") == "trainer":
+        return why_not(key.group(1))
     if key and parent is not None:
         return did_you_mean(key.group(1), [str(k) for k in parent])
     return None

@@ -16,6 +16,7 @@ from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.mixers.fixed import Fixed
 from mixalign.models.tiny import TinyLlama
+from mixalign.training.trainer_arguments import check_arguments
 from mixalign.types import Form
 
 __all__ = ["NEEDED", "check_place", "parse", "parse_saved"]
@@ -112,9 +113,8 @@ def _known_part(config: Mapping[str, Any]) -> dict[str, Any]:
     names = {entry.name for entry in fields(RunSettings) if "touches" in entry.metadata}
     known = {key: value for key, value in config.items() if key in names}
     for group, kind in GROUPS.items():
-        if kind is not TrainerSettings:
-            inner = {entry.name for entry in fields(kind)}
-            known[group] = {key: value for key, value in known[group].items() if key in inner}
+        inner = {entry.name for entry in fields(kind)}
+        known[group] = {key: value for key, value in known[group].items() if key in inner}
     return known
 
 
@@ -140,10 +140,8 @@ def _form(config: Mapping[str, Any]) -> Form:
 def _group(name: str, config: Mapping[str, Any]) -> Any:
     """One of the groups that a dataclass describes."""
     kind, node = GROUPS[name], dict(config[name])
-    more = {}
     if kind is TrainerSettings:
-        known = {entry.name for entry in fields(kind)}
-        more = {"more": {key: node.pop(key) for key in [*node] if key not in known}}
+        check_arguments(key for key in node if key not in {entry.name for entry in fields(kind)})
     values = _values(kind, node, f"{name}.")
     if kind is DataSettings:
         values["tasks"] = {
@@ -151,7 +149,7 @@ def _group(name: str, config: Mapping[str, Any]) -> Any:
             for task, entry in (values["tasks"] or {}).items()
         }
         values["target"] = _target(values.get("target"))
-    return kind(**values, **more)
+    return kind(**values)
 
 
 def _target(value: Any) -> Any:

@@ -161,7 +161,7 @@ class TrainerSettings:
     Attributes:
         strategy: a name, or a mapping with `_target_`: a strategy serves one training, so each builds its own.
         timeout: minutes that a process waits for another one.
-        more: further arguments of Lightning's Trainer.
+        profiler: of the generalist's training.
     """
 
     accelerator: str = setting(anything, "speed")
@@ -171,12 +171,22 @@ class TrainerSettings:
     precision: str | int = setting(anything)
     timeout: float = setting(partial(check_number, low=0, open_low=True, why="Minutes."), "speed", default=30)
     deterministic: bool | str = setting(word(True, False, "warn"), "speed", default=False)
-    more: Mapping[str, Any] = part(default_factory=dict)
+    benchmark: bool = setting(check_flag, "speed", default=False)
+    detect_anomaly: bool = setting(check_flag, "place", default=False)
+    profiler: str | None = setting(word("simple", "advanced", "pytorch", null=True), "place", default=None)
+
+    def __post_init__(self) -> None:
+        if self.benchmark and self.deterministic:
+            raise MixalignError(
+                "`trainer.benchmark=true` lets the time of a trial choose kernels, and `trainer.deterministic` wants "
+                "the same ones every time. Leave one of them out."
+            )
 
     def arguments(self) -> dict[str, Any]:
         """Those of Lightning's Trainer, with the strategy as it was configured."""
         names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
-        return {name: getattr(self, name) for name in names} | dict(self.more)
+        flags = ("benchmark", "detect_anomaly")
+        return {name: getattr(self, name) for name in names} | {name: True for name in flags if getattr(self, name)}
 
 
 @dataclass(frozen=True, kw_only=True)

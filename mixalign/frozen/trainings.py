@@ -10,6 +10,7 @@ from torch import nn
 from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
+from mixalign.errors import MixalignError
 from mixalign.frozen.cache import Frozen
 from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.mixers.base import Mixer
@@ -55,7 +56,11 @@ class Training:
 
 
 def train_frozen(job: Job, model: nn.Module, training: Training) -> nn.Module:
-    """Trains the model in place, on all processes of the job."""
+    """Trains the model in place, on all processes of the job.
+
+    Raises:
+        MixalignError: when the training ended before its last step: what is kept by a recipe has all of them.
+    """
     settings, rows_K = job.settings, [len(d) for d in training.tables]
     module = AlignModule(model, training.objective, training.tasks, replace(settings.optimizer, lr=training.lr))
     sampler = MixtureSampler(rows_K, training.batch_size, "stratified", training.seed)
@@ -66,6 +71,11 @@ def train_frozen(job: Job, model: nn.Module, training: Training) -> nn.Module:
     trainer = make_trainer(_fit_settings(job, training), job.cache, callbacks)
     prepare_model(model, settings.engine, training.steps * training.batch_size * mean_length(training.tables))
     fit(trainer, module, MixtureData(training.tables, [], sampler, training.steps, layout=job.layout))
+    if trainer.global_step < training.steps:
+        raise MixalignError(
+            f"The training `{training.title}` ended at step {trainer.global_step} of {training.steps}, so it is not "
+            "stored: other runs would take it for one of all its steps. Start the same command again."
+        )
     return module.model
 
 

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
 from mixalign.config.build import build
 from mixalign.data.batches.module import MixtureData
@@ -40,6 +41,7 @@ from mixalign.training.sharding import load_weights, save_model
 __all__ = ["Generalist", "train_generalist"]
 
 log = logging.getLogger(__name__)
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def _data(run: Generalist) -> MixtureData:
 def _trainer(run: Generalist, mixing: Mixing, loggers: list[Logger]) -> L.Trainer:
     job, settings = run.job, run.job.settings
     options = trainer_options(settings, job.precision) | {"enable_progress_bar": settings.progress}
+    if settings.trainer.profiler:
+        options["profiler"] = PROFILERS[settings.trainer.profiler](dirpath=run.folder, filename="profile")
     micro = micro_batch_size(job, settings.batch_size)
     how = Fit(run.steps, settings.batch_size, micro, job.val_every, options)
     return make_trainer(how, run.folder, _callbacks(run, mixing), loggers)

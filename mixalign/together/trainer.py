@@ -32,9 +32,11 @@ def trainer_options(settings: RunSettings, precision: str | int) -> dict[str, An
         MixalignError: for settings that Lightning refuses, or whose checkpoints could not be exported.
     """
     trainer = settings.trainer
-    if "DeepSpeed" in str(trainer.strategy) and settings.export == "best":
-        raise MixalignError("DeepSpeed's checkpoints are folders that only DeepSpeed reads: set `export=last`.")
     options = trainer.arguments() | {"precision": precision}
+    if "deepspeed" in str(trainer.strategy).lower():
+        if settings.export == "best":
+            raise MixalignError("DeepSpeed's checkpoints are folders that only DeepSpeed reads: set `export=last`.")
+        options["gradient_clip_val"] = settings.optimizer.max_grad_norm  # DeepSpeed clips by itself
     if not is_connected() and (probe := probe_trainer(trainer)) is not None and probe.world_size > 1:
         options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     return _with_strategy(options)

@@ -27,22 +27,10 @@ from mixalign.training.lightning_quirks import (
 )
 from mixalign.training.module import SUMMARY, SUMMARY_OF_EXCESS, AlignModule
 from mixalign.training.sharding import FullySharded
+from mixalign.training.trainer_arguments import BY_STAGES, check_arguments
 
 __all__ = ["Fit", "fit", "make_trainer"]
 
-OURS = {  # arguments of Lightning's Trainer, and what to set in their place
-    "max_steps": "`steps`",
-    "max_epochs": "`epochs`",
-    "accumulate_grad_batches": "`micro_batch_size`",
-    "val_check_interval": "`val_every`",
-    "log_every_n_steps": "`log_every`",
-    "default_root_dir": "`run_dir`",
-    "logger": "`logger`",
-    "callbacks": "`callbacks`, `save_every`, `probe` or `progress`",
-    "num_sanity_val_steps": "`val_every`",
-    "enable_checkpointing": "`save_every`",
-    "enable_model_summary": "`mixalign plan`",
-}
 SHARDED = ("fsdp", "deepspeed", "model_parallel", "<lightning")  # strategies that write their own checkpoints
 
 
@@ -67,14 +55,7 @@ class Fit:
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "val_every"):
             check_number(key, getattr(self, key), 1, whole=True)
-        for key, ours in OURS.items():
-            if key in self.trainer:
-                raise MixalignError(f"`trainer.{key}` cannot be set, because mixalign sets it: use {ours}.")
-        if self.trainer.get("use_distributed_sampler"):
-            raise MixalignError(
-                "`trainer.use_distributed_sampler` must be false: Lightning would replace the mixture sampler, and new "
-                "weights would never reach the batches. Each process already takes its share of every batch."
-            )
+        check_arguments(self.trainer, also=BY_STAGES)
 
 
 def make_trainer(

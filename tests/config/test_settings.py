@@ -48,7 +48,7 @@ def test_every_key_of_the_configuration_has_a_field():
     known = {entry.name for entry in fields(RunSettings) if "touches" in entry.metadata}
     assert {str(key) for key in composed} == known
     for group, kind in GROUPS.items():
-        assert {str(key) for key in composed[group]} == {entry.name for entry in fields(kind)} - {"more"}
+        assert {str(key) for key in composed[group]} == {entry.name for entry in fields(kind)}
 
 
 def test_settings_are_frozen_and_parsing_changes_nothing_that_it_was_given():

@@ -14,6 +14,7 @@ from mixalign.errors import MixalignError
 from mixalign.frozen.policy import reference_policy
 from mixalign.frozen.specialists import find_specialists
 from mixalign.jobs.job import prepare
+from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.verbs import score, specialists
 
 TASKS = ("helpful", "reverse", "compare")
@@ -99,6 +100,22 @@ def test_specialists_that_were_made_elsewhere_are_taken_by_name(train, pinned, f
     assert read(run / "eval.json") == read(finished / "eval.json")
     assert files(pinned, "") == before
     assert said() == []
+
+
+def test_a_training_that_was_cut_short_is_not_stored(tiny, refuse, finished, cache, tmp_path, monkeypatch):
+    """Else it would stand under a recipe with all its steps, and later runs would take it for that."""
+    own = shutil.copytree(cache, tmp_path / "own")
+    shutil.rmtree(own / "specialists")
+    after = SpecialistCheck.on_train_batch_end
+
+    def stop(self, trainer, *rest):
+        trainer.should_stop = True
+        after(self, trainer, *rest)
+
+    monkeypatch.setattr(SpecialistCheck, "on_train_batch_end", stop)
+    message = refuse(tiny("mixer=ama_s", f"cache_dir={own}"))
+    assert message.startswith("The training `specialist helpful` ended at step 1 of 3, so it is not stored")
+    assert not [*own.glob("specialists/*")]
 
 
 @pytest.mark.parametrize("mixer", ["ama_s", "uniform"])

@@ -196,5 +196,5 @@ def test_a_model_without_named_layers_is_not_spread():
 
 
 def test_lightnings_distributed_sampler_is_refused():
-    with pytest.raises(MixalignError, match="must be false: Lightning would replace"):
+    with pytest.raises(MixalignError, match="must be false, as Lightning would replace"):
         Fit(1, 1, trainer={"use_distributed_sampler": True})

@@ -12,14 +12,14 @@ CPU = "trainer.accelerator=cpu"
 
 
 def test_the_trainer_gets_what_the_settings_name_and_the_chosen_precision():
-    settings = compose_settings([CPU, "trainer.precision=auto", "+trainer.max_time=00:01:00:00"])
+    settings = compose_settings([CPU, "trainer.precision=auto", "trainer.detect_anomaly=true"])
     assert trainer_options(settings, "bf16-mixed") == {
         "accelerator": "cpu",
         "devices": 1,
         "num_nodes": 1,
         "strategy": "auto",
         "precision": "bf16-mixed",
-        "max_time": "00:01:00:00",
+        "detect_anomaly": True,
     }
 
 
