@@ -23,6 +23,7 @@ from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.errors import MixalignError
 from mixalign.jobs.check_model import check_model
 from mixalign.jobs.day import template_day
+from mixalign.jobs.order import as_begun, plain_tasks
 from mixalign.jobs.tasks import read_task, target_specs, task_specs
 from mixalign.objectives.base import Objective
 from mixalign.training.engine import choose_layout, choose_precision, prepare_process
@@ -92,8 +93,9 @@ class Job:
     def plain(self) -> dict[str, Any]:
         """The whole configuration as plain data, with the steps of this job and the precision in place of `auto`."""
         plain = dict(self.settings.plain) | {"steps": self.steps, "val_every": self.val_every}
+        plain["data"] = dict(plain["data"]) | {"tasks": plain_tasks(plain["data"]["tasks"], self.tasks)}
         if self.day is not None:
-            plain["data"] = dict(plain["data"]) | {"date": self.day}
+            plain["data"]["date"] = self.day
         if plain["trainer"]["precision"] == "auto":
             plain["trainer"] = dict(plain["trainer"]) | {"precision": self.precision}
         return plain
@@ -123,14 +125,17 @@ class Job:
         return torch.tensor([len(table) for table in self.data["train"]], dtype=torch.float64)
 
 
-def prepare(settings: RunSettings) -> Job:
+def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     """Reads and tokenises every task.
+
+    Args:
+        begun: the tasks in the order in which the run began with them; see `as_begun`.
 
     Raises:
         MixalignError: for rows, or a setting of a task, that cannot be used.
     """
     prepare_process(settings.engine)
-    specs = task_specs(settings.data)
+    specs = as_begun(task_specs(settings.data), begun, settings.plain)
     overrides = [dict(spec.objective) for spec in specs.values()]
     objective = settings.objective.for_tasks(overrides)
     tokenizer = settings.model.tokenizer()

@@ -28,7 +28,7 @@ from mixalign.merging.search import Search, search_weights
 from mixalign.merging.write import Merged, fresh_folder, merge_folders
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings, write_config
-from mixalign.runs.identity import check_measured, write_identity
+from mixalign.runs.identity import begun_tasks, check_measured, write_identity
 from mixalign.runs.summary import eval_table
 from mixalign.together.agree import world
 from mixalign.together.locks import alone
@@ -208,4 +208,5 @@ def _beside(run_dir: Path, method: str) -> Path:
 
 def _open_run(run_dir: Path) -> tuple[Job, Frozen]:
     """The job of a run folder, with the scores of its frozen models on every row."""
-    return scored(prepare(read_settings(run_dir)), check=partial(check_measured, run_dir))
+    job = prepare(read_settings(run_dir), begun_tasks(run_dir))
+    return scored(job, check=partial(check_measured, run_dir))

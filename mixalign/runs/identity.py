@@ -18,7 +18,7 @@ from mixalign.fingerprint import fingerprint
 from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.together.agree import decide
 
-__all__ = ["IDENTITY", "check_identity", "check_measured", "check_resumed", "write_identity"]
+__all__ = ["IDENTITY", "begun_tasks", "check_identity", "check_measured", "check_resumed", "write_identity"]
 
 IDENTITY = "identity.json"
 SHOWN = 4  # tables that a message names
@@ -35,6 +35,23 @@ def write_identity(folder: Path, job: Job) -> None:
         job: as `reference_policy` gives it back, with the fingerprint of its base model.
     """
     write_json(folder / IDENTITY, _identity(job))
+
+
+def begun_tasks(folder: Path, resume: Path | None = None) -> list[str]:
+    """On all processes, the tasks of a run in the order in which it began; none for a folder without a run.
+
+    Args:
+        resume: the checkpoint of another run that a new one goes on from, whose order it takes.
+    """
+
+    def read() -> list[str]:
+        places = [folder] if resume is None else [folder, resume.resolve().parent.parent]
+        for found in filter(None, map(_read, places)):
+            with_rows = [task for task, splits in found["rows"].items() if "train" in splits]
+            return found.get("tasks", with_rows)  # type: ignore[no-any-return]
+        return []
+
+    return decide(read)
 
 
 def check_identity(folder: Path, job: Job) -> None:
@@ -95,7 +112,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _reordered(folder: Path, job: Job) -> str:
     """That the tasks have another order than then: all that a checkpoint knows of them is by number."""
-    then, now = list(_read(folder).get("rows", {})), list(_identity(job)["rows"])
+    then, now = begun_tasks(folder), job.tasks
     if sorted(then) != sorted(now) or then == now or not (folder / "config.yaml").is_file():
         return ""
     return (
@@ -133,7 +150,7 @@ def _identity(job: Job) -> dict[str, Any]:
         if not any(table is other for other in job.data["validation"]):
             rows.setdefault(table.task, {})["target"] = _of(table)
     template = fingerprint({"chat_template": getattr(job.tokenizer, "chat_template", None)})
-    return {"rows": rows, "base": job.start, "chat_template": template, "versions": _versions()}
+    return {"tasks": job.tasks, "rows": rows, "base": job.start, "chat_template": template, "versions": _versions()}
 
 
 def _versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from mixalign.frozen.scored import scored
 from mixalign.jobs.job import prepare
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings
-from mixalign.runs.identity import check_measured
+from mixalign.runs.identity import begun_tasks, check_measured
 from mixalign.runs.summary import eval_table
 from mixalign.together.agree import is_first
 from mixalign.together.start import on_all_ranks
@@ -52,7 +52,7 @@ def run(folder: Path, split: str) -> None:
 
 @on_all_ranks
 def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
-    job = prepare(settings)
+    job = prepare(settings, begun_tasks(folder))
     if split not in job.data:
         raise MixalignError(f"The tasks of {folder} have no {split} split. They have: {', '.join(job.data)}.")
     job, reference = scored(job, check=partial(check_measured, folder))

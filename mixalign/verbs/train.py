@@ -20,7 +20,7 @@ from mixalign.jobs.job import prepare
 from mixalign.merging.runs import merges_of, run_merges
 from mixalign.runs.check import check_run, check_together, needs_specialists
 from mixalign.runs.folder import claim, write_config
-from mixalign.runs.identity import check_identity, check_resumed, write_identity
+from mixalign.runs.identity import begun_tasks, check_identity, check_resumed, write_identity
 from mixalign.runs.proxy import run_proxy, with_baseline
 from mixalign.runs.rounds import run_rounds
 from mixalign.runs.summary import eval_table
@@ -65,7 +65,7 @@ def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[st
     train_specialists = needs_specialists(settings, in_sweep)
     check_place("run_dir", run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    job = prepare(settings)
+    job = prepare(settings, begun_tasks(run_dir, settings.resume))
     mixer = settings.mixer.for_run(job.tasks, job.steps)
     merges_of(settings, len(job.tasks))  # refuses what cannot be merged before anything is trained
     check_run(job, mixer, train_specialists)

@@ -199,9 +199,14 @@ def test_tasks_keep_their_order(trained, tmp_path):
     check_identity(tmp_path, job)
     path = tmp_path / IDENTITY
     found = json.loads(path.read_text())
-    found["rows"] = dict(reversed(found["rows"].items()))
+    found["tasks"] = found["tasks"][::-1]
     path.write_text(json.dumps(found))
     with pytest.raises(MixalignError, match=r"another order than when the run in .* began: math, safe; .* safe, math"):
+        check_identity(tmp_path, job)
+    del found["tasks"]  # as an older version leaves it
+    found["rows"] = dict(reversed(found["rows"].items()))
+    path.write_text(json.dumps(found))
+    with pytest.raises(MixalignError, match="another order"):
         check_identity(tmp_path, job)
     path.write_text("{}")
     with pytest.raises(MixalignError, match=r"identity.json is damaged: it has no `base`"):

@@ -14,7 +14,27 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.types import Batch, on_device
 
-__all__ = ["MixtureData"]
+__all__ = ["MixtureData", "check_same_tasks"]
+
+
+def check_same_tasks(saved: Sequence[str] | None, tasks: Sequence[str]) -> None:
+    """Refuses the state of other tasks, or of the same ones in another order: all in it goes by number.
+
+    Args:
+        saved: the tasks of a checkpoint; None for one of an older version, which does not name them.
+
+    Raises:
+        MixalignError: naming the tasks that are new, gone or elsewhere.
+    """
+    if saved is None or [*saved] == [*tasks]:
+        return
+    gone, new = ([f"`{task}`" for task in a if task not in b] for a, b in ((saved, tasks), (tasks, saved)))
+    changed = [f"{', '.join(names)} {what}" for names, what in ((gone, "gone"), (new, "new")) if names]
+    what = " and ".join(changed) or f"in another order ({', '.join(tasks)})"
+    raise MixalignError(
+        f"The checkpoint is of other tasks than this training: {what}. It was written with {', '.join(saved)}, and its "
+        "mixture goes by their number: give the same `data.tasks`, under the same names and in that order."
+    )
 
 
 class MixtureData(L.LightningDataModule):
@@ -71,7 +91,8 @@ class MixtureData(L.LightningDataModule):
         return on_device(batch, device)  # Lightning's own walks through every segment of a packed batch
 
     def state_dict(self) -> dict[str, Any]:
-        return self.sampler.state_dict()
+        return self.sampler.state_dict() | {"tasks": [table.task for table in self.train]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check_same_tasks(state_dict.get("tasks"), [table.task for table in self.train])
         self.sampler.load_state_dict(state_dict)

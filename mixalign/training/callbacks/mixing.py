@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from mixalign.data.batches.module import check_same_tasks
 from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.losses.excess import clip_mean
 from mixalign.mixers.base import PROBED, Mix, Mixer, MixSignal, State
@@ -142,6 +143,7 @@ class Mixing(L.Callback):
         if self.mix.loss_K is not None:
             mix["loss_K"] = self.mix.loss_K
         return {
+            "tasks": list(self.tasks),
             "mixer": dict(self.state),
             "mix": mix,
             "updates": self.updates,
@@ -151,6 +153,7 @@ class Mixing(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check_same_tasks(state_dict.get("tasks"), self.tasks)
         self.state = dict(state_dict["mixer"])
         self.mix = Mix(**state_dict["mix"])
         self.updates = state_dict["updates"]
