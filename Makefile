@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-all check compare compare-sft evidence evidence-ideal chaos convergence bench clean
+.PHONY: help install install-dev demo test test-fast test-all check compare compare-sft evidence evidence-ideal chaos convergence sequences bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ evidence-ideal: $(VENV)/.installed ## IDEAL against joint training on generated 
 
 chaos: $(VENV)/.installed ## kill trainings fifty times and compare with undisturbed ones
 	$(BIN)/python benchmarks/chaos.py
+
+sequences: $(VENV)/.installed-dev ## 200 random sequences of what may happen to a run; each ends as it should, or says why not
+	MIXALIGN_SEQUENCES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/program/test_sequences.py
 
 convergence: $(VENV)/.installed ## how fast AMA reaches the minimax value of convex problems; fails above a slope of -.45
 	$(BIN)/python benchmarks/convergence.py

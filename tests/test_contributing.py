@@ -208,7 +208,7 @@ def test_what_is_added_inside_is_there_by_its_file_and_a_line(python):
     assert python("-m", "mixalign", "hello") == "hello\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tests_that_are_there_take_it_in(python):
     """No test holds a list that somebody would have to edit; those of all mixers, losses, formats have one more."""
     out = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in THEIR_TESTS), "-k", NEW)

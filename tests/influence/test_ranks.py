@@ -14,7 +14,7 @@ import torch
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 SECONDS = 120
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def launch(folder: Path) -> None:

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("two_ranks.py")
 ROOT = SCRIPT.parents[2]
 SECONDS = 240
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def launch(folder: Path, part: str = "main") -> None:

@@ -124,7 +124,9 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("launch", STARTS)
+@pytest.mark.parametrize(
+    "launch", [pytest.param(name, marks=[] if name == "ddp" else pytest.mark.long) for name in STARTS]
+)
 def test_two_processes_make_the_run_of_one(call, tiny, one, tmp_path, launch):
     command, more = STARTS[launch]
     done = call(*command, "train", *settings(tiny, tmp_path, *more, "trainer.accelerator=cpu"))
@@ -136,6 +138,7 @@ def test_two_processes_make_the_run_of_one(call, tiny, one, tmp_path, launch):
     assert_same(tmp_path, one)
 
 
+@pytest.mark.long
 def test_specialists_of_two_processes_are_those_of_one(cli, tiny, one, tmp_path):
     """One of them is missing, and all scores."""
     cache = tmp_path / "cache"
@@ -187,11 +190,12 @@ def test_a_sweep_on_two_processes_is_one_sweep(call, tiny, tmp_path):
     assert done.stderr.count("specialist 1/3") == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("launcher", "plugin"),
     [
         ("joblib", "hydra_plugins.hydra_joblib_launcher"),
-        pytest.param("submitit", "submitit", marks=pytest.mark.long),
+        ("submitit", "submitit"),
     ],
 )
 def test_four_runs_by_a_launcher(call, tiny, tmp_path, launcher, plugin):
@@ -236,6 +240,7 @@ def test_several_machines_need_a_launcher(call, tiny, tmp_path):
     assert "torchrun --nnodes" in done.stderr
 
 
+@pytest.mark.long
 def test_another_number_of_processes_than_the_launchers_is_refused(call, tiny, tmp_path):
     done = call(*TORCHRUN, "train", *settings(tiny, tmp_path, "trainer.devices=3"))
     assert done.returncode == 1
@@ -256,6 +261,7 @@ def test_a_killed_run_leaves_no_process(call, tiny, tmp_path):
     assert done.left == []
 
 
+@pytest.mark.long
 def test_a_run_of_two_processes_is_broken_and_stopped_and_goes_on_with_one(call, cli, tiny, one, tmp_path):
     """The second process is killed; then SIGTERM reaches the first only, as from a cluster that wants it back."""
     more = ["steps=200", "val_every=5", "specialists.train=never", "mixer=uniform", "log_every=50"]
@@ -293,6 +299,7 @@ class Broken(AMAR):
 """
 
 
+@pytest.mark.long
 def test_the_error_of_a_second_process_is_shown(call, tiny, tmp_path):
     (tmp_path / "broken.py").write_text(BROKEN)
     given = settings(tiny, tmp_path, "mixer._target_=broken.Broken", "trainer=ddp", "trainer.devices=2")

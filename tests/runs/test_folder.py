@@ -158,7 +158,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
     same(folder, calm)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_run_goes_on(start, tiny, tmp_path, number, code):
     """Steps enough for the signal to come in the middle, whatever else the machine does."""

@@ -56,7 +56,7 @@ def main():
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @forks
 def test_jobs_one_after_the_other_each_have_two_processes(tmp_path):
     """As in a sweep: the environment is put back, nobody is left, and an error of the second process is the job's."""

@@ -47,7 +47,7 @@ def test_so_it_does_in_every_precision_and_with_adapters(train, overrides):
     assert again == at_its_end, "to the last digit"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "overrides",
     [
