@@ -5,13 +5,19 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from mixalign.errors import MixalignError
 
-__all__ = ["read_json", "replacing", "write_json", "write_text"]
+__all__ = ["LOCK", "NewFolder", "read_json", "replacing", "write_json", "write_text"]
+
+LOCK = "run.lock"
+UNUSED = {LOCK, "train.log"}  # all that a command leaves in a run folder before its run begins
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LITTLE = 2**20  # bytes; with less than that on the disk, a failure to write is taken for a full disk
@@ -118,3 +124,31 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Replaces the file's content by JSON."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class NewFolder:
+    """A folder that a command may make, looked at before it does.
+
+    Attributes:
+        path: the folder.
+        missing: those of it and the ones above it that are not there, from the folder upwards.
+    """
+
+    path: Path
+    missing: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> "NewFolder":
+        path = path.absolute()
+        return cls(path, tuple(place for place in (path, *path.parents) if not os.path.lexists(place)))
+
+    def remove_if_unused(self) -> None:
+        """Removes what was made since, unless a run began in it: more than its log and its lock is there."""
+        if not self.missing or not self.path.is_dir() or {entry.name for entry in self.path.iterdir()} - UNUSED:
+            return
+        with suppress(OSError, Timeout), FileLock(self.path / LOCK, timeout=0):  # else somebody uses them meanwhile
+            for name in UNUSED:
+                (self.path / name).unlink(missing_ok=True)
+            for folder in self.missing:
+                folder.rmdir()

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from mixalign.config.compose import CONF, as_today, register_resolvers, settings_of
 from mixalign.config.console import quiet_libraries
+from mixalign.config.folders import unused_removed
 from mixalign.config.messages import user_message
 from mixalign.config.settings import RunSettings
 
@@ -42,6 +43,7 @@ def with_settings(verb: Callable[[RunSettings], Any], *fixed: str) -> None:
                 raise  # in a sweep the other runs go on
             refused.append(error)  # Hydra would print all overrides before the message
 
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(quietly)()
+    with unused_removed():
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(quietly)()
     if refused:
         raise refused[0]

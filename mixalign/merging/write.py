@@ -5,6 +5,7 @@ every weight, `scale * B A`. (PEFT's own `linear`, `ties` and `dare_*` merge A a
 terms.) The result is a full model with the files, shards and types of the base, or of the first model without one.
 """
 
+import errno
 import json
 import logging
 import math
@@ -59,16 +60,22 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     Raises:
         MixalignError: when `out` is taken.
     """
+    taken = MixalignError(f"{out} already exists. Choose another place for the merge, or delete it.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MixalignError(f"{out} already exists. Choose another place for the merge, or delete it.")
+        raise taken
     out = out.resolve()
     part = out.with_name(f".{out.name}.{os.getpid()}")
     part.mkdir(parents=True)
     try:
         yield part
-        if out.exists():
-            out.rmdir()
-        part.replace(out)
+        try:
+            if out.exists():
+                out.rmdir()
+            part.replace(out)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another merge was faster
+                raise taken from error
+            raise
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

@@ -16,6 +16,7 @@ from mixalign.runs.folder import read_settings
 from mixalign.runs.identity import begun_tasks, check_measured
 from mixalign.runs.summary import eval_table
 from mixalign.together.agree import is_first
+from mixalign.together.hold import held
 from mixalign.together.start import on_all_ranks
 
 __all__ = ["main", "run"]
@@ -52,11 +53,12 @@ def run(folder: Path, split: str) -> None:
 
 @on_all_ranks
 def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
-    job = prepare(settings, begun_tasks(folder))
-    if split not in job.data:
-        raise MixalignError(f"The tasks of {folder} have no {split} split. They have: {', '.join(job.data)}.")
-    job, reference = scored(job, check=partial(check_measured, folder))
-    result = evaluate_folder(job, reference, folder / "model", split)
-    if is_first():
-        write_json(folder / f"eval_{split}.json", result)
-        print(eval_table(result))
+    with held(folder):
+        job = prepare(settings, begun_tasks(folder))
+        if split not in job.data:
+            raise MixalignError(f"The tasks of {folder} have no {split} split. They have: {', '.join(job.data)}.")
+        job, reference = scored(job, check=partial(check_measured, folder))
+        result = evaluate_folder(job, reference, folder / "model", split)
+        if is_first():
+            write_json(folder / f"eval_{split}.json", result)
+            print(eval_table(result))

@@ -26,6 +26,7 @@ from mixalign.runs.rounds import run_rounds
 from mixalign.runs.summary import eval_table
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.together.agree import decide
+from mixalign.together.hold import held
 from mixalign.together.start import on_all_ranks
 from mixalign.training.checkpoints import newest_checkpoint
 
@@ -64,7 +65,11 @@ def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[st
     check_together(settings)
     train_specialists = needs_specialists(settings, in_sweep)
     check_place("run_dir", run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    with held(run_dir):
+        return _run(settings, run_dir, train_specialists)
+
+
+def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[str, Any]:
     job = prepare(settings, begun_tasks(run_dir, settings.resume))
     mixer = settings.mixer.for_run(job.tasks, job.steps)
     merges_of(settings, len(job.tasks))  # refuses what cannot be merged before anything is trained
