@@ -116,6 +116,8 @@ class SpecialistsSettings:
     batch_size: int = setting(COUNT)
     lr: float = setting(RATE)
     seed: int = setting(SEED)
+    folds: int = setting(COUNT, default=1)
+    export: str = setting(word("best", "last"), default="last")
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ class RunSettings:
     composition: Composition | None = setting(word(*get_args(Composition), null=True))
     resume: Path | None = setting(TEXT_OR_NULL, "place")
     on_nan: OnNan = setting(word(*get_args(OnNan)))
-    export: str = setting(word("best", "last"))
+    export: str = setting(word("best", "best_gap", "last"))
     log_every: int = setting(COUNT, "place")
     progress: bool = setting(check_flag, "place")
     debug: bool = setting(check_flag, "place")

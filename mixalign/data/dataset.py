@@ -148,6 +148,20 @@ class TaskDataset:
             first.attach("weight", weight_N)
         return first
 
+    def take(self, row_M: np.ndarray) -> "TaskDataset":
+        """Some rows with their columns; no token is copied.
+
+        Args:
+            row_M: int (M,), rising.
+        """
+        start_N = self.start_N[np.append(row_M, -1)]
+        some = TaskDataset(
+            self.task, self.ids_T, self.supervised_T, self.length_NS[row_M], self.row_id_N[row_M], start_N
+        )
+        for name, value_N in self.columns.items():
+            some.attach(name, value_N[row_M])
+        return some
+
     def __getitem__(self, index: int) -> TokenRow:
         edges = self.start_N[index] + np.cumsum(np.concatenate([[0], self.length_NS[index]]))
         cuts = [slice(a, b) for a, b in pairwise(edges)]

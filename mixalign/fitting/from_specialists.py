@@ -50,6 +50,10 @@ def fit_from_specialists(settings: RunSettings, out: str | None = None) -> None:
             "them. Add `objective=sft`, which takes the chosen answers of preference rows; that the weights suit "
             f"{name} as well is then your guess."
         )
+    if settings.specialists.folds > 1:
+        raise MixalignError(
+            f"MixMin mixes one specialist a task, and `specialists.folds` is {settings.specialists.folds}: set it to 1."
+        )
     job, reference = reference_policy(prepare(settings))
     if not attach_specialists(job, reference, train=settings.specialists.train != "never"):
         raise MixalignError("MixMin needs specialists, but `specialists.train=never` and some are missing: set auto.")

@@ -6,7 +6,8 @@ from mixalign.fingerprint import fingerprint
 from mixalign.frozen.baseline import find_baseline
 from mixalign.frozen.cache import Frozen, score_recipe
 from mixalign.frozen.costs import spent_on
-from mixalign.frozen.specialists import find_specialists
+from mixalign.frozen.folds import inside
+from mixalign.frozen.specialists import find_folds
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule, reads_excess
 
@@ -24,11 +25,13 @@ def cost_behind(job: Job, reference: Frozen, mixer: Rule) -> dict[str, dict[str,
         return {}
     train = job.data["train"]
     if mixer.excess_over == "baseline":
-        models = [find_baseline(job, reference, mixer)] * len(train)
+        groups = [[find_baseline(job, reference, mixer)]] * len(train)
     else:
-        models = list(find_specialists(job, reference).values())
-    recipes = {model.identity: model.recipe for model in models}
-    for model, dataset in zip(models, train, strict=True):
-        scores = score_recipe(job, model.frozen(reference), dataset)
-        recipes[fingerprint(scores)] = scores
+        groups = list(find_folds(job, reference).values())
+    recipes = {model.identity: model.recipe for models in groups for model in models}
+    for models, dataset in zip(groups, train, strict=True):
+        for fold, model in enumerate(models):
+            rows = inside(dataset, len(models), fold) if len(models) > 1 else dataset
+            scores = score_recipe(job, model.frozen(reference), rows)
+            recipes[fingerprint(scores)] = scores
     return {mixer.excess_over: spent_on(job, list(recipes.values()))}

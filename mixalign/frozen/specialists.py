@@ -4,35 +4,80 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mixalign.data.dataset import TaskDataset
+from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure, on_loan, score
+from mixalign.frozen.folds import attach_cross_fitted, outside
 from mixalign.frozen.trainings import Training, recipe_from_reference, train_frozen
-from mixalign.jobs.job import Job, num_steps
+from mixalign.jobs.job import Job, num_steps, rows_fingerprint
 from mixalign.models.load import add_lora
 
-__all__ = ["attach_specialists", "find_specialists", "specialist_logp", "specialist_steps"]
+__all__ = [
+    "attach_specialists",
+    "find_folds",
+    "find_specialists",
+    "specialist_logp",
+    "specialist_recipes",
+    "specialist_steps",
+]
 
 log = logging.getLogger(__name__)
 
 
-def find_specialists(job: Job, reference: Frozen) -> dict[str, CachedModel]:
-    """Every task's specialist, trained or not: in `specialists.dir`, else in the cache."""
-    settings, models = job.settings.specialists, {}
+def specialist_recipes(job: Job, reference: Frozen) -> dict[str, dict[str, Any]]:
+    """All that decides the losses of every task's specialist, or of its cross-fitted ones together."""
+    settings = job.settings.specialists
+    more: dict[str, Any] = {"folds": settings.folds} if settings.folds > 1 else {}
+    recipes = {}
     for number, task in enumerate(job.tasks):
-        recipe = recipe_from_reference(job, reference, [job.data["train"][number]]) | {
+        recipes[task] = recipe_from_reference(job, reference, [job.data["train"][number]]) | {
             "stage": "specialist",
             "task": task,
             "objective": job.settings.plain["objective"] | job.overrides[number],
             "fit": {"steps": specialist_steps(job, number), "batch_size": settings.batch_size, "lr": settings.lr},
+            **more,
         }
-        cached = job.cache / "specialists" / f"{task}-{fingerprint(recipe)}"
-        models[task] = CachedModel(Path(settings.dir) / task if settings.dir else cached, recipe)
+        if settings.export == "best":
+            recipes[task]["best_on"] = rows_fingerprint([job.data["validation"][number]])
+    return recipes
+
+
+def find_folds(job: Job, reference: Frozen) -> dict[str, list[CachedModel]]:
+    """Every task's specialists, trained or not, one a fold: in `specialists.dir`, else in the cache."""
+    settings, folds = job.settings.specialists, job.settings.specialists.folds
+    models: dict[str, list[CachedModel]] = {}
+    for number, (task, recipe) in enumerate(specialist_recipes(job, reference).items()):
+        for fold in range(folds):
+            name, own = task, recipe
+            if folds > 1:
+                rows = outside(job.data["train"][number], folds, fold)
+                fit = recipe["fit"] | {"steps": specialist_steps(job, number, len(rows))}
+                name, own = f"{task}.{fold + 1}of{folds}", recipe | {"fold": fold, "rows": rows_fingerprint([rows])}
+                own["fit"] = fit
+            cached = job.cache / "specialists" / f"{name}-{fingerprint(own)}"
+            place = Path(settings.dir) / name if settings.dir else cached
+            models.setdefault(task, []).append(CachedModel(place, own))
     return models
+
+
+def find_specialists(job: Job, reference: Frozen) -> dict[str, CachedModel]:
+    """Every task's specialist, trained or not, for who wants one model a task.
+
+    Raises:
+        MixalignError: when there are several of each.
+    """
+    if job.settings.specialists.folds > 1:
+        raise MixalignError(
+            f"`specialists.folds` is {job.settings.specialists.folds}, and so no specialist has seen all rows of its "
+            "task: they score rows, and are neither merged nor mixed. Set it to 1."
+        )
+    return {task: models[0] for task, models in find_folds(job, reference).items()}
 
 
 def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
@@ -44,16 +89,21 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
     Returns:
         Whether the losses are attached.
     """
-    models = find_specialists(job, reference)
-    missing = [task for task, model in models.items() if not model.is_made]
+    found = find_folds(job, reference)
+    missing = [model for models in found.values() for model in models if not model.is_made]
     if missing and not train:
         return False
-    for number, (task, model) in enumerate(models.items()):
-        if task in missing:
-            log.info("specialist %d/%d: %s", number + 1, len(models), task)
-        ensure(job, model, partial(_train, job, reference, number))
-        tables = [entry for entry in job.all_datasets if entry[0] == number]
-        attach_losses(job, model.frozen(reference), "specialist", tables)
+    for number, (task, models) in enumerate(found.items()):
+        for fold, model in enumerate(models):
+            if model in missing:
+                part = f", fold {fold + 1} of {len(models)}" * (len(models) > 1)
+                log.info("specialist %d/%d: %s%s", number + 1, len(found), task, part)
+            ensure(job, model, partial(_train, job, reference, number, fold))
+        frozen = [model.frozen(reference) for model in models]
+        if len(frozen) > 1:
+            attach_cross_fitted(job, frozen, number)
+        else:
+            attach_losses(job, frozen[0], "specialist", [entry for entry in job.all_datasets if entry[0] == number])
     return True
 
 
@@ -68,22 +118,29 @@ def specialist_logp(job: Job, reference: Frozen, datasets: Sequence[TaskDataset]
     return torch.stack(logp)
 
 
-def specialist_steps(job: Job, task: int) -> int:
-    """Optimizer steps of the specialist of one task."""
+def specialist_steps(job: Job, task: int, rows: int | None = None) -> int:
+    """Optimizer steps of the specialist of one task.
+
+    Args:
+        rows: that it is trained on; None: all of the task's.
+    """
     s = job.settings.specialists
-    return num_steps("specialists.", s.steps, s.epochs, len(job.data["train"][task]), s.batch_size)
+    return num_steps("specialists.", s.steps, s.epochs, rows or len(job.data["train"][task]), s.batch_size)
 
 
-def _train(job: Job, reference: Frozen, number: int) -> nn.Module:
-    settings = job.settings.specialists
+def _train(job: Job, reference: Frozen, number: int, fold: int) -> nn.Module:
+    settings, rows = job.settings.specialists, job.data["train"][number]
+    if settings.folds > 1:
+        rows = outside(rows, settings.folds, fold)
     training = Training(
         title=f"specialist {job.tasks[number]}",
         objective=job.settings.objective.for_tasks([job.overrides[number]]),
         tasks=[job.tasks[number]],
-        tables=[job.data["train"][number]],
-        steps=specialist_steps(job, number),
+        tables=[rows],
+        steps=specialist_steps(job, number, len(rows)),
         batch_size=settings.batch_size,
         lr=settings.lr,
         seed=settings.seed,
+        best_on=[job.data["validation"][number]] if settings.export == "best" else [],
     )
     return train_frozen(job, add_lora(reference.build(), job.settings.lora, settings.seed), training)

@@ -1,10 +1,14 @@
 """Trainings of the models that are frozen afterwards: a fixed mixture, no validation, no logs."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
 from mixalign.data.batches.module import MixtureData
@@ -16,7 +20,7 @@ from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.mixers.base import Mixer
 from mixalign.mixers.fixed import Temperature
 from mixalign.objectives.base import Objective
-from mixalign.together.agree import world
+from mixalign.together.agree import decide, wait, world
 from mixalign.together.trainer import trainer_options
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
@@ -24,10 +28,12 @@ from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.engine import prepare_model, rows_within
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
+from mixalign.training.sharding import load_weights
 
 __all__ = ["Training", "mean_length", "micro_batch_size", "optimizer_recipe", "recipe_from_reference", "train_frozen"]
 
 UNIFORM = Temperature(float("inf"))
+LOOKS = 10  # at validation rows, in a training that keeps its best weights
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Training:
         steps, batch_size, lr: of the optimizer.
         seed: of the order of rows.
         mixture: of the tasks; it stays.
+        best_on: tables, one a task, that are looked at ten times; the weights with the lowest mean loss on them are
+            kept. Without any the last ones are.
     """
 
     title: str
@@ -53,6 +61,7 @@ class Training:
     lr: float
     seed: int
     mixture: Mixer = UNIFORM
+    best_on: Sequence[TaskDataset] = ()
 
 
 def train_frozen(job: Job, model: nn.Module, training: Training) -> nn.Module:
@@ -68,15 +77,33 @@ def train_frozen(job: Job, model: nn.Module, training: Training) -> nn.Module:
     callbacks: list[Callback] = [mixing, SpecialistCheck(judges=False)]
     if settings.progress:
         callbacks.append(MixtureProgress(mixing, training.title))
-    trainer = make_trainer(_fit_settings(job, training), job.cache, callbacks)
     prepare_model(model, settings.engine, training.steps * training.batch_size * mean_length(training.tables))
-    fit(trainer, module, MixtureData(training.tables, [], sampler, training.steps, layout=job.layout))
-    if trainer.global_step < training.steps:
-        raise MixalignError(
-            f"The training `{training.title}` ended at step {trainer.global_step} of {training.steps}, so it is not "
-            "stored: other runs would take it for one of all its steps. Start the same command again."
-        )
+    rows, validation = settings.eval_batch_size, list(training.best_on)
+    data = MixtureData(training.tables, validation, sampler, training.steps, rows, job.layout)
+    keeping: AbstractContextManager[list[Callback]] = _best_weights(job, module) if validation else nullcontext([])
+    with keeping as keepers:
+        trainer = make_trainer(_fit_settings(job, training), job.cache, [*callbacks, *keepers])
+        fit(trainer, module, data)
+        if trainer.global_step < training.steps:
+            raise MixalignError(
+                f"The training `{training.title}` ended at step {trainer.global_step} of {training.steps}, so it is not "
+                "stored: other runs would take it for one of all its steps. Start the same command again."
+            )
     return module.model
+
+
+@contextmanager
+def _best_weights(job: Job, module: AlignModule) -> Iterator[list[Callback]]:
+    """A callback that keeps the weights with the lowest validation loss; in the end the module has them."""
+    job.cache.mkdir(parents=True, exist_ok=True)
+    folder = Path(decide(lambda: mkdtemp(dir=job.cache, prefix=".best")))
+    keeper = ModelCheckpoint(folder, monitor="eval/mean_loss", save_on_train_epoch_end=False, save_weights_only=True)
+    try:
+        yield [keeper]
+        load_weights(module, Path(keeper.best_model_path))
+        wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskDataset]) -> dict[str, Any]:
@@ -111,7 +138,9 @@ def micro_batch_size(job: Job, batch_size: int) -> int | None:
 
 def _fit_settings(job: Job, training: Training) -> Fit:
     options = trainer_options(job.settings, job.precision)
-    options |= {"enable_progress_bar": job.settings.progress, "limit_val_batches": 0}
+    options |= {"enable_progress_bar": job.settings.progress}
+    options |= {} if training.best_on else {"limit_val_batches": 0}
     rows = micro_batch_size(job, training.batch_size)
     divides = rows is not None and training.batch_size % rows == 0
-    return Fit(training.steps, training.batch_size, rows if divides else None, trainer=options)
+    val_every = max(1, training.steps // LOOKS)
+    return Fit(training.steps, training.batch_size, rows if divides else None, val_every, options)

@@ -30,6 +30,7 @@ from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings, write_config
 from mixalign.runs.identity import begun_tasks, check_measured, write_identity
 from mixalign.runs.summary import eval_table
+from mixalign.runs.yardstick import keep_specialists
 from mixalign.together.agree import world
 from mixalign.together.locks import alone
 from mixalign.training.meter import Meter
@@ -164,6 +165,7 @@ def merge_specialists(
         write_json(part / "cost.json", {"steps": 0} | cost.state_dict() | {"leans_on": behind})
         mixer = {"name": name} | asdict(merged.how) | {"weights": merged.weight_M.tolist()}
         write_identity(part, job)
+        keep_specialists(part, job, reference)
         write_config(part, job, name=name, run_dir=None, mixer=mixer)
         write_json(part / "recipe.json", _recipe(job, reference, how, search))
         result = evaluate_folder(job, reference, part / "model", job.final_split) | {"mixer": name, "static": True}

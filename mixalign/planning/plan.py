@@ -9,6 +9,7 @@ import torch
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.read.columns import ColumnUse
 from mixalign.data.tokens.tokenise import TokenCounts
+from mixalign.frozen.folds import fold_of
 from mixalign.frozen.policy import reference_steps
 from mixalign.frozen.specialists import specialist_steps
 from mixalign.jobs.job import Job
@@ -161,9 +162,18 @@ def stages(job: Job, mixer: Rule) -> list[str]:
     if steps := reference_steps(job):
         lines.append(f"reference: {steps} steps of SFT x {settings.reference.sft_batch_size} rows")
     if needs_specialists(settings, in_sweep=False):
-        total = sum(specialist_steps(job, task) for task in range(len(job.tasks)))
-        lines.append(f"specialists: {len(job.tasks)}, {total} steps in all x {settings.specialists.batch_size} rows")
+        lines.append(_specialists(job))
     made = {"baseline": mixer.excess_over == "baseline", "proxy": mixer.final, "generalist": True}
     return lines + [
         f"{name}: {job.steps} steps x {settings.batch_size} rows" for name, is_made in made.items() if is_made
     ]
+
+
+def _specialists(job: Job) -> str:
+    settings, train = job.settings.specialists, job.data["train"]
+    folds, parts = settings.folds, []
+    for number, table in enumerate(train):
+        sizes = np.bincount(fold_of(table, folds), minlength=folds) if folds > 1 else [0]
+        parts += [specialist_steps(job, number, len(table) - int(size)) for size in sizes]
+    crossed = f" ({folds} a task, each without a part of its rows)" if folds > 1 else ""
+    return f"specialists: {len(parts)}{crossed}, {sum(parts)} steps in all x {settings.batch_size} rows"

@@ -7,6 +7,7 @@ from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import differences
 from mixalign.frozen.cache import refuse_foreign
+from mixalign.frozen.folds import fold_of
 from mixalign.frozen.policy import reference_steps
 from mixalign.frozen.specialists import specialist_steps
 from mixalign.frozen.trainings import micro_batch_size
@@ -38,6 +39,11 @@ def check_together(settings: RunSettings) -> None:
         raise MixalignError(
             f"`reference.mode={settings.reference.mode}`, but `mixer={settings.mixer_name}` reads cached scores "
             "between its trainings. Set it to cached."
+        )
+    if settings.merge.methods and settings.specialists.folds > 1:
+        raise MixalignError(
+            f"`merge.methods` merges one specialist a task, and `specialists.folds` is {settings.specialists.folds}: "
+            "none of those has seen all rows of its task. Set it to 1, or leave merges out."
         )
     if settings.resume is not None and not is_checkpoint(settings.resume):
         raise MixalignError(
@@ -80,8 +86,8 @@ def check_run(job: Job, mixer: Rule, train_specialists: bool) -> None:
     mixer.init(job.rows_K)
     _check_trainer(job)
     reference_steps(job)
-    for number in range(len(job.tasks)) if train_specialists else ():
-        specialist_steps(job, number)
+    if train_specialists:
+        _check_trainable(job)
     if job.objective.uses_reference and settings.reference.mode == "adapter_off" and settings.lora is None:
         raise MixalignError("`reference.mode=adapter_off` needs adapters: set `lora=default`, or use mode cached.")
     if mixer.cadence == "round":
@@ -99,6 +105,8 @@ def _reads_specialists_by(settings: RunSettings) -> str:
     """The setting that makes a run read its specialists; empty when none does."""
     if settings.merge.methods:
         return "merge.methods"
+    if settings.export == "best_gap":
+        return "export=best_gap"
     if _reads_specialists(settings.mixer):
         return f"mixer={settings.mixer_name}"
     watching = (name for name, node in settings.callbacks.items() if node.get("monitor") in SUMMARY_OF_EXCESS)
@@ -121,6 +129,19 @@ def _check_batch(job: Job, mixer: Rule) -> None:
         )
 
 
+def _check_trainable(job: Job) -> None:
+    """Refuses specialists that cannot be trained as `specialists` has it."""
+    settings = job.settings.specialists
+    for number, table in enumerate(job.data["train"]):
+        specialist_steps(job, number)
+        fold_of(table, settings.folds)
+        if settings.export == "best" and not len(job.data["validation"][number]):
+            raise MixalignError(
+                f"`specialists.export=best` looks at validation rows, and task `{table.task}` has none. Give it some "
+                "(`data.validation_fraction`), or set it to last."
+            )
+
+
 def _check_trainer(job: Job) -> None:
     """Makes the trainer that the run will have, for Lightning to refuse what it does not take."""
     precision = "32-true" if job.precision == "auto" else job.precision  # it depends on the model, not there yet
@@ -141,7 +162,7 @@ def _check_specialists(job: Job, mixer: Rule) -> None:
     for task in job.tasks:
         place = Path(str(settings.dir)) / task
         refuse_foreign(place)
-        if _reads_specialists(mixer) and settings.train == "never" and not place.exists():
+        if _reads_specialists(mixer) and settings.train == "never" and settings.folds == 1 and not place.exists():
             raise MixalignError(
                 f"`mixer={job.settings.mixer_name}` needs specialists, but there is no {place}, and "
                 "`specialists.train` is never. Set it to auto, or `specialists.dir` to a folder with one for each task."

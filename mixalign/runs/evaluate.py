@@ -13,6 +13,7 @@ from mixalign.jobs.job import Job
 from mixalign.mixers.base import Mixer
 from mixalign.models.reference import LIVE
 from mixalign.runs.summary import eval_json
+from mixalign.runs.yardstick import excess_over
 from mixalign.together.agree import world
 from mixalign.together.trainer import trainer_options
 from mixalign.training.engine import prepare_model
@@ -85,4 +86,5 @@ def evaluate_folder(job: Job, reference: Frozen, folder: Path, split: str) -> di
     policy = reference.build() if job.settings.reference.mode == "frozen_copy" else None
     options = trainer_options(job.settings, job.precision) | {"enable_progress_bar": False}
     trainer = make_trainer(Fit(steps=1, batch_size=world(), trainer=options), job.cache)
-    return evaluate(job, trainer, align_module(job, job.settings.mixer, model, policy), split)
+    over = excess_over(job, reference)
+    return evaluate(job, trainer, align_module(job, job.settings.mixer, model, policy), split) | over

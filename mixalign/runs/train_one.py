@@ -24,6 +24,7 @@ from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
+from mixalign.runs.yardstick import excess_over
 from mixalign.together.trainer import trainer_options
 from mixalign.training.callbacks.cost import Cost
 from mixalign.training.callbacks.leave import Leave
@@ -42,6 +43,7 @@ __all__ = ["Generalist", "train_generalist"]
 
 log = logging.getLogger(__name__)
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+MONITORS = {"best": "eval/worst_excess", "best_gap": "eval/worst_gap", "last": "eval/worst_excess"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Generalist:
         reference: the model that it starts from.
         has_specialists: whether the rows carry specialists' losses.
         folder: gets metrics.csv, mix.jsonl, mixture.json, eval.json, cost.json, checkpoints/ and model/.
-        export: weights that are evaluated and saved: `best` or `last`.
+        export: weights that are evaluated and saved: `best`, `best_gap` or `last`.
         steps: optimizer steps.
         volume_K: rows of each task in one epoch, for trainings on other volumes than the tasks have.
         resume: a Lightning checkpoint to go on from.
@@ -97,7 +99,7 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
             fit(trainer, module, data, run.resume)
         except RuntimeError as error:
             raise _too_large(error, trainer, data) or error from None
-        if run.export == "best":
+        if run.export != "last":
             _take_best(trainer, module)
         _write_cost(trainer, run)
         return _finish(run, trainer, module, data, mixing)
@@ -152,7 +154,7 @@ def _keeper(run: Generalist, checkpoints: Path) -> ModelCheckpoint:
     return ModelCheckpoint(
         checkpoints,
         "step{step}",
-        monitor="eval/worst_excess" if run.has_specialists else "eval/worst_loss",
+        monitor=MONITORS[run.export] if run.has_specialists else "eval/worst_loss",
         save_on_train_epoch_end=False,
         auto_insert_metric_name=False,
         enable_version_counter=False,
@@ -193,6 +195,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Evaluates the weights, and writes the results and the model."""
     result = evaluate(run.job, trainer, module, run.job.final_split)
+    result |= excess_over(run.job, run.reference)
     result |= {"steps": trainer.global_step, **run.results}  # a callback may have ended the training early
     save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
     if trainer.is_global_zero:

@@ -34,7 +34,7 @@ def trainer_options(settings: RunSettings, precision: str | int) -> dict[str, An
     trainer = settings.trainer
     options = trainer.arguments() | {"precision": precision}
     if "deepspeed" in str(trainer.strategy).lower():
-        if settings.export == "best":
+        if settings.export != "last":
             raise MixalignError("DeepSpeed's checkpoints are folders that only DeepSpeed reads: set `export=last`.")
         options["gradient_clip_val"] = settings.optimizer.max_grad_norm  # DeepSpeed clips by itself
     if not is_connected() and (probe := probe_trainer(trainer)) is not None and probe.world_size > 1:

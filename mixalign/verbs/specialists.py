@@ -3,7 +3,7 @@
 from mixalign.config.command_line import NO_FOLDER, with_settings
 from mixalign.config.settings import RunSettings
 from mixalign.frozen.scored import scored
-from mixalign.frozen.specialists import find_specialists
+from mixalign.frozen.specialists import find_folds
 from mixalign.jobs.job import prepare
 from mixalign.terminal import Column, table_text
 from mixalign.together.agree import is_first
@@ -23,14 +23,14 @@ def run(settings: RunSettings) -> None:
     job, reference = scored(prepare(settings), train=True)
     if not is_first():
         return
-    places = [model.place for model in find_specialists(job, reference).values()]
+    places = [[model.place for model in models] for models in find_folds(job, reference).values()]
     rows = [
         [
             task,
             *(f"{tables[k].mean(tables[k].columns['specialist_loss']):.3f}" for tables in job.data.values()),
-            places[k].name,
+            ", ".join(place.name for place in places[k]),
         ]
         for k, task in enumerate(job.tasks)
     ]
     columns: list[str | Column] = ["task", *job.data, Column("folder", text=True)]
-    print(table_text(columns, rows, title="Specialists: mean loss in nats", note=f"folders in {places[0].parent}"))
+    print(table_text(columns, rows, title="Specialists: mean loss in nats", note=f"folders in {places[0][0].parent}"))

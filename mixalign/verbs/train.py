@@ -25,6 +25,7 @@ from mixalign.runs.proxy import run_proxy, with_baseline
 from mixalign.runs.rounds import run_rounds
 from mixalign.runs.summary import eval_table
 from mixalign.runs.train_one import Generalist, train_generalist
+from mixalign.runs.yardstick import keep_specialists
 from mixalign.together.agree import decide
 from mixalign.together.hold import held
 from mixalign.together.start import on_all_ranks
@@ -90,6 +91,8 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
         decide(partial(write_config, run_dir, job))
         attach_reference(job, reference)
         has_specialists = attach_specialists(job, reference, train_specialists)
+        if has_specialists:
+            keep_specialists(run_dir, job, reference)
         result = _train(Generalist(job, mixer, reference, has_specialists, run_dir, settings.export, job.steps))
     _say(f"{eval_table(result)}\nrun folder: {run_dir}")
     run_merges(job, reference, run_dir)
