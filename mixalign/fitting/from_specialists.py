@@ -3,6 +3,7 @@
 Suffixes: `K` tasks with a specialist each, `N` rows of all target tables.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.fitting.mixmin import Descent, certainty, descend, held_out, mixture_loss
 from mixalign.fitting.report import FittedMixture, report
+from mixalign.frozen.cache import Frozen, on_loan, score
 from mixalign.frozen.policy import reference_policy
-from mixalign.frozen.specialists import attach_specialists, specialist_logp
+from mixalign.frozen.specialists import attach_specialists, find_specialists
 from mixalign.jobs.job import Job, prepare
 from mixalign.mixers.simplex import normalise, uniform
 from mixalign.terminal import table_text, wrap
@@ -57,9 +59,20 @@ def fit_from_specialists(settings: RunSettings, out: str | None = None) -> None:
     job, reference = reference_policy(prepare(settings))
     if not attach_specialists(job, reference, train=settings.specialists.train != "never"):
         raise MixalignError("MixMin needs specialists, but `specialists.train=never` and some are missing: set auto.")
-    logp_KN = specialist_logp(job, reference, job.targets)
+    logp_KN = _specialist_logp(job, reference, job.targets)
     if is_first():
         report(_fit(job, logp_KN, row_scales(job.targets)), Path(out or "mixture.yaml"))
+
+
+def _specialist_logp(job: Job, reference: Frozen, datasets: Sequence[TaskDataset]) -> Tensor:
+    """Log-probability of the first completion of every row of some tables under each specialist, (K, N), float64."""
+    logp = []
+    for task, model in find_specialists(job, reference).items():
+        specialist = model.frozen(reference)
+        with on_loan(specialist, job, datasets) as loan:
+            tables = [score(job, specialist, loan, d, f"specialist {task} on {d.task}").align(d) for d in datasets]
+        logp.append(torch.cat([torch.tensor(table[:, 0]) for table in tables]))
+    return torch.stack(logp)
 
 
 def row_scales(tables: list[TaskDataset]) -> Tensor:

@@ -1,18 +1,15 @@
 """Specialists: one model a task, trained on it alone, whose losses say how good is good enough."""
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
-from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure, on_loan, score
+from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
 from mixalign.frozen.folds import attach_cross_fitted, outside
 from mixalign.frozen.trainings import Training, recipe_from_reference, train_frozen
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
@@ -22,7 +19,6 @@ __all__ = [
     "attach_specialists",
     "find_folds",
     "find_specialists",
-    "specialist_logp",
     "specialist_recipes",
     "specialist_steps",
 ]
@@ -105,17 +101,6 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
         else:
             attach_losses(job, frozen[0], "specialist", [entry for entry in job.all_datasets if entry[0] == number])
     return True
-
-
-def specialist_logp(job: Job, reference: Frozen, datasets: Sequence[TaskDataset]) -> Tensor:
-    """Log-probability of the first completion of every row of some tables under each specialist, (K, N), float64."""
-    logp = []
-    for task, model in find_specialists(job, reference).items():
-        specialist = model.frozen(reference)
-        with on_loan(specialist, job, datasets) as loan:
-            tables = [score(job, specialist, loan, d, f"specialist {task} on {d.task}").align(d) for d in datasets]
-        logp.append(torch.cat([torch.tensor(table[:, 0]) for table in tables]))
-    return torch.stack(logp)
 
 
 def specialist_steps(job: Job, task: int, rows: int | None = None) -> int:

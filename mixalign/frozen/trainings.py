@@ -86,8 +86,8 @@ def train_frozen(job: Job, model: nn.Module, training: Training) -> nn.Module:
         fit(trainer, module, data)
         if trainer.global_step < training.steps:
             raise MixalignError(
-                f"The training `{training.title}` ended at step {trainer.global_step} of {training.steps}, so it is not "
-                "stored: other runs would take it for one of all its steps. Start the same command again."
+                f"The training `{training.title}` ended at step {trainer.global_step} of {training.steps}, so it is "
+                "not stored: other runs would take it for one of all its steps. Start the same command again."
             )
     return module.model
 
