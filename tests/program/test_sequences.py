@@ -23,7 +23,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from mixalign.data.generated import generate
 
-
 SEQUENCES = int(os.environ.get("MIXALIGN_SEQUENCES", "6"))
 COMPARED = ("mix.jsonl", "mixture.json", "eval.json", "metrics.csv")
 TASKS = ("helpful", "reverse", "compare")
