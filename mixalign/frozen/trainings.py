@@ -71,7 +71,8 @@ def train_frozen(job: Job, model: nn.Module, training: Training) -> nn.Module:
         MixalignError: when the training ended before its last step: what is kept by a recipe has all of them.
     """
     settings, rows_K = job.settings, [len(d) for d in training.tables]
-    module = AlignModule(model, training.objective, training.tasks, replace(settings.optimizer, lr=training.lr))
+    optimizer = replace(settings.optimizer, lr=training.lr)
+    module = AlignModule(model, training.objective, training.tasks, optimizer, seed=training.seed)
     sampler = MixtureSampler(rows_K, training.batch_size, "stratified", training.seed)
     mixing = Mixing(training.mixture, training.tasks, rows_K)
     callbacks: list[Callback] = [mixing, SpecialistCheck(judges=False)]
@@ -108,7 +109,9 @@ def _best_weights(job: Job, module: AlignModule) -> Iterator[list[Callback]]:
 
 def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskDataset]) -> dict[str, Any]:
     """What decides the weights of every model that is trained from the reference policy and then frozen."""
-    return {
+    lora = job.settings.lora
+    acts = {"dropout": "acts"} if lora is not None and lora.lora_dropout else {}  # in older caches it did not
+    return acts | {
         "start": reference.identity,
         "rows": rows_fingerprint(tables),
         "optimizer": optimizer_recipe(job),

@@ -30,7 +30,13 @@ def check_together(settings: RunSettings) -> None:
     Raises:
         MixalignError: naming them.
     """
-    mixer = settings.mixer
+    mixer, lora = settings.mixer, settings.lora
+    if lora is not None and lora.lora_dropout and settings.objective.form != "supervised":
+        raise MixalignError(
+            f"`lora.lora_dropout` is {lora.lora_dropout}, but `objective={settings.objective_name}` compares scores of "
+            "two answers or two models, which dropout would make noisy, so it is off. Set it to 0, or take "
+            "objective=sft."
+        )
     if (mixer.cadence == "round" or mixer.final) and settings.resume:
         raise MixalignError(
             "A run of several trainings goes on by itself: leave `resume` out, and give the same `run_dir`."

@@ -42,6 +42,7 @@ def align_module(job: Job, mixer: Mixer, model: nn.Module, policy: nn.Module | N
         descends_on=mixer.descends_on,
         clip=mixer.clip,
         live_reference=live,
+        seed=job.settings.seed,
     )
 
 

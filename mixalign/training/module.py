@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mixalign.data.batches.even import is_filler
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip, clip_sample
+from mixalign.models.dropout import set_dropout
 from mixalign.models.precision import sum_dtype
 from mixalign.objectives.base import Objective
 from mixalign.training import sharding
@@ -33,7 +35,8 @@ class AlignModule(L.LightningModule):
         descends_on: `loss`, or `excess` over the specialists' losses, which must then be in the batches.
         clip: how excess is clipped; see `mixalign.losses.excess`.
         live_reference: computes `reference_logp_BS` of a batch when the batches do not carry cached scores.
-        disable_dropout: as usual in DPO, where noise would make a pair's two scores disagree.
+        seed: of the dropout of adapters, which acts in supervised training only: noise would make a pair's two scores
+            disagree. The base model's own dropout is off.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class AlignModule(L.LightningModule):
         descends_on: str = "loss",
         clip: Clip = "none",
         live_reference: Callable[[Batch], Tensor] | None = None,
-        disable_dropout: bool = True,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.objective, self.tasks, self.settings = model, objective, tasks, optimizer
@@ -58,10 +61,7 @@ class AlignModule(L.LightningModule):
         self.probed: dict[str, Tensor] = {}  # what probes measured of the tasks after the last step
         self.measured: dict[str, Tensor] = {}  # what the last micro-batch showed of each sample, (B,)
         self.strict_loading = False  # checkpoints hold trained weights only
-        if disable_dropout:
-            for part in model.modules():
-                if isinstance(part, nn.Dropout):
-                    part.p = 0.0
+        self.seed, self._has_dropout = seed, set_dropout(model, in_adapters=objective.form == "supervised")
         self._validation: TaskMean | None = None
 
     def configure_model(self) -> None:
@@ -70,6 +70,10 @@ class AlignModule(L.LightningModule):
             sharding.shard(self, self.model, self.device_mesh["data_parallel"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        if self._has_dropout:  # the same noise for a training that goes on
+            torch.manual_seed(
+                int(np.random.SeedSequence([self.seed, batch_idx, self.global_rank]).generate_state(1)[0])
+            )
         scores = self.scores(batch)
         value_B = scores["loss"]
         measured = {"task_B": batch["task_B"], "draw_prob_B": batch["draw_prob_B"], "loss_B": value_B.detach()}

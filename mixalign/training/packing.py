@@ -30,8 +30,6 @@ def why_not_packed(model: Any, max_length: int) -> str | None:
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and window < max_length:
         return f"it attends through a window of {window} tokens"
-    if getattr(config, "attention_dropout", 0):
-        return "it has attention dropout"
     try:
         off = _largest_difference(model)
     except Exception as error:  # any family may fail in its own way; it is then trained padded

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import distribute_tensor
 
 from mixalign.errors import MixalignError
+from mixalign.models.dropout import as_configured
 from mixalign.files import replacing
 from mixalign.training.checkpoints import REST
 
@@ -130,7 +131,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path, first: bool = True) -> 
             state[name] = state[names.setdefault(id(parameter), name)]  # tied weights are one tensor again
         parts["state_dict"] = state
     if first:
-        model.save_pretrained(folder, **parts)
+        with as_configured(model):
+            model.save_pretrained(folder, **parts)
         tokenizer.save_pretrained(folder)
 
 

@@ -169,6 +169,10 @@ CASES: dict[str, tuple[str, str]] = {  # overrides, and the beginning of the mes
         "lora=default lora.lora_dropout=2",
         "`lora.lora_dropout` is 2, but must be a number from 0 to 1, but not 1",
     ),
+    "dropout of a comparison": (
+        "lora=default lora.lora_dropout=.5",
+        "`lora.lora_dropout` is 0.5, but `objective=dpo` compares scores",
+    ),
     "targets": (
         "lora=default lora.target_modules=[nothing]",
         "`lora.target_modules` is ['nothing'], which no part of the model is called. Take all-linear, or some of",

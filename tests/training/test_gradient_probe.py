@@ -18,6 +18,7 @@ from mixalign.mixers.fixed import Temperature
 from mixalign.mixers.pike import PiKE
 from mixalign.models.load import LoRA
 from mixalign.models.reference import LIVE
+from mixalign.objectives.sft import SFT
 from mixalign.training.callbacks.gradient_probe import GradientProbe
 from mixalign.training.callbacks.probes import probes_for
 from tests.tiny_runs import train_from_overrides
@@ -193,9 +194,7 @@ def test_a_gradient_that_is_not_finite_is_not_measured(run, linear):
 @pytest.mark.parametrize("micro", [None, 4])
 def test_the_training_is_the_same_to_the_bit_with_a_probe(small_job, tmp_path, micro):
     """With dropout, whose draws a measurement must not use up, and gradients that add up over micro-batches."""
-    job, runs = small_job(ROWS), []
-    for attention in (part for part in job.model.modules() if hasattr(part, "attention_dropout")):
-        attention.attention_dropout = 0.3
+    job, runs = small_job(ROWS, objective=SFT(), lora=LoRA(r=2, lora_dropout=0.3)), []
     for probes in ([], [GradientProbe(Temperature())]):
         torch.manual_seed(0)
         runs.append(job.run(tmp_path, steps=4, micro=micro, callbacks=probes))

@@ -16,6 +16,8 @@ from mixalign.mixers.base import Mix
 from mixalign.models.load import LoRA
 from mixalign.models.reference import adapter_off, frozen_copy
 from mixalign.objectives.dpo import DPO
+from mixalign.objectives.kto import KTO
+from mixalign.training.module import AlignModule
 from mixalign.training.optimizer import Optimizer
 
 
@@ -206,12 +208,24 @@ def test_a_checkpoint_holds_what_was_trained(dpo_job, tmp_path, lora):
     )
 
 
-@pytest.mark.parametrize("disable", [True, False])
-def test_dropout_is_off_unless_wanted(dpo_job, tmp_path, disable):
+@pytest.mark.filterwarnings("ignore:.*Please add the following callbacks.*")
+def test_dropout_of_adapters_acts_in_supervised_training_and_is_the_same_when_it_goes_on(sft_job, tmp_path):
+    keep = ModelCheckpoint(tmp_path, "at{step}", every_n_train_steps=2, save_top_k=-1, auto_insert_metric_name=False)
+    runs = []
+    for rate, more in ((0.0, {}), (0.5, {"callbacks": [keep]}), (0.5, {"resume": tmp_path / "at2.ckpt"})):
+        sft_job.lora = LoRA(r=2, lora_dropout=rate)
+        torch.manual_seed(len(runs))  # what else draws numbers does not matter
+        runs.append(sft_job.run(tmp_path, steps=4, micro=6, **more).weights())
+    without, whole, rest = runs
+    assert any(not whole[name].equal(weight) for name, weight in without.items())
+    assert all(rest[name].equal(weight) for name, weight in whole.items())
+
+
+@pytest.mark.parametrize("objective", [DPO(), KTO()])
+def test_dropout_is_off_where_scores_are_compared(dpo_job, objective):
     dpo_job.lora = LoRA(r=2, lora_dropout=0.5)
-    run = dpo_job.run(tmp_path, steps=1, disable_dropout=disable)
-    rates = {part.p for part in run.module.model.modules() if isinstance(part, torch.nn.Dropout)}
-    assert rates == ({0.0} if disable else {0.5})
+    module = AlignModule(dpo_job.start(), objective, dpo_job.tasks, Optimizer(1e-3))
+    assert {part.p for part in module.model.modules() if isinstance(part, torch.nn.Dropout)} == {0.0}
 
 
 @pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*")

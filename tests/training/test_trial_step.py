@@ -105,12 +105,12 @@ class Watched(L.Callback):
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(r=2, lora_dropout=0.3)], ids=["full", "lora with dropout"])
-def test_training_is_the_same_to_the_bit(dpo_job, tmp_path, lora):
-    dpo_job.lora, watched = lora, Watched()
+def test_training_is_the_same_to_the_bit(sft_job, tmp_path, lora):
+    sft_job.lora, watched = lora, Watched()
     runs = []
     for callbacks in ([], [watched]):
         L.seed_everything(0, verbose=False)
-        runs.append(dpo_job.run(tmp_path, MIXER, steps=3, callbacks=callbacks, disable_dropout=False))
+        runs.append(sft_job.run(tmp_path, MIXER, steps=3, callbacks=callbacks))
         runs[-1].random = torch.get_rng_state()
     plain, probed = runs
     assert all(weight.equal(probed.weights()[name]) for name, weight in plain.weights().items())

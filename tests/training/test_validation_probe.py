@@ -11,6 +11,7 @@ from mixalign.errors import MixalignError
 from mixalign.mixers.aioli import Aioli
 from mixalign.mixers.fixed import Temperature
 from mixalign.models.load import LoRA
+from mixalign.objectives.sft import SFT
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.probe import task_rows
 from mixalign.training.callbacks.probes import probes_for
@@ -42,8 +43,8 @@ def measured(job, folder, steps=2, **settings):
 
 def test_with_all_rows_it_is_the_validation_loss(small_job, tmp_path):
     """Dropout is off in both."""
-    job = small_job(dtype=torch.float64, lora=LoRA(r=2, lora_dropout=0.5))
-    loss_NK, run = measured(job, tmp_path, val_every=2, eval_batch_size=3, disable_dropout=False)
+    job = small_job(objective=SFT(), dtype=torch.float64, lora=LoRA(r=2, lora_dropout=0.5))
+    loss_NK, run = measured(job, tmp_path, val_every=2, eval_batch_size=3)
     assert loss_NK.dtype == torch.float64
     torch.testing.assert_close(loss_NK[1], run.module.evaluation["loss"].cpu(), rtol=0, atol=1e-12)
     assert not loss_NK[0].equal(loss_NK[1])
