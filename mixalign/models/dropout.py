@@ -30,7 +30,7 @@ def set_dropout(model: nn.Module, in_adapters: bool = False) -> bool:
     left, before = False, getattr(model, BEFORE, [])
     for name, part in model.named_modules():
         if in_adapters and OF_ADAPTERS in name.split("."):
-            left |= getattr(part, "p", 0) > 0
+            left = left or getattr(part, "p", 0.0) > 0
             continue
         if "Dropout" in type(part).__name__ and getattr(part, "p", 0):
             part.p = 0.0

@@ -19,8 +19,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import distribute_tensor
 
 from mixalign.errors import MixalignError
-from mixalign.models.dropout import as_configured
 from mixalign.files import replacing
+from mixalign.models.dropout import as_configured
 from mixalign.training.checkpoints import REST
 
 __all__ = ["FullySharded", "is_sharded", "load_weights", "save_model", "shard", "whole"]
