@@ -18,12 +18,18 @@ def train(*overrides: str, run_dir: str) -> dict[str, Any]:
 
     Raises:
         MixalignError: for anything in the configuration, the rows or the folder that cannot be used.
+        Stopped: a SystemExit, when SIGTERM or Ctrl-C came, or `max_time` is over; its text says what is kept.
     """
+    import time
     from pathlib import Path
 
     from mixalign.config.compose import compose_settings
     from mixalign.config.console import quiet_libraries
+    from mixalign.stopping import heed, limit
     from mixalign.verbs.train import run
 
+    began = time.time()
     quiet_libraries()
-    return run(compose_settings(overrides), Path(run_dir))
+    settings = compose_settings(overrides)
+    with heed(), limit(settings.seconds, began):
+        return run(settings, Path(run_dir))

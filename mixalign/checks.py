@@ -5,7 +5,7 @@ Every one raises a MixalignError that names the key, the value, and what it may 
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import date, timedelta
 from math import inf
 from typing import Any
 
@@ -14,6 +14,7 @@ from mixalign.errors import MixalignError, did_you_mean
 __all__ = [
     "check_choice",
     "check_date",
+    "check_duration",
     "check_flag",
     "check_list",
     "check_mapping",
@@ -22,6 +23,10 @@ __all__ = [
     "check_pattern",
     "check_text",
 ]
+
+
+DAYS = re.compile(r"(\d+):(\d\d?):(\d\d?):(\d\d?)")  # hours, minutes and seconds, as in Lightning's Timer
+LONGEST = 1e7  # seconds, 115 days: what a timer of the standard library takes everywhere
 
 
 def check_number(
@@ -148,6 +153,34 @@ def check_date(key: str, value: Any, *, null: bool = False) -> None:
     if not known:
         wanted = "a date such as 2026-01-31" + ", or null" * null
         raise MixalignError(f"`{key}` is {value!r}, but must be {wanted}.")
+
+
+def check_duration(key: str, value: Any) -> float | None:
+    """Refuses what is no length of time: seconds, `DD:HH:MM:SS`, or a mapping such as {hours: 1, minutes: 30}.
+
+    Returns:
+        Seconds; None for None.
+
+    Raises:
+        MixalignError: when it is something else, or not above 0.
+    """
+    if value is None:
+        return None
+    seconds = 0.0
+    if isinstance(value, str) and (parts := DAYS.fullmatch(value)):
+        days, hours, minutes, rest = map(int, parts.groups())
+        value = {"days": days, "hours": hours, "minutes": minutes, "seconds": rest}
+    if isinstance(value, Mapping):
+        try:
+            seconds = timedelta(**value).total_seconds()
+        except (TypeError, OverflowError):
+            seconds = 0.0
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    if not 0 < seconds <= LONGEST:
+        wanted = 'seconds above 0, "DD:HH:MM:SS" in quotes, a mapping such as {hours: 1, minutes: 30}, or null'
+        raise MixalignError(f"`{key}` is {value!r}, but must be {wanted}.")
+    return seconds
 
 
 def check_pattern(key: str, value: Any, *, null: bool = True) -> None:

@@ -74,29 +74,36 @@ def _leave_folder_to_first(verb: str) -> None:
 def _guarded(verb: str) -> int:
     """Runs a verb; errors that a user can mend are one message, all others keep their traceback."""
     from mixalign.errors import MixalignError, Stopped, did_you_mean
-    from mixalign.terminal import print_line
+    from mixalign.stopping import heed, stage
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets errors reach this function
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     debug = any(a.lower() == "debug=true" for a in sys.argv)
     try:
-        if verb not in verbs():
-            raise MixalignError(f"There is no verb `{verb}`. {did_you_mean(verb, verbs())}")
-        import_module(f"mixalign.verbs.{verb.replace('-', '_')}").main()
+        with heed(), stage(f"`mixalign {verb}`", again="The same command begins again."):
+            if verb not in verbs():
+                raise MixalignError(f"There is no verb `{verb}`. {did_you_mean(verb, verbs())}")
+            import_module(f"mixalign.verbs.{verb.replace('-', '_')}").main()
     except Stopped as stop:
-        print_line(f"{stop.text}. The same command with the same run_dir goes on from there.")
+        _print_line(stop.text)
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        _print_line("stopped")
         return 130
     except Exception as error:
         message = _message(error)
         if debug or message is None:
             raise
-        print_line(f"error: {message}")
+        _print_line(f"error: {message}")
         return 1
     return 0
+
+
+def _print_line(text: str) -> None:
+    from mixalign.terminal import print_line
+
+    print_line(text)
 
 
 def _message(error: Exception) -> str | None:

@@ -15,14 +15,21 @@ class MixalignError(ValueError):
 
 
 class Stopped(SystemExit):
-    """A training was told to stop and has saved itself. The process exits with 128 + the signal's number.
+    """A command was told to stop: by a signal, when it exits with 128 + its number, or by `max_time`, with 0.
 
     Not an error: it ends a sweep as well, where Hydra goes on with the next run after one.
+
+    Args:
+        text: in which stage, what is kept, and how to go on.
+        code: of the process.
     """
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(code)
         self.text = text
+
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[str, int]]:
+        return Stopped, (self.text, int(self.code or 0))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

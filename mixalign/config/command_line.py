@@ -1,7 +1,10 @@
 """Verbs that take configuration keys: Hydra composes them, and the verb gets settings."""
 
+import os
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import hydra
@@ -9,11 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from mixalign import stopping
 from mixalign.config.compose import CONF, as_today, register_resolvers, settings_of
 from mixalign.config.console import quiet_libraries
 from mixalign.config.folders import unused_removed
 from mixalign.config.messages import user_message
 from mixalign.config.settings import RunSettings
+from mixalign.config.sweep import judged, within_sweep
 
 __all__ = ["NO_FOLDER", "with_settings"]
 
@@ -28,22 +33,33 @@ def with_settings(verb: Callable[[RunSettings], Any], *fixed: str) -> None:
         fixed: overrides that the verb sets.
 
     Raises:
-        Exception: what the function raises; in a sweep Hydra does, when all runs have had their turn.
+        Exception: what the function raises; in a sweep when all runs have had their turn, see `judged`.
+        Stopped: when the process was told to stop; in a sweep no further run is started.
     """
     register_resolvers()
     quiet_libraries()
     sys.argv[1:] = as_today(sys.argv[1:]) + list(fixed)
     refused: list[Exception] = []
+    began, main = time.time(), os.getpid()
+
+    def job(config: DictConfig) -> Any:
+        settings = settings_of(config)
+        kept = f"what is finished is kept in {settings.cache_dir}"
+        again = "The same command goes on from there."
+        with stopping.stage("the start", kept, again), stopping.limit(settings.seconds, began):
+            return verb(settings)
 
     def quietly(config: DictConfig) -> Any:
         try:
-            return verb(settings_of(config))
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return within_sweep(partial(job, config), main)
+            return job(config)
         except Exception as error:
             if user_message(error) is None or HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # in a sweep the other runs go on
             refused.append(error)  # Hydra would print all overrides before the message
 
-    with unused_removed():
+    with unused_removed(), judged():
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(quietly)()
     if refused:
         raise refused[0]

@@ -25,7 +25,11 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (p / "train.yaml").is_file())
 """The folder of the configuration: inside the package in a wheel, beside it in a checkout."""
 
-RENAMED = {"data.reference": "data.target", "trainer.fast_dev_run": "fast_dev_run"}
+RENAMED = {
+    "data.reference": "data.target",
+    "trainer.fast_dev_run": "fast_dev_run",
+    "trainer.max_time": "max_time",
+}
 
 
 def register_resolvers() -> None:

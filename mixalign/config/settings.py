@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from mixalign.checks import (
     check_choice,
     check_date,
+    check_duration,
     check_flag,
     check_list,
     check_mapping,
@@ -49,7 +50,7 @@ Touches = Literal["weights", "speed", "place"]
 `place`: names, folders, what is shown, and what is made beside the run."""
 
 
-def setting(check: Callable[[str, Any], None], touches: Touches = "weights", **default: Any) -> Any:
+def setting(check: Callable[[str, Any], Any], touches: Touches = "weights", **default: Any) -> Any:
     """A field that one key fills. A default is for the config.yaml of an older run, which lacks the key."""
     return field(metadata={"check": check, "touches": touches}, **default)
 
@@ -213,6 +214,7 @@ class RunSettings:
     eval_batch_size: int = setting(COUNT, "speed")
     val_every: int | None = setting(COUNT_OR_NULL)
     save_every: int | None = setting(COUNT_OR_NULL, "place")
+    max_time: Any = setting(check_duration, "place", default=None)
     composition: Composition | None = setting(word(*get_args(Composition), null=True))
     resume: Path | None = setting(TEXT_OR_NULL, "place")
     on_nan: OnNan = setting(word(*get_args(OnNan)))
@@ -237,6 +239,11 @@ class RunSettings:
     callbacks: Mapping[str, Mapping[str, Any]] = part()
     plain: Mapping[str, Any] = field(repr=False)
     chosen: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """`max_time`, the time of the whole command, in seconds."""
+        return check_duration("max_time", self.max_time)
 
     @property
     def mixer_name(self) -> str:

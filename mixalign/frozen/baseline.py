@@ -10,6 +10,7 @@ from torch import nn
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
 from mixalign.frozen.trainings import Training, recipe_from_reference, train_frozen
+from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.mixers.schedule import Schedule
@@ -56,7 +57,7 @@ def attach_baseline(job: Job, reference: Frozen, mixer: Rule) -> Job:
     return job
 
 
-def _train(job: Job, reference: Frozen, mixer: Rule) -> nn.Module:
+def _train(job: Job, reference: Frozen, mixer: Rule, left: Unfinished) -> nn.Module:
     settings, seed = job.settings, job.settings.specialists.seed
     log.info("baseline: %d steps of %d rows of all tasks", job.steps, settings.batch_size)
     training = Training(
@@ -70,7 +71,7 @@ def _train(job: Job, reference: Frozen, mixer: Rule) -> nn.Module:
         seed=seed,
         mixture=_mixture(mixer),
     )
-    return train_frozen(job, add_lora(reference.build(), settings.lora, seed), training)
+    return train_frozen(job, add_lora(reference.build(), settings.lora, seed), training, left)
 
 
 def _mixture(mixer: Rule) -> Rule:

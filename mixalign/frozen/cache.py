@@ -17,9 +17,11 @@ from mixalign.fingerprint import differences, fingerprint
 from mixalign.frozen.costs import metered
 from mixalign.frozen.score import score_on_ranks
 from mixalign.frozen.table import ScoreTable
+from mixalign.frozen.unfinished import Unfinished, forget, unfinished
 from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.models.load import Pretrained, load_adapter
 from mixalign.objectives.frozen_losses import frozen_losses
+from mixalign.stopping import stage
 from mixalign.terminal import progress
 from mixalign.together.agree import is_first
 from mixalign.together.locks import made_once
@@ -90,10 +92,11 @@ def load_frozen(folder: Path, base: Frozen, trainable: bool = False) -> nn.Modul
     return model
 
 
-def ensure(job: Job, wanted: CachedModel, make: Callable[[], nn.Module]) -> None:
+def ensure(job: Job, wanted: CachedModel, make: Callable[[Unfinished], nn.Module]) -> None:
     """Makes sure that a folder holds the model of its recipe: checks it, or makes it and renames it into place.
 
-    All processes make it together; of several runs that need it, one does.
+    All processes make it together; of several runs that need it, one does. One that is stopped or killed leaves
+    checkpoints, from which the next one goes on.
 
     Raises:
         MixalignError: when the folder was made by another recipe, naming every setting that differs.
@@ -103,12 +106,13 @@ def ensure(job: Job, wanted: CachedModel, make: Callable[[], nn.Module]) -> None
         if missing:
             if not place.is_relative_to(job.cache):
                 refuse_foreign(place)
-            with metered(job, wanted.recipe):
-                model = make()
+            with unfinished(job, wanted.recipe) as left:
+                model = make(left)
             with replacing(place) if is_first() else nullcontext(place) as part:
                 save_model(model, job.tokenizer, part / "model", is_first())
                 if is_first():
                     write_json(part / "recipe.json", wanted.recipe)
+            forget(job, wanted.recipe)
     if wrong := differences(read_json(place / "recipe.json"), wanted.recipe):
         raise MixalignError(
             f"{place} is stale: it was made with other settings ({'; '.join(wrong)}). Restore the settings, delete "
@@ -168,7 +172,7 @@ def score(job: Job, frozen: Frozen, loan: Loan, dataset: TaskDataset, title: str
     with made_once(path, job.cache / "locks") as missing:
         if missing:
             shown = progress(title, len(dataset), "row", disabled=not job.settings.progress)
-            with metered(job, recipe), shown as bar:
+            with stage(f"the scoring ({title})"), metered(job, recipe), shown as bar:
                 batch_size = job.settings.eval_batch_size
                 table = score_on_ranks(loan(), dataset, recipe, batch_size, job.layout, job.precision, bar.advance)
             if is_first():

@@ -18,10 +18,10 @@ __all__ = ["metered", "spent_on"]
 
 
 @contextmanager
-def metered(job: Job, recipe: Mapping[str, Any]) -> Iterator[None]:
+def metered(job: Job, recipe: Mapping[str, Any]) -> Iterator[Meter]:
     """Records what it costs to make something of the cache, under the fingerprint of its recipe."""
     with Meter(job.device) as cost:
-        yield
+        yield cost
     if is_first():
         write_json(_record(job, recipe), cost.state_dict())
 

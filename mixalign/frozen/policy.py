@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, ensure, on_loan, score
 from mixalign.frozen.trainings import Training, optimizer_recipe, train_frozen
+from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
 from mixalign.models.load import Pretrained, weights_fingerprint
 from mixalign.objectives.sft import SFT
@@ -46,11 +48,11 @@ def reference_policy(job: Job, check: Callable[[Job], None] = lambda job: None) 
         "seed": settings.seed,
     }
     model = CachedModel(job.cache / "reference" / fingerprint(recipe), recipe)
-    ensure(job, model, lambda: _train(job, base, steps))
+    ensure(job, model, partial(_train, job, base, steps))
     return job, Frozen(model.identity, Pretrained(str(model.place / "model"), dtype=_dtype(base)).build)
 
 
-def _train(job: Job, base: nn.Module, steps: int) -> nn.Module:
+def _train(job: Job, base: nn.Module, steps: int, left: Unfinished) -> nn.Module:
     log.info("reference: %d steps of SFT on the tasks' chosen answers", steps)
     settings = job.settings.reference
     training = Training(
@@ -63,7 +65,7 @@ def _train(job: Job, base: nn.Module, steps: int) -> nn.Module:
         lr=settings.sft_lr,
         seed=settings.seed,
     )
-    return train_frozen(job, base, training)
+    return train_frozen(job, base, training, left)
 
 
 def _as_loaded(job: Job, base: Any, start: str) -> Frozen:
@@ -71,7 +73,7 @@ def _as_loaded(job: Job, base: Any, start: str) -> Frozen:
     if job.settings.lora is None or base.config._name_or_path:
         return Frozen(start, job.settings.model.build)
     model = CachedModel(job.cache / "reference" / start, {"stage": "base", "start": start})
-    ensure(job, model, lambda: base)
+    ensure(job, model, lambda left: base)
     return Frozen(start, Pretrained(str(model.place / "model"), dtype=_dtype(base)).build)
 
 

@@ -12,6 +12,7 @@ from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
 from mixalign.frozen.folds import attach_cross_fitted, outside
 from mixalign.frozen.trainings import Training, recipe_from_reference, train_frozen
+from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
 from mixalign.models.load import add_lora
 
@@ -113,7 +114,7 @@ def specialist_steps(job: Job, task: int, rows: int | None = None) -> int:
     return num_steps("specialists.", s.steps, s.epochs, rows or len(job.data["train"][task]), s.batch_size)
 
 
-def _train(job: Job, reference: Frozen, number: int, fold: int) -> nn.Module:
+def _train(job: Job, reference: Frozen, number: int, fold: int, left: Unfinished) -> nn.Module:
     settings, rows = job.settings.specialists, job.data["train"][number]
     if settings.folds > 1:
         rows = outside(rows, settings.folds, fold)
@@ -128,4 +129,4 @@ def _train(job: Job, reference: Frozen, number: int, fold: int) -> nn.Module:
         seed=settings.seed,
         best_on=[job.data["validation"][number]] if settings.export == "best" else [],
     )
-    return train_frozen(job, add_lora(reference.build(), job.settings.lora, settings.seed), training)
+    return train_frozen(job, add_lora(reference.build(), job.settings.lora, settings.seed), training, left)

@@ -1,11 +1,8 @@
 """Trainings of the models that are frozen afterwards: a fixed mixture, no validation, no logs."""
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -16,11 +13,13 @@ from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.frozen.cache import Frozen
+from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.mixers.base import Mixer
 from mixalign.mixers.fixed import Temperature
 from mixalign.objectives.base import Objective
-from mixalign.together.agree import decide, wait, world
+from mixalign.stopping import stage
+from mixalign.together.agree import wait, world
 from mixalign.together.trainer import trainer_options
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
@@ -32,6 +31,7 @@ from mixalign.training.sharding import load_weights
 
 __all__ = ["Training", "mean_length", "micro_batch_size", "optimizer_recipe", "recipe_from_reference", "train_frozen"]
 
+AGAIN = "The same command goes on from there."
 UNIFORM = Temperature(float("inf"))
 LOOKS = 10  # at validation rows, in a training that keeps its best weights
 
@@ -64,10 +64,14 @@ class Training:
     best_on: Sequence[TaskDataset] = ()
 
 
-def train_frozen(job: Job, model: nn.Module, training: Training) -> nn.Module:
+def train_frozen(job: Job, model: nn.Module, training: Training, left: Unfinished) -> nn.Module:
     """Trains the model in place, on all processes of the job.
 
+    Args:
+        left: where an earlier process left its checkpoints, if it did not finish, and where this one leaves its own.
+
     Raises:
+        Stopped: when the process was told to stop, and the training has saved itself.
         MixalignError: when the training ended before its last step: what is kept by a recipe has all of them.
     """
     settings, rows_K = job.settings, [len(d) for d in training.tables]
@@ -81,30 +85,25 @@ def train_frozen(job: Job, model: nn.Module, training: Training) -> nn.Module:
     prepare_model(model, settings.engine, training.steps * training.batch_size * mean_length(training.tables))
     rows, validation = settings.eval_batch_size, list(training.best_on)
     data = MixtureData(training.tables, validation, sampler, training.steps, rows, job.layout)
-    keeping: AbstractContextManager[list[Callback]] = _best_weights(job, module) if validation else nullcontext([])
-    with keeping as keepers:
-        trainer = make_trainer(_fit_settings(job, training), job.cache, [*callbacks, *keepers])
-        fit(trainer, module, data)
-        if trainer.global_step < training.steps:
-            raise MixalignError(
-                f"The training `{training.title}` ended at step {trainer.global_step} of {training.steps}, so it is "
-                "not stored: other runs would take it for one of all its steps. Start the same command again."
-            )
+    keepers = [_keeper(left.folder)] if validation else []
+    trainer = make_trainer(_fit_settings(job, training), job.cache, [*callbacks, *keepers, *left.callbacks()])
+    with stage(f"the training of the {training.title}", again=AGAIN):
+        fit(trainer, module, data, left.resume(trainer.strategy, training.title))
+    if trainer.global_step < training.steps:
+        raise MixalignError(
+            f"The training `{training.title}` ended at step {trainer.global_step} of {training.steps}, so it is "
+            "not stored: other runs would take it for one of all its steps. Start the same command again."
+        )
+    for keeper in keepers:
+        load_weights(module, Path(keeper.best_model_path))
+        wait()
     return module.model
 
 
-@contextmanager
-def _best_weights(job: Job, module: AlignModule) -> Iterator[list[Callback]]:
-    """A callback that keeps the weights with the lowest validation loss; in the end the module has them."""
-    job.cache.mkdir(parents=True, exist_ok=True)
-    folder = Path(decide(lambda: mkdtemp(dir=job.cache, prefix=".best")))
-    keeper = ModelCheckpoint(folder, monitor="eval/mean_loss", save_on_train_epoch_end=False, save_weights_only=True)
-    try:
-        yield [keeper]
-        load_weights(module, Path(keeper.best_model_path))
-        wait()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _keeper(folder: Path) -> ModelCheckpoint:
+    """Keeps the weights with the lowest validation loss, until the training is finished and forgotten."""
+    best = folder / "best"
+    return ModelCheckpoint(best, monitor="eval/mean_loss", save_on_train_epoch_end=False, save_weights_only=True)
 
 
 def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskDataset]) -> dict[str, Any]:

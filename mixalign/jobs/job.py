@@ -26,6 +26,7 @@ from mixalign.jobs.day import template_day
 from mixalign.jobs.order import as_begun, plain_tasks
 from mixalign.jobs.tasks import read_task, target_specs, task_specs
 from mixalign.objectives.base import Objective
+from mixalign.stopping import stage
 from mixalign.training.engine import choose_layout, choose_precision, prepare_process
 from mixalign.types import Example
 
@@ -125,6 +126,7 @@ class Job:
         return torch.tensor([len(table) for table in self.data["train"]], dtype=torch.float64)
 
 
+@stage("the reading of the rows")
 def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     """Reads and tokenises every task.
 

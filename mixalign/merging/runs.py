@@ -31,6 +31,7 @@ from mixalign.runs.folder import read_settings, write_config
 from mixalign.runs.identity import begun_tasks, check_measured, write_identity
 from mixalign.runs.summary import eval_table
 from mixalign.runs.yardstick import keep_specialists
+from mixalign.stopping import stage
 from mixalign.together.agree import world
 from mixalign.together.locks import alone
 from mixalign.training.meter import Meter
@@ -118,7 +119,8 @@ def run_merges(job: Job, reference: Frozen, run_dir: Path) -> None:
     for how in merges:
         folder = _beside(run_dir, how.method)
         wanted = _recipe(job, reference, how, search)
-        with alone(job.cache / "locks" / "merges" / fingerprint(wanted)):
+        merging = stage(f"the merge by {how.method}", f"the run in {run_dir} is finished")
+        with merging, alone(job.cache / "locks" / "merges" / fingerprint(wanted)):
             same = [path for path in folder.parent.glob(f"*_merge_{how.method}") if _recipe_of(path) == wanted]
             if same:  # the run was resumed, or another mixer of a sweep has the same specialists
                 log.info("merge: %s is there already", same[0])

@@ -26,6 +26,7 @@ from mixalign.models.load import add_lora
 from mixalign.objectives.frozen_losses import frozen_losses
 from mixalign.runs.rounds_table import rounds_table
 from mixalign.runs.train_one import Generalist, train_generalist
+from mixalign.stopping import stage
 from mixalign.terminal import progress
 from mixalign.together.agree import agree, is_first, rank, total, wait, world
 from mixalign.training.checkpoints import newest_checkpoint
@@ -122,7 +123,8 @@ class _Rounds:
         job, influence = self.run.job, self.run.job.settings.influence
         model = load_frozen(self.folder(number) / "model", self.run.reference, trainable=True).to(job.device)
         hidden = not job.settings.progress
-        with progress(f"influence {number + 1}", None, "row", disabled=hidden) as bar, Meter(job.device) as cost:
+        shown = progress(f"influence {number + 1}", None, "row", disabled=hidden)
+        with stage(f"the influence of round {number + 1}"), shown as bar, Meter(job.device) as cost:
             measured = measure(
                 model,
                 job.target_objective,

@@ -25,6 +25,7 @@ from mixalign.mixers.base import Rule
 from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
 from mixalign.runs.yardstick import excess_over
+from mixalign.stopping import stage
 from mixalign.together.trainer import trainer_options
 from mixalign.training.callbacks.cost import Cost
 from mixalign.training.callbacks.leave import Leave
@@ -96,7 +97,8 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
             log.info("engine: %s", ", ".join(done))
         trainer = _trainer(run, mixing, loggers)
         try:
-            fit(trainer, module, data, run.resume)
+            with stage("the training"):
+                fit(trainer, module, data, run.resume)
         except RuntimeError as error:
             raise _too_large(error, trainer, data) or error from None
         if run.export != "last":
@@ -194,10 +196,11 @@ def _finish(
     run: Generalist, trainer: L.Trainer, module: AlignModule, data: MixtureData, mixing: Mixing
 ) -> dict[str, Any]:
     """Evaluates the weights, and writes the results and the model."""
-    result = evaluate(run.job, trainer, module, run.job.final_split)
-    result |= excess_over(run.job, run.reference)
-    result |= {"steps": trainer.global_step, **run.results}  # a callback may have ended the training early
-    save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
+    with stage("the evaluation and export", f"the training is kept in {run.folder / 'checkpoints'}"):
+        result = evaluate(run.job, trainer, module, run.job.final_split)
+        result |= excess_over(run.job, run.reference)
+        result |= {"steps": trainer.global_step, **run.results}  # a callback may have ended the training early
+        save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
     if trainer.is_global_zero:
         write_json(run.folder / "mixture.json", mixing.summary(data.sampler))
         write_json(run.folder / "eval.json", result)

@@ -25,6 +25,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from mixalign import stopping
 from mixalign.config.console import quiet_libraries
 from mixalign.config.parse import parse
 from mixalign.errors import MixalignError, Stopped
@@ -69,7 +70,7 @@ def started_others(size: int, job: str, plain: Mapping[str, Any], patience: time
         children = [_start(task, number, size) for number in range(1, size)]
         try:
             with _watched(children, folder):
-                _wait_for_start(children, store)
+                _wait_for_start(children, store, patience)
                 _meet(store, 0, size, patience)
                 agree(plain)
                 yield
@@ -81,7 +82,9 @@ def started_others(size: int, job: str, plain: Mapping[str, Any], patience: time
         finally:
             for child in children:
                 child.kill()
-                child.wait()
+            for child in children:
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(GRACE)
 
 
 def _start(task: Sequence[str], number: int, size: int) -> subprocess.Popen[bytes]:
@@ -92,11 +95,14 @@ def _start(task: Sequence[str], number: int, size: int) -> subprocess.Popen[byte
         return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _wait_for_start(children: Sequence[subprocess.Popen[bytes]], store: TCPStore) -> None:
+def _wait_for_start(children: Sequence[subprocess.Popen[bytes]], store: TCPStore, patience: timedelta) -> None:
+    end = time.monotonic() + patience.total_seconds()
     for number, child in enumerate(children, 1):
         while not store.check([f"started {number}"]):
             if child.poll() is not None:
                 raise RuntimeError(f"process {number} did not start")
+            if time.monotonic() > end:
+                raise RuntimeError(f"timed out waiting for process {number} to start")
             time.sleep(0.1)
 
 
@@ -127,9 +133,12 @@ def _blame(error: Exception, children: Sequence[subprocess.Popen[bytes]], folder
     """When another process failed first, which here is a broken connection: says what it said, or raises its error."""
     if isinstance(error, MixalignError):
         return
+    stopping.check()  # else the connection broke because the others were told to stop as well
     for number, child in enumerate(children, 1):
         with suppress(subprocess.TimeoutExpired):
             child.wait(5)
+        if (stop := folder / f"{number}.stopped").is_file():
+            raise Stopped(stop.read_text(), 128 + signal.SIGTERM) from None
         if child.returncode:
             words = _last_words(number, child, folder)
             if child.returncode < 0 or (folder / f"{number}.error").is_file():
@@ -172,13 +181,14 @@ def take_part(folder: str, port: str, seconds: str, job: str) -> None:
     store = TCPStore(HOST, int(port), is_master=False)
     store.set(f"started {number}", "")
     try:
-        _meet(store, number, int(os.environ["WORLD_SIZE"]), timedelta(seconds=float(seconds)))
-        run(parse(agree({})))
+        with stopping.heed():
+            _meet(store, number, int(os.environ["WORLD_SIZE"]), timedelta(seconds=float(seconds)))
+            run(parse(agree({})))
     except MixalignError as error:
         (Path(folder) / f"{number}.error").write_text(str(error))
         raise
-    except Stopped:
-        pass
+    except Stopped as stop:
+        (Path(folder) / f"{number}.stopped").write_text(stop.text)
     except Exception:
         time.sleep(2)  # most likely the first process is gone: then the thread above ends this one, and tidies up
         raise

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
+from mixalign import stopping
 from mixalign.config.console import quiet_libraries
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
@@ -61,7 +62,12 @@ def on_all_ranks(job: Callable[Concatenate[RunSettings, P], T]) -> Callable[Conc
             if not is_first():
                 settings = _be_quiet(settings)
             args, kwargs = agree((args, kwargs))
-            return job(settings, *args, **kwargs)
+            try:
+                return job(settings, *args, **kwargs)
+            except Exception:
+                if is_connected():
+                    stopping.check()  # the connection broke because another process stopped first
+                raise
 
     return everywhere
 

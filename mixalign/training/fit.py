@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
+from mixalign import stopping
 from mixalign.checks import check_number
 from mixalign.data.batches.module import MixtureData
 from mixalign.errors import MixalignError
@@ -23,6 +24,7 @@ from mixalign.training.lightning_quirks import (
     ValidateAtTheEnd,
     WholeCheckpoints,
     compare_after_validation,
+    leave_signals_alone,
     set_intervals,
 )
 from mixalign.training.module import SUMMARY, SUMMARY_OF_EXCESS, AlignModule
@@ -88,6 +90,7 @@ def make_trainer(
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise MixalignError(f"Lightning refuses the settings of `trainer`: {error}") from error
+    leave_signals_alone(trainer)
     for callback in _callbacks(trainer):
         if isinstance(callback, EarlyStopping):
             compare_after_validation(callback)
@@ -101,6 +104,7 @@ def fit(trainer: L.Trainer, module: AlignModule, data: MixtureData, resume: Path
     Raises:
         MixalignError: when that is a folder, and the strategy is not the one that wrote it, or of another model; or
             when a callback watches what no validation of this training gives.
+        Stopped: when the process was told to stop, and the training has saved itself.
     """
     _check_monitors(trainer, data)
     if resume is not None and resume.is_dir() and not isinstance(trainer.strategy, FullySharded | DeepSpeedStrategy):
@@ -110,7 +114,12 @@ def fit(trainer: L.Trainer, module: AlignModule, data: MixtureData, resume: Path
         )
     if resume is not None and resume.is_file():
         _check_weights(module, resume)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    finally:
+        stopping.release()
+    if trainer.is_global_zero:
+        stopping.check()  # what came behind the last step
 
 
 def _callbacks(trainer: Any) -> list[Callback]:

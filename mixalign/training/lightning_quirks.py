@@ -2,8 +2,8 @@
 
 Each names the issue that makes it necessary, or the version where it was measured, and has a test that fails when
 plain Lightning can do without it. Those that are a line or two stand where they act: the mode of the model in
-`AlignModule.on_fit_start`, the lines to forget in `TaskLog.on_fit_start`, signals in `Leave.on_train_start`, and even
-numbers of batches in `data.batches.even`. FSDP2's are in `sharding.FullySharded`.
+`AlignModule.on_fit_start`, the lines to forget in `TaskLog.on_fit_start`, and even numbers of batches in
+`data.batches.even`. FSDP2's are in `sharding.FullySharded`.
 """
 
 from collections.abc import Iterable
@@ -27,6 +27,7 @@ __all__ = [
     "clip_gradients",
     "compare_after_validation",
     "gradient_scaler",
+    "leave_signals_alone",
     "set_intervals",
     "validation_follows",
 ]
@@ -45,6 +46,15 @@ def set_intervals(trainer: L.Trainer, accumulate: int, val_every: int, steps: in
     """
     trainer.accumulate_grad_batches = accumulate
     trainer.val_check_interval = min(val_every, steps) * accumulate
+
+
+def leave_signals_alone(trainer: Any) -> None:
+    """Has the trainer put no handlers of its own in place, for a training or an evaluation.
+
+    With Lightning's, SIGTERM leaves a training without saving, is swallowed in an evaluation, and is sent to all
+    processes from within the handler, where they may wait for each other for ever (2.6.6).
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None
 
 
 class ValidateAtTheEnd(Callback):

@@ -1,10 +1,11 @@
 """Trains a generalist on several tasks; -m sweeps: mixer=uniform,ama_s seed=0,1."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -26,6 +27,7 @@ from mixalign.runs.rounds import run_rounds
 from mixalign.runs.summary import eval_table
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.runs.yardstick import keep_specialists
+from mixalign.stopping import stage
 from mixalign.together.agree import decide
 from mixalign.together.hold import held
 from mixalign.together.start import on_all_ranks
@@ -34,6 +36,23 @@ from mixalign.training.checkpoints import newest_checkpoint
 __all__ = ["main", "run"]
 
 log = logging.getLogger(__name__)
+
+
+P = ParamSpec("P")
+
+
+def _named(
+    job: Callable[Concatenate[RunSettings, Path, P], dict[str, Any]],
+) -> Callable[Concatenate[RunSettings, Path, P], dict[str, Any]]:
+    """Says, when a run is stopped, how to go on with it."""
+
+    @wraps(job)
+    def named(settings: RunSettings, run_dir: Path, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        kept = f"what is finished is kept in {settings.cache_dir}"
+        with stage("the run", kept, f"The same command with run_dir={run_dir} goes on from there."):
+            return job(settings, run_dir, *args, **kwargs)
+
+    return named
 
 
 def main() -> None:
@@ -49,6 +68,7 @@ def main() -> None:
 
 
 @on_all_ranks
+@_named
 def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[str, Any]:
     """Trains a generalist and fills its run folder.
 

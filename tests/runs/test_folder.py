@@ -85,13 +85,14 @@ def test_a_signal_at_a_validated_step_waits_for_the_validation(tiny, tmp_path, m
     real = Leave._agreed
 
     def signalled(self, trainer):
-        self._signal = signal.SIGTERM * (trainer.global_step == 2)
+        if trainer.global_step == 2 and self.path.is_relative_to(tmp_path):
+            os.kill(os.getpid(), signal.SIGTERM)
         return real(self, trainer)
 
     monkeypatch.setattr(Leave, "_agreed", signalled)
     with pytest.raises(Stopped) as caught:
         train_from_overrides(overrides, str(tmp_path / "run"))
-    assert caught.value.text.startswith("stopped by SIGTERM")
+    assert caught.value.text.startswith(f"stopped by SIGTERM in the training; saved {tmp_path}/run/checkpoints")
     monkeypatch.undo()
     for folder in ("run", "calm"):
         train_from_overrides(overrides, str(tmp_path / folder))
@@ -169,7 +170,7 @@ def test_a_signal_saves_and_the_run_goes_on(start, tiny, tmp_path, number, code)
         time.sleep(0.005)
     command.send_signal(number)
     assert command.wait() == code, command.stderr
-    said = f"stopped by {signal.Signals(number).name}; saved {tmp_path}/cut/checkpoints/last.ckpt"
+    said = f"stopped by {signal.Signals(number).name} in the training; saved {tmp_path}/cut/checkpoints/last.ckpt"
     assert said in command.stderr
     assert "Traceback" not in command.stderr
     assert history.read_text().count("\n") < 400

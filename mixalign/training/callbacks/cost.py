@@ -6,7 +6,7 @@ import lightning as L
 
 from mixalign.training.meter import Meter
 
-__all__ = ["Cost"]
+__all__ = ["Cost", "Spent"]
 
 
 class Cost(L.Callback):
@@ -30,3 +30,23 @@ class Cost(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.meter.load_state_dict(state_dict)
+
+
+class Spent(L.Callback):
+    """Has checkpoints carry what a meter around the training says, and adds what an earlier process had spent.
+
+    Args:
+        meter: is running.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.meter.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.meter.seconds += state_dict["seconds"]
+        self.meter.cpu_seconds += state_dict["cpu_seconds"]
+        memory = (self.meter.memory_mib, state_dict["memory_mib"])
+        self.meter.memory_mib = max((value for value in memory if value is not None), default=None)
