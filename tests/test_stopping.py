@@ -83,10 +83,14 @@ def test_a_thread_has_no_signals():
     assert heard == [signal.getsignal(signal.SIGTERM)]
 
 
+def wait() -> None:
+    for _ in range(1000):
+        time.sleep(0.01)
+
+
 def test_the_time_of_a_command(heeded):
     with pytest.raises(Stopped) as caught, stopping.stage("the scoring"), stopping.limit(60, time.time() - 59.9):
-        for _ in range(1000):
-            time.sleep(0.01)
+        wait()
     assert (caught.value.text, caught.value.code) == (
         "stopped after `max_time` (60 s), not finished, in the scoring.",
         0,
