@@ -18,7 +18,7 @@ Budget = Literal["steps", "epochs"]
 
 @dataclass(frozen=True)
 class Ideal(Rule):
-    """Changes the volume of task i by `n_i <- int(n_i (1 + beta_i))`, `beta = m benefit / max |benefit|` over all tasks.
+    """Changes the volume of task i by `n_i <- int(n_i (1 + beta_i))`, `beta = m benefit / max |benefit|` of all tasks.
 
     The model is trained from the same start in every round, on exactly the volumes of that round; the benefit is
     `-dQ/dbeta` of the target loss Q (section 2 of the paper), measured on the trained model. A volume above the
