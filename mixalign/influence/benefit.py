@@ -4,7 +4,7 @@ The paper's "reference" rows are targets here: a reference is the policy that DP
 K domains, R target tables, T = K + R tables, X resamples.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -21,11 +21,13 @@ from mixalign.influence.layers import chosen_layers
 from mixalign.influence.passes import Passes
 from mixalign.influence.rows import choose_rows, cut
 from mixalign.influence.settings import Influence, Reading
-from mixalign.influence.solve import Gradient, dot, flattest, solve
+from mixalign.influence.solve import Block, Gradient, dot, flattest, joined, solve
 from mixalign.mixers.ideal import Budget
 from mixalign.objectives.base import Objective
 
 __all__ = ["Benefit", "measure"]
+
+MOST_STEPS = 8  # times that damping is raised tenfold at most
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Benefit:
     target loss Q and curvature H of the mean loss, the paper's Lemma (in sums over rows) is
     `-dQ/d beta_i = p_i g_target' H^-1 g_i`: the fall of Q, in nats, for each unit by which the volume grows,
     n_i -> (1 + beta_i) n_i.
-    A factored and damped curvature keeps signs and ratios better than the scale: on trained models of 0.1 M weights
-    scores come out at tens of nats.
+    A factored curvature keeps signs and ratios better than the scale: it takes the coordinates of its eigenvectors as
+    independent, and each of them adds a score as large as the noise of its mean gradient. With a damping of 0.1 of the
+    mean, scores of models of 0.1 M weights come out at several times the loss, those of 135 M at thousands of nats.
+    Damping is therefore raised until the scores can be true: see `measure`.
 
     Attributes:
         domains: names of the domains.
@@ -48,6 +52,9 @@ class Benefit:
         rows_K: rows that were read of each domain.
         rows_R: rows that were read of each target table.
         layers: names of the layers that count.
+        product_RK: the products of each target table's gradient alone.
+        tables: tasks of the target tables.
+        damping: that was added, as a share of the mean curvature.
     """
 
     domains: tuple[str, ...]
@@ -58,6 +65,9 @@ class Benefit:
     rows_K: np.ndarray
     rows_R: np.ndarray
     layers: tuple[str, ...]
+    product_RK: np.ndarray
+    tables: tuple[str, ...]
+    damping: float
 
     def score(self, budget: Budget = "steps", *, size_weighting: bool = True) -> np.ndarray:
         """The benefit of each domain's volume (K,).
@@ -73,6 +83,10 @@ class Benefit:
     def identity(self, budget: Budget = "steps", *, size_weighting: bool = True) -> np.ndarray:
         """The same under the curvature `identity`, to be shown beside it (K,)."""
         return _weigh(self.dot_K, self.share_K, budget, size_weighting)
+
+    def by_target(self, budget: Budget = "steps") -> np.ndarray:
+        """What more volume of each domain takes off the mean loss of each target table (R, K), nats."""
+        return _weigh(self.product_RK, self.share_K, budget, True)
 
     def confidence(self, budget: Budget = "steps") -> np.ndarray:
         """Probability, in [0.5, 1], that each score has the right sign, from resampled rows (K,)."""
@@ -105,6 +119,8 @@ def measure(
     *,
     volume_K: Sequence[float] | None = None,
     target_weight_R: Sequence[float] | None = None,
+    target_loss: float | None = None,
+    budget: Budget = "steps",
 ) -> Benefit:
     """Measures the benefit of each domain's volume for the loss on the target tables.
 
@@ -122,6 +138,9 @@ def measure(
         reading: how rows are read; None is the default.
         volume_K: rows of each domain that training counts; None: those of the tables.
         target_weight_R: weight of each target table's mean loss, scaled to sum to 1; None: the same for all.
+        target_loss: the mean of the target tables' losses by these weights, nats, which bounds the scores; None: they
+            are as they come out.
+        budget: that the scores are bounded under.
 
     Raises:
         MixalignError: when no layer matches, a table is empty, weights do not fit the tables, or a gradient is not
@@ -139,21 +158,58 @@ def measure(
     parts = cut(rows, reading.batch_size)
     passes = Passes(model, layers, objective, tables, parts, _tasks(tables), weight_K, influence, reading)
     with at_rest(model):
-        return _measure(passes, share_K, share_R, influence)
+        return _measure(passes, share_K, share_R, influence, _Bound(target_loss, budget))
 
 
-def _measure(passes: Passes, share_K: np.ndarray, share_R: np.ndarray, influence: Influence) -> Benefit:
+@dataclass(frozen=True)
+class _Bound:
+    """What no score may exceed, and the budget under which scores are taken.
+
+    No score may say that a task's volume, doubled or left out, moves the target loss by more than itself. While one
+    does, damping is raised tenfold, as Levenberg and Marquardt raise it where a quadratic model promises what it cannot
+    keep. Without a curvature scores are no nats, and have no bound.
+
+    Retrained on volumes +- 15 % (tiny Llamas with adapters, five domains, three seeds), the actual changes correlated
+    with the scores by .93 at a damping of 0.1 and of 10, and the scores were 7 and 0.8 times as large.
+    """
+
+    target_loss: float | None
+    budget: Budget
+
+    def damping(
+        self,
+        blocks: Mapping[str, Block],
+        g_K: Sequence[Gradient],
+        g_target: Gradient,
+        share_K: np.ndarray,
+        least: float,
+    ) -> float:
+        """The least damping, from `least` on in steps of ten, under which no score exceeds the target loss."""
+        damping = least
+        for power in range(MOST_STEPS + 1):
+            damping = least * 10**power
+            v = solve(blocks, g_target, damping)
+            score_K = _weigh(np.array([dot(v, g) for g in g_K]), share_K, self.budget, True)
+            if self.target_loss is None or np.abs(score_K).max() <= self.target_loss:
+                break
+        return damping
+
+
+def _measure(
+    passes: Passes, share_K: np.ndarray, share_R: np.ndarray, influence: Influence, bound: "_Bound"
+) -> Benefit:
     """The three passes, and what they give."""
     num = len(share_K)
     means = passes.means()
     _check_finite(means.gradients, passes.tables, num)
-    blocks = passes.blocks(means.moments) if means.moments else None
+    blocks = joined(passes.blocks(means.moments)) if means.moments else None
     if blocks and influence.important:
         blocks = flattest(blocks, influence.important)
     passes.layers = {name: layer for name, layer in passes.layers.items() if blocks is None or name in blocks}
     g_K = [{name: g[name] for name in passes.layers} for g in means.gradients[:num]]
     g_target = _mixed(means.gradients[num:], share_R, passes.layers)
-    v, w_K = solve(blocks, g_target, influence.damping), [solve(blocks, g, influence.damping) for g in g_K]
+    damping = bound.damping(blocks, g_K, g_target, share_K, influence.damping) if blocks else influence.damping
+    v, w_K = solve(blocks, g_target, damping), [solve(blocks, g, damping) for g in g_K]
     products = [x.cpu().numpy() for x in passes.products([[v]] * num + [w_K] * len(share_R))]
     domain_M, target_MK = [x[:, 0] for x in products[:num]], products[num:]
     return Benefit(
@@ -165,6 +221,9 @@ def _measure(passes: Passes, share_K: np.ndarray, share_R: np.ndarray, influence
         rows_K=passes.rows_T[:num],
         rows_R=passes.rows_T[num:],
         layers=tuple(passes.layers),
+        product_RK=np.array([[dot(w, g) for w in w_K] for g in means.gradients[num:]]),
+        tables=tuple(table.task for table in passes.tables[num:]),
+        damping=damping,
     )
 
 

@@ -16,14 +16,16 @@ import torch
 from mixalign.files import read_json, write_json
 from mixalign.frozen.cache import load_frozen
 from mixalign.frozen.score import score_on_ranks
-from mixalign.influence.benefit import measure
+from mixalign.influence.benefit import Benefit, measure
 from mixalign.influence.layers import chosen_layers
 from mixalign.influence.settings import Reading
 from mixalign.jobs.job import Job
-from mixalign.mixers.base import MixSignal
+from mixalign.mixers.base import MixSignal, State
 from mixalign.mixers.fixed import Temperature
+from mixalign.mixers.ideal import Budget
 from mixalign.models.load import add_lora
 from mixalign.objectives.frozen_losses import frozen_losses
+from mixalign.runs.promises import actual_change, broken_promise, predicted_change, without_impossible
 from mixalign.runs.rounds_table import rounds_table
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.stopping import stage
@@ -57,18 +59,31 @@ def run_rounds(run: Generalist, mixer: Any) -> dict[str, Any]:
     state = mixer.init(rows_K)[1]
     entries: list[Entry] = []
     for number in range(mixer.rounds + 1):
-        entries.append(work.train(number, [int(n) for n in state["volume_K"]]))
+        volumes = _named(run, state)
+        entry = work.train(number, volumes)
+        if entries:
+            entry |= predicted_change(entries[-1], volumes) | actual_change(entries[-1], entry)
+        entries.append(entry)
         if number == mixer.rounds or (mixer.stop and _ends(entries, _has_not_fallen(entries))):
             break
-        entries[-1] |= work.benefit(number, entries[-1])
+        entry |= work.benefit(number, entry)
+        m = float(state["m"])
+        entry["confidence"] = without_impossible(entry, m)
         if mixer.stop and _ends(entries, _has_turned(entries)):
             break
         benefit_K, confidence_K = (
-            torch.tensor(list(entries[-1][key].values()), dtype=torch.float64) for key in ("benefit", "confidence")
+            torch.tensor(list(entry[key].values()), dtype=torch.float64) for key in ("benefit", "confidence")
         )
         signal = MixSignal(number, torch.ones_like(rows_K), benefit_K=benefit_K, confidence_K=confidence_K)
         state = mixer.update(signal, state)[1]
+        if _ends(entries, broken_promise(entry, _named(run, state), m, entry.get("damping", 0.1))):
+            break
     return _finish(run.folder, entries)
+
+
+def _named(run: Generalist, state: State) -> dict[str, int]:
+    """Whole rows of each task."""
+    return dict(zip(run.job.tasks, map(int, state["volume_K"].tolist()), strict=True))
 
 
 def _check_layers(run: Generalist) -> None:
@@ -88,16 +103,16 @@ class _Rounds:
     def folder(self, number: int) -> Path:
         return self.run.folder / "rounds" / str(number)
 
-    def train(self, number: int, volume_K: list[int]) -> Entry:
+    def train(self, number: int, volumes: dict[str, int]) -> Entry:
         """One training on these volumes; its losses on the target tables."""
         job, folder = self.run.job, self.folder(number)
         path = folder / "round.json"
         if agree(path.is_file()):
             return {key.replace("reference_loss", "target_loss"): value for key, value in read_json(path).items()}
+        volume_K = list(volumes.values())
         steps = self._steps(volume_K)
-        volumes = dict(zip(job.tasks, volume_K, strict=True))
         parts = ", ".join(f"{task} {rows:,}" for task, rows in volumes.items())
-        log.info("round %d of %d: %d steps on %s", number + 1, self.mixer.rounds + 1, steps, parts)
+        log.info("round %d of 0 to %d: %d steps on %s", number, self.mixer.rounds, steps, parts)
         if not agree((folder / "eval.json").is_file()):
             folder.mkdir(parents=True, exist_ok=True)
             one = replace(self.run, mixer=Temperature(1.0), folder=folder, export="last", steps=steps)
@@ -105,7 +120,7 @@ class _Rounds:
         wait()
         losses = _target_losses(job, load_frozen(folder / "model", self.run.reference))
         mean = float(np.mean(list(losses.values())))
-        log.info("round %d: mean target loss %.4f", number + 1, mean)
+        log.info("round %d: mean target loss %.4f", number, mean)
         entry = {"round": number, "volumes": volumes, "steps": steps, "target_loss": losses, "mean_target_loss": mean}
         _write(path, entry)
         return entry
@@ -123,8 +138,8 @@ class _Rounds:
         job, influence = self.run.job, self.run.job.settings.influence
         model = load_frozen(self.folder(number) / "model", self.run.reference, trainable=True).to(job.device)
         hidden = not job.settings.progress
-        shown = progress(f"influence {number + 1}", None, "row", disabled=hidden)
-        with stage(f"the influence of round {number + 1}"), shown as bar, Meter(job.device) as cost:
+        shown = progress(f"influence {number}", None, "row", disabled=hidden)
+        with stage(f"the influence of round {number}"), shown as bar, Meter(job.device) as cost:
             measured = measure(
                 model,
                 job.target_objective,
@@ -133,8 +148,18 @@ class _Rounds:
                 influence,
                 _reading(job, bar.update),
                 volume_K=list(entry["volumes"].values()),
+                target_loss=entry["mean_target_loss"],
+                budget=self.mixer.budget,
             )
         _write(self.folder(number) / "cost_influence.json", cost.state_dict())
+        if measured.damping > influence.damping:
+            log.info(
+                "influence %d: damping raised from %g to %g: with less, a task's volume would move the target loss by "
+                "more than the loss",
+                number,
+                influence.damping,
+                measured.damping,
+            )
         options = {"budget": self.mixer.budget, "size_weighting": self.mixer.size_weighting}
         by_task = {
             "benefit": measured.score(**options),
@@ -144,6 +169,8 @@ class _Rounds:
         }
         result: Entry = {key: dict(zip(job.tasks, value_K.tolist(), strict=True)) for key, value_K in by_task.items()}
         result |= {"residual": measured.residual, "curvature": influence.curvature, "layers": len(measured.layers)}
+        if influence.is_curved:
+            result |= {"damping": measured.damping, "benefit_by_target": _by_target(measured, self.mixer.budget)}
         _write(path, result)
         return result
 
@@ -158,6 +185,12 @@ def _reading(job: Job, on_batch: Any) -> Reading:
         world=world(),
         reduce=total,
     )
+
+
+def _by_target(measured: Benefit, budget: Budget) -> dict[str, dict[str, float]]:
+    """Target table -> task -> benefit of a relative change of its volume."""
+    rows = measured.by_target(budget).tolist()
+    return {t: dict(zip(measured.domains, row, strict=True)) for t, row in zip(measured.tables, rows, strict=True)}
 
 
 def _target_losses(job: Job, model: torch.nn.Module) -> dict[str, float]:

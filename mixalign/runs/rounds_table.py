@@ -8,7 +8,9 @@ __all__ = ["rounds_table"]
 
 
 def rounds_table(rounds: list[dict[str, Any]], best: int) -> str:
-    """Volumes, benefits with the confidence in their sign, and target losses of every round.
+    """Volumes, benefits with the confidence in their sign, and target losses of every round; changes of the losses.
+
+    Rounds are counted from 0, the one on the volumes as they are, as their folders are.
 
     Args:
         rounds: entries of `eval.json`: volumes and target losses by task; benefits where they were measured.
@@ -16,7 +18,7 @@ def rounds_table(rounds: list[dict[str, Any]], best: int) -> str:
     """
     columns: list[str | Column] = ["task"]
     for entry in rounds:
-        name = f"round {entry['round'] + 1}{' (kept)' if entry['round'] == best else ''}"
+        name = f"round {entry['round']}{' (kept)' if entry['round'] == best else ''}"
         columns += [Column(title, group=name) for title in (name, "benefit", "loss")]
     tasks = list(dict.fromkeys([*rounds[0]["volumes"], *rounds[0]["target_loss"]]))
     rows = [[task, *(cell for entry in rounds for cell in _cells(entry, task))] for task in tasks]
@@ -24,7 +26,32 @@ def rounds_table(rounds: list[dict[str, Any]], best: int) -> str:
     title = "Rounds: volume, benefit (confidence in its sign), target loss in nats"
     stopped = rounds[-1].get("stopped")
     note = f"ended early: {stopped}" if stopped else ""
-    return table_text(columns, rows, totals=[mean], title=title, note=note)
+    made = table_text(columns, rows, totals=[mean], title=title, note=note)
+    changed = _changes([entry for entry in rounds if "change" in entry])
+    return f"{made}\n\n{changed}" if changed else made
+
+
+def _changes(rounds: list[dict[str, Any]]) -> str:
+    """Predicted and actual changes of the target losses since the round before; empty without a second round."""
+    if not rounds:
+        return ""
+    columns: list[str | Column] = ["target"]
+    for entry in rounds:
+        columns += [
+            Column(title, group=str(entry["round"])) for title in (f"round {entry['round']}: predicted", "actual")
+        ]
+
+    def cells(*values: float | None) -> list[str]:
+        return ["" if value is None else f"{value:+.4f}" for value in values]
+
+    def row(name: str, pairs: list[tuple[float | None, float | None]]) -> list[str]:
+        return [name, *(cell for pair in pairs for cell in cells(*pair))]
+
+    by_target = [(entry.get("predicted_change", {}), entry["change"]) for entry in rounds]
+    rows = [row(table, [(p.get(table), a[table]) for p, a in by_target]) for table in rounds[0]["change"]]
+    mean = row("mean", [(entry.get("mean_predicted_change"), entry["mean_change"]) for entry in rounds])
+    title = "Change of the target loss since the round before, as the benefits predicted it and as it came, in nats"
+    return table_text(columns, rows, totals=[mean], title=title)
 
 
 def _cells(entry: dict[str, Any], task: str) -> tuple[str, str, str]:

@@ -40,7 +40,17 @@ def made_up(**changes):
     """p = (0.5, 0.3, 0.2), products (1, 2, -1), whose weighted sum is 0.5 + 0.6 - 0.2 = 0.9."""
     product_K = np.array([1.0, 2.0, -1.0])
     known = Benefit(
-        ("a", "b", "c"), np.array([0.5, 0.3, 0.2]), product_K, 2 * product_K, product_K[None], None, None, ()
+        ("a", "b", "c"),
+        np.array([0.5, 0.3, 0.2]),
+        product_K,
+        2 * product_K,
+        product_K[None],
+        None,
+        None,
+        (),
+        None,
+        (),
+        0.1,
     )
     return replace(known, **changes)
 
@@ -244,3 +254,54 @@ def test_an_empty_table_is_named(tables, table, llama):
     domains, targets = tables()
     with pytest.raises(MixalignError, match="A table of task `empty` has no rows"):
         measure(llama(), SFT(), [*domains, table("empty", lengths=[])], targets)
+
+
+def test_damping_rises_until_the_scores_can_be_true(tables, llama):
+    """No volume, doubled or left out, moves the target loss by more than itself."""
+    free = measure(llama(), SFT(), *tables(), FEW)
+    largest = np.abs(free.score()).max()
+    assert free.damping == measure(llama(), SFT(), *tables(), FEW, target_loss=largest * 1.01).damping == 0.1
+    bound = largest / 50
+    held = measure(llama(), SFT(), *tables(), FEW, target_loss=bound)
+    assert held.damping in (10.0, 100.0, 1000.0)
+    assert np.abs(held.score()).max() <= bound
+    below = measure(llama(), SFT(), *tables(), replace(FEW, damping=held.damping / 10))
+    assert np.abs(below.score()).max() > bound
+    assert np.array_equal(
+        numbers(held), numbers(measure(llama(), SFT(), *tables(), replace(FEW, damping=held.damping)))
+    )
+    plain = replace(FEW, curvature="identity")  # its products are no nats
+    assert np.array_equal(
+        numbers(measure(llama(), SFT(), *tables(), plain, target_loss=1e-9)),
+        numbers(measure(llama(), SFT(), *tables(), plain)),
+    )
+
+
+def test_scores_by_target_add_up(tables, llama):
+    found = measure(llama(), SFT(), *tables(), FEW, target_weight_R=[3, 1])
+    assert found.tables == ("a", "c")
+    np.testing.assert_allclose(np.array([0.75, 0.25]) @ found.by_target(), found.score(), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.by_target().sum(1), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_factors_of_adapters_find_each_other(tables, llama, monkeypatch, lora):
+    """One level of damping for both; however small B is, A's part of the scores then falls with its square."""
+    seen = []
+
+    def joined(blocks):
+        seen.append(real(blocks))
+        return seen[-1]
+
+    real = module.joined
+    monkeypatch.setattr(module, "joined", joined)
+    model = llama(lora)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.mul_(1e-6)
+    measure(model, SFT(), *tables(), FEW)
+    assert {block.level is not None for block in seen[0].values()} == {lora}
+    for name, block in seen[0].items():
+        if "lora_A" in name:
+            assert block.level > 1e6 * block.curvature_OI.mean() > 0
+            assert block.level == seen[0][name.replace("lora_A", "lora_B")].level

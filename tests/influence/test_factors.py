@@ -10,7 +10,7 @@ from mixalign.data.batches.pack import pack
 from mixalign.influence.capture import at_rest, observe, spans
 from mixalign.influence.factors import Moments, Spectrum, zeros
 from mixalign.influence.layers import chosen_layers
-from mixalign.influence.solve import Block, dot, flattest, solve
+from mixalign.influence.solve import Basis, Block, dot, flattest, joined, solve
 from mixalign.objectives.sft import SFT
 
 
@@ -145,6 +145,32 @@ def test_a_layer_without_any_curvature_gives_nothing():
     block = Block.kfac(moments.bases(alone)["a"])
     assert block.solve(torch.zeros(2, 2), 0.1).tolist() == [[0, 0], [0, 0]]
     assert block.unevenness() == float("inf")
+
+
+def test_the_factors_of_an_adapter_are_damped_by_one_level():
+    """However small B is: the part of A falls as its square, in place of staying what it is."""
+
+    def block(*curvature):
+        size = len(curvature)
+        return Block(Basis(torch.eye(size), torch.eye(1), None, None), torch.tensor([curvature]))
+
+    names = {"A": "q.lora_A.default", "B": "q.lora_B.default"}
+    blocks = {names["A"]: block(0.0, 2.0), names["B"]: block(4.0, 1.0, 3.0), "other": block(8.0, 2.0)}
+    made = joined(blocks)
+    assert [made[n].level for n in names.values()] == [2, 2]  # 10 over 5 weights
+    assert made["other"].level is None
+    ones = {name: torch.ones_like(b.curvature_OI) for name, b in blocks.items()}
+    got = solve(made, ones, 0.5)
+    assert got[names["A"]].tolist() == [[1, pytest.approx(1 / 3)]]
+    assert got["other"].tolist() == solve(blocks, ones, 0.5)["other"].tolist()
+    assert joined({names["A"]: blocks[names["A"]]})[names["A"]].level is None  # by itself
+
+    def share_of_a(size):
+        small = {names["A"]: block(0.0, 2.0 * size**2), names["B"]: blocks[names["B"]]}
+        gradient = {names["A"]: size * ones[names["A"]]}
+        return dot(gradient, solve({names["A"]: joined(small)[names["A"]]}, gradient, 0.1))
+
+    assert share_of_a(1e-3) == pytest.approx(1e-2 * share_of_a(1e-2), rel=1e-3)
 
 
 def test_important_layers_are_those_of_even_curvature():

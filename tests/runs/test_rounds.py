@@ -1,6 +1,7 @@
 """Rounds: exact volumes from measured benefits, what is done is not done again, and when the rounds end."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -168,8 +169,8 @@ def test_rounds_end_early_only_where_they_may(monkeypatch, tmp_path, stop, train
         def __init__(self, run, mixer):
             pass
 
-        def train(self, number, volume_K):
-            return {"round": number, "mean_target_loss": 1.0}
+        def train(self, number, volumes):
+            return {"round": number, "volumes": volumes, "target_loss": {"a": 1.0}, "mean_target_loss": 1.0}
 
         def benefit(self, number, entry):
             return {"benefit": {"a": 1.0, "b": -1.0}, "confidence": {"a": 1.0, "b": 1.0}}
@@ -177,7 +178,7 @@ def test_rounds_end_early_only_where_they_may(monkeypatch, tmp_path, stop, train
     monkeypatch.setattr(rounds, "_check_layers", lambda run: None)
     monkeypatch.setattr(rounds, "_Rounds", Work)
     monkeypatch.setattr(rounds, "_finish", lambda folder, entries: entries)
-    job = SimpleNamespace(rows_K=torch.tensor([40.0, 40.0], dtype=torch.float64))
+    job = SimpleNamespace(rows_K=torch.tensor([40.0, 40.0], dtype=torch.float64), tasks=["a", "b"])
     entries = rounds.run_rounds(SimpleNamespace(job=job, folder=tmp_path), Ideal(rounds=2, stop=stop))
     assert len(entries) == trained
     assert ("stopped" in entries[-1]) == stop
@@ -232,9 +233,15 @@ def test_the_table_of_rounds():
             "volumes": {"a": 940, "b": 57},
             "target_loss": {"a": 0.125, "c": 0.5},
             "mean_target_loss": 0.3125,
+            "predicted_change": {"a": -0.25, "c": 0.0625},
+            "mean_predicted_change": -0.09375,
+            "change": {"a": -0.125, "c": 0.0},
+            "mean_change": -0.0625,
             "stopped": "because",
         },
     ]
     text = rounds_table(entries, best=1)
-    for cell in ("1,000", "940", "+1.2 (100%)", "-0.5 (75%)", "0.3125", "round 2 (kept)", "ended early: because"):
+    for line in (r"round 1: predicted +actual", r"a +-0\.2500 +-0\.1250", r"mean +-0\.0938 +-0\.0625"):
+        assert re.search(line, text)
+    for cell in ("1,000", "940", "+1.2 (100%)", "-0.5 (75%)", "0.3125", "round 1 (kept)", "ended early: because"):
         assert cell in text

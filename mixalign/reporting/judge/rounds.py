@@ -12,7 +12,7 @@ from mixalign.reporting.judge.statistics import Score
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
 
-__all__ = ["Groups", "History", "best_label", "by_task", "histories", "kept_loss", "over_seeds", "value_of"]
+__all__ = ["LOSS", "Groups", "History", "best_label", "by_task", "histories", "kept_loss", "over_seeds", "value_of"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,17 @@ class History:
 
     @property
     def losses(self) -> tuple[float, float]:
-        """Mean reference loss of the first round and of the kept one; NaN when unknown."""
-        first, kept = (value_of(self.entries[d], "mean_reference_loss") for d in (0, self.kept))
+        """Mean target loss of round 0 and of the kept one; NaN when unknown."""
+        first, kept = (value_of(self.entries[d], LOSS) for d in (0, self.kept))
         return first, kept
 
 
 Groups = dict[str, list[History]]
+LOSS = "mean_target_loss"
 
 
 def histories(runs: Sequence[Run]) -> Groups:
-    """The runs that have rounds with a reference loss, by label in order; empty when there is none."""
+    """The runs that have rounds with a target loss, by label in order; empty when there is none."""
     groups: Groups = {}
     for run in sorted(runs, key=lambda run: (run.label, run.seed)):
         history = _history(run.eval)
@@ -51,11 +52,16 @@ def _history(scores: dict[str, Any]) -> History | None:
     """The rounds in an `eval.json`; None when none has a loss."""
     rounds = scores.get("rounds")
     rounds = rounds if isinstance(rounds, list) else []
-    entries = tuple(entry if isinstance(entry, dict) else {} for entry in rounds)
-    losses = {d: value_of(entry, "mean_reference_loss") for d, entry in enumerate(entries)}
+    entries = tuple(_renamed(entry) if isinstance(entry, dict) else {} for entry in rounds)
+    losses = {d: value_of(entry, LOSS) for d, entry in enumerate(entries)}
     known = [d for d, loss in losses.items() if not math.isnan(loss)]
     named = [d for d in known if entries[d].get("round", -1) == scores.get("best_round")]
     return History(entries, (named or [min(known, key=losses.__getitem__)])[0]) if known else None
+
+
+def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry with today's names: older versions wrote `reference_loss` for `target_loss`."""
+    return {key.replace("reference_loss", "target_loss"): value for key, value in entry.items()}
 
 
 def by_task(entry: dict[str, Any], key: str) -> dict[str, Any]:
@@ -76,10 +82,10 @@ def over_seeds(group: Sequence[History], key: str, task: str | None = None) -> l
 
 
 def kept_loss(group: Sequence[History]) -> Score:
-    """Mean reference loss of the kept rounds."""
+    """Mean target loss of the kept rounds."""
     return Score.of([history.losses[1] for history in group])
 
 
 def best_label(groups: Groups) -> str:
-    """The label with the lowest reference loss after the kept round, mean over seeds."""
+    """The label with the lowest target loss after the kept round, mean over seeds."""
     return min(groups, key=lambda label: kept_loss(groups[label]).mean)

@@ -1,6 +1,6 @@
-"""Runs that were made in rounds, in sentences and tables: what changing the volumes did to the reference loss.
+"""Runs that were made in rounds, in sentences and tables: what changing the volumes did to the target loss.
 
-Rounds are counted from 0 in the files and from 1 where they are shown; losses and benefits in nats, volumes in rows.
+Rounds are counted from 0, the one on the volumes as they are; losses and benefits in nats, volumes in rows.
 """
 
 import math
@@ -16,33 +16,33 @@ from mixalign.reporting.show.tables import Table
 __all__ = ["CAPTION", "sentences", "settings_table", "tasks_table"]
 
 CAPTION = (
-    "Left the reference loss after every round, mean over seeds with one standard error; a ring marks the round that "
+    "Left the target loss after every round, mean over seeds with one standard error; a ring marks the round that "
     "was kept, larger the more seeds kept it. Right the volumes under the setting with the lowest loss, as multiples "
-    "of the first round's. A hollow point lacks seeds that had ended before."
+    "of round 0's. A hollow point lacks seeds that had ended before."
 )
 DEFINITION = (
-    "Benefit is how far the reference loss is estimated to fall, in nats for each unit of relative growth of a task's "
+    "Benefit is how far the target loss is estimated to fall, in nats for each unit of relative growth of a task's "
     "volume (above zero: more of the task helps; signs and ratios are surer than the scale), and confidence is the "
     "probability, from 0.5 to 1, that its sign is right, found by resampling rows."
 )
 
 
 def sentences(groups: Groups) -> list[str]:
-    """The setting with the lowest loss, where the first round was the best, and what benefit and confidence are."""
+    """The setting with the lowest loss, where round 0 was the best, and what benefit and confidence are."""
     best = best_label(groups)
-    words = [f"Lowest reference loss after the kept round: {best}, {kept_loss(groups[best]).mean:.3f} nats."]
+    words = [f"Lowest target loss after the kept round: {best}, {kept_loss(groups[best]).mean:.3f} nats."]
     unmoved = {label: sum(h.kept == 0 for h in group) for label, group in groups.items()}
     where = [f"{label} ({count} of {_seeds(groups[label])})" for label, count in unmoved.items() if count]
     if where:
-        words.append(f"The first round, with all volumes unchanged, was the best under {', '.join(where)}.")
+        words.append(f"Round 0, with all volumes unchanged, was the best under {', '.join(where)}.")
     return [*words, DEFINITION]
 
 
 def settings_table(groups: Groups) -> Table:
-    """One row a label: the reference loss before and after the volumes were changed."""
-    titles = ["mixer", "seeds", "first round", "kept round", "difference", "rounds trained", "ended early"]
+    """One row a label: the target loss before and after the volumes were changed."""
+    titles = ["mixer", "seeds", "round 0", "kept round", "difference", "rounds trained", "ended early"]
     caption = (
-        "Mean reference loss in nats, mean \u00b1 standard error over seeds; the difference, kept minus first round, "
+        "Mean target loss in nats, mean \u00b1 standard error over seeds; the difference, kept minus round 0, "
         "is taken within each seed. The kept round is the one with the lowest loss, so the difference is never above "
         "zero, and chance alone makes it negative: the scores on the test rows tell whether it holds."
     )
@@ -50,7 +50,7 @@ def settings_table(groups: Groups) -> Table:
 
 
 def tasks_table(groups: Groups) -> Table:
-    """One row a task, under the label with the lowest reference loss: volumes and benefits of every round."""
+    """One row a task, under the label with the lowest target loss: volumes and benefits of every round."""
     best = best_label(groups)
     group = groups[best]
     entries = [entry for history in group for entry in history.entries]
@@ -59,7 +59,7 @@ def tasks_table(groups: Groups) -> Table:
     benefit = {task: over_seeds(group, "benefit", task) for task in tasks}
     rounds = range(max(len(history.entries) for history in group))
     measured = [d for d in rounds if any(benefit[task][d].n for task in tasks)]
-    titles = ["task", *(f"volume, round {d + 1}" for d in rounds), *(f"benefit, round {d + 1}" for d in measured)]
+    titles = ["task", *(f"volume, round {d}" for d in rounds), *(f"benefit, round {d}" for d in measured)]
     rows = [
         [
             task,

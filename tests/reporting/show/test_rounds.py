@@ -16,7 +16,7 @@ TASKS = ("a", "b")
 
 def _round(number, loss, volumes, benefit=None, confidence=(1.0, 0.9), identity=None, **more):
     """An entry of `eval.json`; numbers by task are given in the order of TASKS."""
-    entry = {"round": number, "mean_reference_loss": loss, "volumes": dict(zip(TASKS, volumes, strict=True)), **more}
+    entry = {"round": number, "mean_target_loss": loss, "volumes": dict(zip(TASKS, volumes, strict=True)), **more}
     if benefit is not None:
         by_task = {"benefit": benefit, "confidence": confidence, "identity": identity or benefit}
         entry |= {key: dict(zip(TASKS, value, strict=True)) for key, value in by_task.items()}
@@ -69,8 +69,8 @@ def test_settings_are_compared_within_seeds(groups):
 def test_tasks_of_the_best_setting(groups):
     """Volumes and benefits are means over the seeds that trained the round; `identity` differs once, for b."""
     table = tasks_table(groups)
-    volumes = [f"volume, round {d}" for d in (1, 2, 3)]
-    assert table.titles == ["task", *volumes, "benefit, round 1", "benefit, round 2", "confidence", "identity agrees"]
+    volumes = [f"volume, round {d}" for d in (0, 1, 2)]
+    assert table.titles == ["task", *volumes, "benefit, round 0", "benefit, round 1", "confidence", "identity agrees"]
     assert table.rows == [
         ["a", "100", "111", "120", "+3", "+2", "0.900", "4/4"],
         ["b", "50", "47", "40", "-1.5", "-0.5", "0.650", "3/4"],
@@ -80,8 +80,8 @@ def test_tasks_of_the_best_setting(groups):
 
 def test_sentences_say_which_is_best_and_where_nothing_helped(groups):
     best, unmoved, definition = sentences(groups)
-    assert best == "Lowest reference loss after the kept round: ideal m=0.1, 0.800 nats."
-    assert unmoved == "The first round, with all volumes unchanged, was the best under ideal m=0.5 (1 of 1 seed)."
+    assert best == "Lowest target loss after the kept round: ideal m=0.1, 0.800 nats."
+    assert unmoved == "Round 0, with all volumes unchanged, was the best under ideal m=0.5 (1 of 1 seed)."
     assert definition.startswith("Benefit is")
     assert len(sentences({"ideal m=0.1": groups["ideal m=0.1"]})) == 2
 
@@ -112,7 +112,7 @@ def test_unfinished_rounds_and_none_at_all_give_no_section(write_run, tmp_path):
     assert "<h2>Rounds</h2>" not in _page(tmp_path)
 
 
-@pytest.mark.parametrize("rounds", [[], "text", [None], [{}], [{"mean_reference_loss": None}], {"round": 0}])
+@pytest.mark.parametrize("rounds", [[], "text", [None], [{}], [{"mean_target_loss": None}], {"round": 0}])
 def test_rounds_without_a_loss_are_none(rounds, write_run, tmp_path):
     assert histories(find(write_run("ideal", 0, rounds=rounds, best_round=0))) == {}
 
@@ -122,9 +122,9 @@ def test_rounds_without_a_loss_are_none(rounds, write_run, tmp_path):
     [
         None,
         {},
-        {"round": 1, "mean_reference_loss": None, "volumes": None, "benefit": None},
-        {"round": 1, "mean_reference_loss": 0.9, "volumes": {"a": None, "new": 3}, "benefit": {"b": "text"}},
-        {"round": 1, "mean_reference_loss": 0.9, "volumes": [1, 2], "confidence": 1, "identity": {"a": 1.0}},
+        {"round": 1, "mean_target_loss": None, "volumes": None, "benefit": None},
+        {"round": 1, "mean_target_loss": 0.9, "volumes": {"a": None, "new": 3}, "benefit": {"b": "text"}},
+        {"round": 1, "mean_target_loss": 0.9, "volumes": [1, 2], "confidence": 1, "identity": {"a": 1.0}},
     ],
 )
 @pytest.mark.parametrize("place", [0, 1])
@@ -138,8 +138,15 @@ def test_damaged_rounds_leave_the_rest(entry, place, write_run, tmp_path):
     _drawn(runs)
     assert groups["ideal"][0].losses[1] == 0.5
     sound = dict(zip(tasks_table(groups).titles, tasks_table(groups).rows[0], strict=True))
-    assert sound[f"volume, round {2 - place}"] == "100"
-    assert sound[f"benefit, round {2 - place}"] == "+2"
+    assert sound[f"volume, round {1 - place}"] == "100"
+    assert sound[f"benefit, round {1 - place}"] == "+2"
+
+
+def test_rounds_of_older_versions_are_read(write_run, tmp_path):
+    """They called the target loss that of the reference."""
+    old = [{"mean_reference_loss" if k == "mean_target_loss" else k: v for k, v in _round(0, 0.5, (100, 50)).items()}]
+    path = write_run("ideal", 0, {"a": 0.1, "b": 0.2}, rounds=old, best_round=0)
+    assert histories(find(path))["ideal"][0].losses == (0.5, 0.5)
 
 
 def test_identity_is_not_compared_with_itself(write_run, tmp_path):
@@ -152,7 +159,7 @@ def test_identity_is_not_compared_with_itself(write_run, tmp_path):
 def test_many_tasks_are_named_apart(num_tasks, write_run, tmp_path):
     names = [f"task {k}" for k in range(num_tasks)]
     rounds = [
-        {"round": d, "mean_reference_loss": 1.0 - d, "volumes": {name: 100 + d * k for k, name in enumerate(names)}}
+        {"round": d, "mean_target_loss": 1.0 - d, "volumes": {name: 100 + d * k for k, name in enumerate(names)}}
         for d in (0, 1)
     ]
     write_run("ideal", 0, dict.fromkeys(names, 0.1), rounds=rounds, best_round=1)

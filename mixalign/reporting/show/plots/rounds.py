@@ -1,6 +1,6 @@
-"""Runs that were made in rounds: the reference loss after each, and every task's volume.
+"""Runs that were made in rounds: the target loss after each, and every task's volume.
 
-Suffix: `D` rounds, counted from 1 where they are shown. Losses in nats, volumes in rows.
+Suffix: `D` rounds, counted from 0. Losses in nats, volumes in rows.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mixalign.reporting.judge.rounds import Groups, History, best_label, histories, over_seeds
+from mixalign.reporting.judge.rounds import LOSS, Groups, History, best_label, histories, over_seeds
 from mixalign.reporting.read.history import Array
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.plots import style
@@ -24,7 +24,7 @@ __all__ = ["round_paths"]
 
 @style.styled
 def round_paths(runs: Sequence[Run]) -> "Figure":
-    """Left the mean reference loss after every round, one line a label; right every task's volume under the best.
+    """Left the mean target loss after every round, one line a label; right every task's volume under the best.
 
     Args:
         runs: All that the page shows, some of them with rounds: they fix the colours of the tasks. Of more than
@@ -35,12 +35,12 @@ def round_paths(runs: Sequence[Run]) -> "Figure":
     figure = style.new_figure(10.4, max(4.2, 0.2 * len(tasks) + 1.6))
     left, right = figure.subplots(1, 2)
     _losses(left, groups)
-    left.set_title("Reference loss (nats)")
+    left.set_title("Target loss (nats)")
     columns = max(1, 130 // (max(map(len, groups)) + 8))  # the figure is some 130 letters wide
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=columns, fontsize=9)
     _volumes(right, groups[best], tasks)
     which = "the 19 largest tasks" if OTHERS in tasks else "each task"
-    right.set_title(f"Volume of {which}, first round = 1\n{style.wrapped(best, 50)}")
+    right.set_title(f"Volume of {which}, round 0 = 1\n{style.wrapped(best, 50)}")
     for ax in (left, right):
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         ax.set_xlabel("round")
@@ -57,9 +57,9 @@ def _losses(ax: "Axes", groups: Groups) -> None:
     )
     aside = min(0.05, 0.3 / len(groups)) * (np.arange(len(groups)) - (len(groups) - 1) / 2)
     for (label, group), colour, shift in zip(groups.items(), colours, aside, strict=True):
-        scores, kept = over_seeds(group, "mean_reference_loss"), [history.kept for history in group]
+        scores, kept = over_seeds(group, LOSS), [history.kept for history in group]
         mean_D, error_D = np.array([(score.mean, score.error) for score in scores]).T
-        at_D = np.arange(1, len(scores) + 1) + shift
+        at_D = np.arange(len(scores)) + shift
         ax.errorbar(at_D, mean_D, np.nan_to_num(error_D), fmt="none", ecolor=colour, elinewidth=1.2)
         _line(ax, at_D, mean_D, [score.n == len(group) for score in scores], color=colour, label=label)
         size_D = [60 + 120 * kept.count(d) / len(kept) if d in kept else 0 for d in range(len(scores))]
@@ -85,8 +85,8 @@ def _volumes(ax: "Axes", group: Sequence[History], tasks: Sequence[str]) -> None
         if known_D.size:
             look = {"color": colour_of(index, tasks), "ls": "--" if is_second(index, tasks) else "-"}
             whole_D = [score.n == len(group) for score in scores]
-            _line(ax, np.arange(1.0, len(scores) + 1), growth_D, whole_D, **look)
-            ends.append((growth_D[known_D[-1]], known_D[-1] + 1.0, index))
+            _line(ax, np.arange(float(len(scores))), growth_D, whole_D, **look)
+            ends.append((growth_D[known_D[-1]], float(known_D[-1]), index))
     _name_ends(ax, sorted(ends), tasks)
 
 
