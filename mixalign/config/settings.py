@@ -26,6 +26,7 @@ from mixalign.errors import MixalignError
 from mixalign.influence.settings import Influence
 from mixalign.mixers.base import Composition, Rule
 from mixalign.models.load import LoRA, ModelSource
+from mixalign.models.precision import PRECISIONS
 from mixalign.models.reference import LIVE
 from mixalign.objectives.base import Objective
 from mixalign.training.callbacks.on_nan import OnNan
@@ -64,6 +65,10 @@ def check_target(key: str, value: Any) -> None:
     many = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
     if value is not None and not isinstance(value, str | Mapping) and not many:
         raise MixalignError(f"`{key}` is {value!r}, but must be a list of tasks, or a mapping like `data.tasks`.")
+
+
+def check_precision(key: str, value: Any) -> None:
+    check_choice(key, str(value) if isinstance(value, int) else value, ("auto", *PRECISIONS))
 
 
 def anything(key: str, value: Any) -> None:
@@ -171,7 +176,7 @@ class TrainerSettings:
     devices: int | str | list[int] = setting(anything, "speed")
     num_nodes: int = setting(anything, "speed")
     strategy: str | Mapping[str, Any] = setting(anything, "speed")
-    precision: str | int = setting(anything)
+    precision: str | int = setting(check_precision)
     timeout: float = setting(partial(check_number, low=0, open_low=True, why="Minutes."), "speed", default=30)
     deterministic: bool | str = setting(word(True, False, "warn"), "speed", default=False)
     benchmark: bool = setting(check_flag, "speed", default=False)

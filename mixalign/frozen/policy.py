@@ -48,8 +48,9 @@ def reference_policy(job: Job, check: Callable[[Job], None] = lambda job: None) 
         "seed": settings.seed,
     }
     model = CachedModel(job.cache / "reference" / fingerprint(recipe), recipe)
+    dtype = _dtype(base)  # before a training that may convert it
     ensure(job, model, partial(_train, job, base, steps))
-    return job, Frozen(model.identity, Pretrained(str(model.place / "model"), dtype=_dtype(base)).build)
+    return job, Frozen(model.identity, Pretrained(str(model.place / "model"), dtype=dtype).build)
 
 
 def _train(job: Job, base: nn.Module, steps: int, left: Unfinished) -> nn.Module:

@@ -12,7 +12,7 @@ from mixalign.data.batches.loader import EvalLoader
 from mixalign.data.dataset import TaskDataset
 from mixalign.frozen.table import ScoreTable
 from mixalign.models.forward import score_completions
-from mixalign.models.precision import autocast
+from mixalign.models.precision import autocast, cast_weights
 from mixalign.together.agree import rank, total, world
 from mixalign.types import on_device
 
@@ -35,10 +35,11 @@ def score_rows(
         recipe: stored in the table; see ScoreTable.
         batch_size: rows of one forward pass.
         layout: makes a batch of rows.
-        precision: Lightning's, as in training: the difference of two models is then not one of rounding.
+        precision: Lightning's, as in training: the difference of two models is then not one of rounding. The weights
+            are converted in place where it is theirs.
         on_batch: called with the number of rows done, for a progress bar.
     """
-    model.eval()
+    cast_weights(model, precision).eval()
     device = next(model.parameters()).device
     logp_NS = np.empty((len(dataset), dataset.num_completions))
     loader = EvalLoader([dataset], batch_size, layout=layout)

@@ -30,9 +30,10 @@ def set_dropout(model: nn.Module, in_adapters: bool = False) -> bool:
     left, before = False, getattr(model, BEFORE, [])
     for name, part in model.named_modules():
         if in_adapters and OF_ADAPTERS in name.split("."):
-            left = left or getattr(part, "p", 0.0) > 0
+            rate: float = getattr(part, "p", 0.0)
+            left = left or rate > 0
             continue
-        if "Dropout" in type(part).__name__ and getattr(part, "p", 0):
+        if "Dropout" in type(part).__name__ and hasattr(part, "p"):
             part.p = 0.0
         for key in _rates(part):
             setattr(part, key, 0.0)

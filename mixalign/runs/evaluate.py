@@ -11,6 +11,7 @@ from mixalign.frozen.cache import Frozen, load_frozen
 from mixalign.frozen.trainings import mean_length
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Mixer
+from mixalign.models.precision import cast_weights
 from mixalign.models.reference import LIVE
 from mixalign.runs.summary import eval_json
 from mixalign.runs.yardstick import excess_over
@@ -31,7 +32,7 @@ def align_module(job: Job, mixer: Mixer, model: nn.Module, policy: nn.Module | N
     """
     mode, live = job.settings.reference.mode, None
     if job.objective.uses_reference and mode != "cached":
-        live = LIVE[mode](model if mode == "adapter_off" or policy is None else policy)
+        live = LIVE[mode](cast_weights(model if mode == "adapter_off" or policy is None else policy, job.precision))
         for _, _, dataset in job.all_datasets:
             dataset.columns.pop("reference_logp", None)
     return AlignModule(

@@ -24,6 +24,7 @@ from mixalign.mixers.base import MixSignal, State
 from mixalign.mixers.fixed import Temperature
 from mixalign.mixers.ideal import Budget
 from mixalign.models.load import add_lora
+from mixalign.models.precision import cast_weights
 from mixalign.objectives.frozen_losses import frozen_losses
 from mixalign.runs.promises import actual_change, broken_promise, predicted_change, without_impossible
 from mixalign.runs.rounds_table import rounds_table
@@ -141,7 +142,7 @@ class _Rounds:
         shown = progress(f"influence {number}", None, "row", disabled=hidden)
         with stage(f"the influence of round {number}"), shown as bar, Meter(job.device) as cost:
             measured = measure(
-                model,
+                cast_weights(model, job.precision),
                 job.target_objective,
                 job.data["train"],
                 job.targets,

@@ -22,6 +22,7 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.losses.linear_logprobs import compile_kernels
 from mixalign.models.head import HEADS, use_head
+from mixalign.models.precision import canonical
 from mixalign.training.packing import why_not_packed
 
 __all__ = [
@@ -128,7 +129,7 @@ def _are_short(datasets: Sequence[TaskDataset]) -> bool:
 def choose_precision(precision: str, model: Any) -> str:
     """Lightning's precision: `auto` is bf16-mixed where the hardware multiplies it and the model is wide enough."""
     if precision != "auto":
-        return precision
+        return canonical(precision)
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     wide = model.config.get_text_config().hidden_size >= WIDE

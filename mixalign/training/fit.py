@@ -17,12 +17,14 @@ from mixalign import stopping
 from mixalign.checks import check_number
 from mixalign.data.batches.module import MixtureData
 from mixalign.errors import MixalignError
+from mixalign.models.precision import canonical
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.lightning_quirks import (
     CountSteps,
     StayStopped,
     ValidateAtTheEnd,
     WholeCheckpoints,
+    cast_weights_only,
     compare_after_validation,
     leave_signals_alone,
     set_intervals,
@@ -91,11 +93,22 @@ def make_trainer(
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise MixalignError(f"Lightning refuses the settings of `trainer`: {error}") from error
     leave_signals_alone(trainer)
+    cast_weights_only(trainer)
+    _check_precision(trainer, options.get("precision"))
     for callback in _callbacks(trainer):
         if isinstance(callback, EarlyStopping):
             compare_after_validation(callback)
     set_intervals(trainer, _accumulate(settings, trainer.world_size), settings.val_every, settings.steps)
     return trainer
+
+
+def _check_precision(trainer: L.Trainer, precision: Any) -> None:
+    wanted = canonical(precision or "32-true")
+    if trainer.precision != wanted:
+        raise MixalignError(
+            f"`trainer.precision` is {wanted}, but on this machine Lightning would train in {trainer.precision}, and "
+            f"config.yaml would not say so. Set `trainer.precision={trainer.precision}`."
+        )
 
 
 def fit(trainer: L.Trainer, module: AlignModule, data: MixtureData, resume: Path | None = None) -> None:

@@ -7,6 +7,8 @@ plain Lightning can do without it. Those that are a line or two stand where they
 """
 
 from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor, nn
 
 from mixalign.files import replacing
+from mixalign.models.precision import cast_weights
 from mixalign.training.sharding import whole
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "WholeCheckpoints",
     "clip_gradients",
     "compare_after_validation",
+    "cast_weights_only",
     "gradient_scaler",
     "leave_signals_alone",
     "set_intervals",
@@ -92,6 +97,20 @@ def compare_after_validation(callback: EarlyStopping) -> None:
     """
     if callback._check_on_train_epoch_end is None:
         callback._check_on_train_epoch_end = False
+
+
+def cast_weights_only(trainer: Any) -> None:
+    """Has the trainer leave batches as they are, and convert weights as `cast_weights` does where models are scored.
+
+    Lightning casts every float of a batch with the precisions of weights (2.6.6), and makes them the default type of
+    new tensors: log-probabilities of the reference policy, draw probabilities and counts would have three digits. A
+    model reads words and positions only, which are whole numbers.
+    """
+    plugin: Any = trainer.precision_plugin
+    plugin.convert_input = lambda batch: batch
+    if type(plugin) in (HalfPrecision, DoublePrecision):
+        plugin.convert_module = partial(cast_weights, precision=plugin.precision)
+        plugin.forward_context = nullcontext
 
 
 class StayStopped(Callback):

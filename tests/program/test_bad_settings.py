@@ -178,7 +178,7 @@ CASES: dict[str, tuple[str, str]] = {  # overrides, and the beginning of the mes
         "`lora.target_modules` is ['nothing'], which no part of the model is called. Take all-linear, or some of",
     ),
     # the machine
-    "precision": ("trainer.precision=bf17", "Lightning refuses the settings of `trainer`: Precision 'bf17' is invalid"),
+    "precision": ("trainer.precision=bf17", "`trainer.precision` is 'bf17'. Did you mean `bf16`?"),
     "accelerator": ("trainer.accelerator=tpuu", "Lightning refuses the settings of `trainer`"),
     "devices": ("trainer.devices=0", "Lightning refuses the settings of `trainer`"),
     "strategy": ("trainer.strategy=foo", "Lightning refuses the settings of `trainer`"),
