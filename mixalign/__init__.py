@@ -23,6 +23,9 @@ def train(*overrides: str, run_dir: str) -> dict[str, Any]:
     import time
     from pathlib import Path
 
+    from mixalign.training.threads import wait_passively
+
+    wait_passively()
     from mixalign.config.compose import compose_settings
     from mixalign.config.console import quiet_libraries
     from mixalign.stopping import heed, limit

@@ -75,7 +75,9 @@ def _guarded(verb: str) -> int:
     """Runs a verb; errors that a user can mend are one message, all others keep their traceback."""
     from mixalign.errors import MixalignError, Stopped, did_you_mean
     from mixalign.stopping import heed, stage
+    from mixalign.training.threads import wait_passively
 
+    wait_passively()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets errors reach this function
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -4,9 +4,11 @@ import os
 import re
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+from hydra.utils import get_object
 
 from mixalign.checks import check_mapping, check_text
 from mixalign.config.build import build, build_mixer, check_buildable
@@ -19,7 +21,7 @@ from mixalign.models.tiny import TinyLlama
 from mixalign.training.trainer_arguments import check_arguments
 from mixalign.types import Form
 
-__all__ = ["NEEDED", "check_place", "parse", "parse_saved"]
+__all__ = ["NEEDED", "check_place", "parse", "parse_saved", "with_later_keys"]
 
 SECRET = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$")  # names of environment variables
 NODES = ("mixer", "objective", "model", "lora", "optimizer", "influence", "engine")  # keys that describe an object
@@ -67,6 +69,8 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
         plain=config,
         chosen=chosen,
     )
+    for key, rate in _rates(settings).items():
+        settings.optimizer.check_rate(key, rate)
     check_place("cache_dir", settings.cache_dir)
     if settings.specialists.dir:
         check_place("specialists.dir", Path(settings.specialists.dir))
@@ -84,7 +88,7 @@ def parse_saved(config: Mapping[str, Any]) -> RunSettings:
     Raises:
         MixalignError: as `parse` does.
     """
-    config = deepcopy(LATER | dict(config))
+    config = with_later_keys(config)
     _check_groups(config)
     if "reference" in config["data"]:
         config["data"]["target"] = config["data"].pop("reference")
@@ -92,6 +96,29 @@ def parse_saved(config: Mapping[str, Any]) -> RunSettings:
         if "learning_rate" in (node.get("recommended") or {}):
             del node["recommended"]
     return parse(_known_part(config))
+
+
+def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.yaml of any version with the keys that came later, as its run has them; other plain data stays."""
+    config = deepcopy(LATER | dict(config))
+    for name in NODES:
+        if isinstance(config.get(name), dict):
+            _add_later_keys(config[name])
+    return config
+
+
+def _add_later_keys(node: dict[str, Any]) -> None:
+    """Gives a node the keys that its class got later, with their defaults: what the class did before."""
+    target = str(node.get("_target_"))
+    if not target.startswith("mixalign."):
+        return
+    try:
+        kind = get_object(target)
+    except Exception:  # whatever an import raises; `build` says it
+        return
+    for entry in fields(kind) if is_dataclass(kind) else ():
+        if entry.init and entry.default is not MISSING:
+            node.setdefault(entry.name, entry.default)
 
 
 def check_place(key: str, path: Path) -> None:
@@ -128,6 +155,12 @@ def _check_groups(config: Mapping[str, Any]) -> None:
         check_text(f"{group}.name", config[group].get("name"), why="It stands in results and messages.")
     check_mapping("mixer.wrap", config["mixer"].get("wrap"), null=True)
     check_mapping("data.recommended", config["data"].get("recommended"), null=True)
+
+
+def _rates(settings: RunSettings) -> dict[str, float]:
+    """The peak learning rate of each training."""
+    rates = {"optimizer.lr": settings.optimizer.lr, "specialists.lr": settings.specialists.lr}
+    return rates | ({"reference.sft_lr": settings.reference.sft_lr} if settings.reference.sft_steps != 0 else {})
 
 
 def _form(config: Mapping[str, Any]) -> Form:

@@ -17,6 +17,7 @@ from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.mixers.base import Mixer
 from mixalign.mixers.fixed import Temperature
+from mixalign.models.load import LoRA
 from mixalign.objectives.base import Objective
 from mixalign.stopping import stage
 from mixalign.together.agree import wait, world
@@ -27,6 +28,7 @@ from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.engine import prepare_model, rows_within
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
+from mixalign.training.optimizer import Optimizer
 from mixalign.training.sharding import load_weights
 
 __all__ = ["Training", "mean_length", "micro_batch_size", "optimizer_recipe", "recipe_from_reference", "train_frozen"]
@@ -34,6 +36,7 @@ __all__ = ["Training", "mean_length", "micro_batch_size", "optimizer_recipe", "r
 AGAIN = "The same command goes on from there."
 UNIFORM = Temperature(float("inf"))
 LOOKS = 10  # at validation rows, in a training that keeps its best weights
+LATER = ("eps", "decay_steps", "min_lr", "modules_to_save", "use_dora")  # keys of the optimizer and of adapters
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskData
         "start": reference.identity,
         "rows": rows_fingerprint(tables),
         "optimizer": optimizer_recipe(job),
-        "lora": job.settings.plain["lora"] or {},
+        "lora": _as_before(job.settings.plain["lora"] or {}, LoRA),
         "precision": job.precision,
         "seed": job.settings.specialists.seed,
     }
@@ -122,8 +125,13 @@ def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskData
 
 def optimizer_recipe(job: Job) -> dict[str, Any]:
     """The optimizer's settings but for its learning rate, which each training has for itself."""
-    node: Mapping[str, Any] = job.settings.plain["optimizer"]
+    node = _as_before(job.settings.plain["optimizer"], Optimizer)
     return {key: value for key, value in node.items() if key not in ("_target_", "lr")}
+
+
+def _as_before(node: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """A node without the keys that came later, where they change nothing: what older versions made still fits."""
+    return {key: value for key, value in node.items() if key not in LATER or value != getattr(kind, key)}
 
 
 def mean_length(datasets: Sequence[TaskDataset]) -> float:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from mixalign.config.parse import with_later_keys
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import differences
@@ -181,7 +182,7 @@ def _check_checkpoint(job: Job, path: Path) -> None:
         raise MixalignError(f"`resume={path}` cannot be read: {reason}. Give a checkpoint that mixalign wrote.")
     folder = path.resolve().parent.parent
     if (folder / "config.yaml").is_file():
-        saved, wanted = _what_it_trains(read_plain(folder)), _what_it_trains(dict(job.settings.plain))
+        saved, wanted = _what_it_trains(with_later_keys(read_plain(folder))), _what_it_trains(dict(job.settings.plain))
         if wrong := differences(saved, wanted):
             raise MixalignError(
                 f"`resume={path}` is of a run that trains something else ({'; '.join(wrong)}). Restore these settings "

@@ -24,6 +24,7 @@ from mixalign.losses.linear_logprobs import compile_kernels
 from mixalign.models.head import HEADS, use_head
 from mixalign.models.precision import canonical
 from mixalign.training.packing import why_not_packed
+from mixalign.training.threads import usable_cpus
 
 __all__ = [
     "Engine",
@@ -55,7 +56,7 @@ class Engine:
         head: `chunked`, or `cce`: the kernels of the library cut-cross-entropy, for GPUs.
         gradient_checkpointing: computes every layer again in the backward pass: less memory, a third more time.
         allocator: asks glibc to keep freed memory, which a training takes again at the next step.
-        threads: of torch on a CPU; None leaves torch's own number.
+        threads: of torch on a CPU; None: torch's own number, but no more than the CPUs that the process may use.
         max_tokens: positions of one forward pass; a batch is split into as many micro-batches as that takes.
     """
 
@@ -241,3 +242,5 @@ def prepare_process(engine: Engine) -> None:
     use_head(engine.head)
     if engine.threads:
         torch.set_num_threads(engine.threads)
+    elif "OMP_NUM_THREADS" not in os.environ and usable_cpus() < torch.get_num_threads():
+        torch.set_num_threads(usable_cpus())

@@ -19,6 +19,7 @@ from mixalign.frozen.policy import attach_reference, reference_policy
 from mixalign.frozen.specialists import attach_specialists
 from mixalign.jobs.job import prepare
 from mixalign.merging.runs import merges_of, run_merges
+from mixalign.runs.advice import warm_up_advice
 from mixalign.runs.check import check_run, check_together, needs_specialists
 from mixalign.runs.folder import claim, write_config
 from mixalign.runs.identity import begun_tasks, check_identity, check_resumed, write_identity
@@ -102,6 +103,8 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", name, len(job.tasks), rows, job.steps, settings.batch_size)
     if settings.chosen:
         log.info("chosen: %s", "; ".join(settings.chosen))
+    for advice in warm_up_advice(job, train_specialists):
+        log.warning("%s", advice)
     job, reference = reference_policy(job, same)
     if is_finished:
         log.info("%s is finished already", run_dir)

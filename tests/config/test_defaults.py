@@ -74,3 +74,13 @@ def test_what_is_set_wins_and_nothing_stays_auto():
     groups = ((k, n if isinstance(n, dict) else {k: n}) for k, n in settings.plain.items())
     kept = {k: {i: v for i, v in n.items() if i not in may_be} for k, n in groups}
     assert AUTO not in values(kept)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warmup"),
+    [([], 10), (OWN, 0.1), ([*OWN, "lora=default"], 0.1), ([*OWN, "optimizer.warmup_steps=3"], 3)],
+)
+def test_the_warm_up_of_a_trained_model_is_a_share_of_its_steps(overrides, warmup):
+    settings = compose_settings(overrides)
+    assert settings.optimizer.warmup_steps == warmup
+    assert ("optimizer.warmup_steps" in lines(settings)) is (overrides[-1:] != ["optimizer.warmup_steps=3"])

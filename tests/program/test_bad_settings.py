@@ -48,10 +48,32 @@ CASES: dict[str, tuple[str, str]] = {  # overrides, and the beginning of the mes
     "one beta": ("optimizer.betas=[0.9]", "`optimizer.betas` is [0.9], but must be a list of 2 numbers"),
     "clipping": ("optimizer.max_grad_norm=nan", "`optimizer.max_grad_norm` is nan, but must be a number from 0 on"),
     "warm-up": ("optimizer.warmup_steps=-1", "`optimizer.warmup_steps` is -1, but must be a number from 0 on"),
+    "eps": ("optimizer.eps=0", "`optimizer.eps` is 0, but must be a number above 0"),
+    "floor": ("optimizer.schedule=linear optimizer.min_lr=-1", "`optimizer.min_lr` is -1, but must be a number from 0"),
+    "floor without a fall": (
+        "optimizer.min_lr=1e-5",
+        "`optimizer.min_lr` is 1e-05, but `optimizer.schedule=constant` never falls. Set the schedule to",
+    ),
+    "floor above the peak": (
+        "optimizer.schedule=cosine optimizer.min_lr=1e-2",
+        "`optimizer.min_lr` is 0.01, which is above `optimizer.lr`, 0.0004: the learning rate would rise",
+    ),
+    "floor above the specialists' peak": (
+        "optimizer.schedule=cosine optimizer.min_lr=1e-4 specialists.lr=1e-5",
+        "`optimizer.min_lr` is 0.0001, which is above `specialists.lr`, 1e-05",
+    ),
+    "decay of another schedule": (
+        "optimizer.schedule=cosine optimizer.decay_steps=3",
+        "`optimizer.decay_steps` is 3, but only `optimizer.schedule=wsd` has a decay of its own, and it is cosine",
+    ),
+    "no decay": (
+        "optimizer.schedule=wsd optimizer.decay_steps=0",
+        "`optimizer.decay_steps` is 0, but must be a number",
+    ),
     "schedule": ("optimizer.schedule=cosin", "`optimizer.schedule` is 'cosin'. Did you mean `cosine`?"),
     "optimizer's key": (
-        "optimizer.eps=1",
-        "`eps` is no setting of mixalign.training.optimizer.Optimizer. Known: betas",
+        "optimizer.epsilon=1",
+        "`epsilon` is no setting of mixalign.training.optimizer.Optimizer. Did you mean `eps`?",
     ),
     # lengths and sizes
     "steps": ("steps=0", "`steps` is 0, but must be a whole number from 1 on"),

@@ -1,0 +1,29 @@
+"""What of a run's settings deserves a second look before it trains: it may be meant, so nothing is refused."""
+
+from mixalign.frozen.policy import reference_steps
+from mixalign.frozen.specialists import specialist_steps
+from mixalign.jobs.job import Job
+
+__all__ = ["warm_up_advice"]
+
+LONG = 0.5  # share of a training
+
+
+def warm_up_advice(job: Job, train_specialists: bool) -> list[str]:
+    """Names the trainings that are mostly warm-up: at low learning rates they learn little or nothing.
+
+    Args:
+        train_specialists: whether missing ones are to be trained.
+    """
+    optimizer = job.settings.optimizer
+    steps = {"the generalist": job.steps, "the reference policy": reference_steps(job)}
+    for number in range(len(job.tasks)) if train_specialists else ():
+        steps[f"the specialist of `{job.tasks[number]}`"] = specialist_steps(job, number)
+    shares = {who: min(n, optimizer.warm_steps(n)) for who, n in steps.items() if n}
+    mostly = [f"{warm:g} of {steps[who]} steps of {who}" for who, warm in shares.items() if warm > LONG * steps[who]]
+    if not mostly:
+        return []
+    return [
+        f"Inside the warm-up are {', '.join(mostly)}: little is learned there. Set `optimizer.warmup_steps` to a share "
+        "of the steps, such as 0.1, or train for more steps."
+    ]
