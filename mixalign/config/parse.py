@@ -100,11 +100,11 @@ def parse_saved(config: Mapping[str, Any]) -> RunSettings:
 
 def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config.yaml of any version with the keys that came later, as its run has them; other plain data stays."""
-    config = deepcopy(LATER | dict(config))
+    today: dict[str, Any] = deepcopy(LATER | dict(config))
     for name in NODES:
-        if isinstance(config.get(name), dict):
-            _add_later_keys(config[name])
-    return config
+        if isinstance(today.get(name), dict):
+            _add_later_keys(today[name])
+    return today
 
 
 def _add_later_keys(node: dict[str, Any]) -> None:
