@@ -68,8 +68,21 @@ def check_buildable(key: str, node: Any) -> None:
         raise MixalignError(f"{place} has no `_target_`, so there is nothing to build. Take an entry of its group.")
     for part in _mappings(node):
         _check_target(part)
-    known: Mapping[str, Any] = getattr(get_object(node["_target_"]), "__dataclass_fields__", {})
-    for name in node if known else ():
+    for part in _mappings(node):
+        _check_arguments(part)
+
+
+def _check_arguments(node: Mapping[str, Any]) -> None:
+    """Refuses what the constructor does not take; one that takes any keyword has the last word itself."""
+    if "_target_" not in node:
+        return
+    try:
+        known = dict(inspect.signature(get_object(node["_target_"])).parameters)
+    except ValueError:  # of a class that is written in C
+        return
+    if any(entry.kind is inspect.Parameter.VAR_KEYWORD for entry in known.values()):
+        return
+    for name in node:
         if name not in known and not name.startswith("_"):
             raise MixalignError(f"`{name}` is no setting of {node['_target_']}. {did_you_mean(str(name), known)}")
 

@@ -36,6 +36,7 @@ LATER: dict[str, Any] = {
 NEEDED = {*GROUPS, *NODES} - {*LATER}
 """Keys that the configuration of every run has, whichever version wrote it."""
 
+RECOMMENDED = ("steps", "batch_size", "specialist_steps", "reference_sft_steps")
 SHORTEST_SECRET = 12  # characters; a shorter one may be a word of a configuration
 
 
@@ -154,7 +155,10 @@ def _check_groups(config: Mapping[str, Any]) -> None:
     for group in ("mixer", "objective"):
         check_text(f"{group}.name", config[group].get("name"), why="It stands in results and messages.")
     check_mapping("mixer.wrap", config["mixer"].get("wrap"), null=True)
-    check_mapping("data.recommended", config["data"].get("recommended"), null=True)
+    check_mapping("data.recommended", recommended := config["data"].get("recommended"), null=True)
+    for key in recommended or ():
+        if key not in RECOMMENDED:
+            raise MixalignError(f"`data.recommended.{key}` is no setting. {did_you_mean(str(key), RECOMMENDED)}")
 
 
 def _rates(settings: RunSettings) -> dict[str, float]:

@@ -46,9 +46,35 @@ def test_a_key_of_an_older_version_is_still_read(override, caplog):
         ("+reference.sft_step=3", "`reference.sft_step` is no setting. Did you mean `sft_steps`?"),
         ("+data.max_lenght=3", "`data.max_lenght` is no setting. Did you mean `max_length`?"),
         ("+probe.row=3", "`probe.row` is no setting. Did you mean `rows`?"),
+        ("+merge.method=[ties]", "`merge.method` is no setting. Did you mean `methods`?"),
+        ("+optimizer.learning_rate=1", "`learning_rate` is no setting of mixalign.training.optimizer.Optimizer."),
+        ("+engine.layuot=packed", "`layuot` is no setting of mixalign.training.engine.Engine. Did you mean `layout`?"),
+        ("+influence.sample=3", "`sample` is no setting of mixalign.influence.settings.Influence. Did you mean"),
+        ("+mixer.etta=3", "`etta` is no setting of mixalign.mixers.ama_s.AMAS. Did you mean `eta`?"),
+        ("+mixer.wrap.flor=3", "`mixer.wrap.flor` is no setting. Did you mean `floor`?"),
+        ("+objective.bta=3", "`bta` is no setting of mixalign.objectives.dpo.DPO. Did you mean `beta`?"),
+        ("+model.layers=3", "`layers` is no setting of mixalign.models.tiny.TinyLlama. Did you mean `num_layers`?"),
+        ("+logger.csv.folder=x", "`folder` is no setting of mixalign.training.metrics_file.MetricsFile."),
+        ("+logger.other=3", "`logger.other` is 3, and has no `_target_`"),
+        ("+callbacks.other=3", "`callbacks.other` is 3, and has no `_target_`"),
+        ("+lora.r=3", "has no `_target_`"),
+        ("+data.recommended.step=3", "`data.recommended.step` is no setting. Did you mean `steps`?"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name_also_with_a_plus(override, says):
     with pytest.raises(MixalignError) as caught:
         compose_settings([override])
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["callbacks=early_stopping", "+callbacks.early_stopping.patiense=3"], "Did you mean `patience`?"),
+        (["lora=default", "+lora.dropout=.5"], "`dropout` is no setting of .*LoRA. Did you mean `lora_dropout`?"),
+        (["+callbacks.mine={_target_: lightning.pytorch.callbacks.Timer, duraton: 1}"], "Did you mean `duration`?"),
+    ],
+)
+def test_nor_what_a_constructor_does_not_take(overrides, says):
+    with pytest.raises(MixalignError, match=says):
+        compose_settings(overrides)
