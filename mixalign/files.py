@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from mixalign.errors import MixalignError
 
-__all__ = ["LOCK", "NewFolder", "read_json", "replacing", "write_json", "write_text"]
+__all__ = ["LOCK", "NewFolder", "copy_whole", "read_json", "replacing", "write_json", "write_text"]
 
 LOCK = "run.lock"
 UNUSED = {LOCK, "train.log"}  # all that a command leaves in a run folder before its run begins
@@ -98,6 +98,14 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copies a file or a folder, where there is one at another place than `path`."""
+    if source.resolve() == path.resolve() or not source.exists():
+        return
+    with replacing(path) as part:
+        shutil.copytree(source, part) if source.is_dir() else shutil.copyfile(source, part)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -124,7 +124,9 @@ def _losses(run: Run, tasks: Sequence[str], quantity: str) -> Tensor:
             raise MixalignError(f"{run.path} has no validation {quantity} of task `{task}` in metrics.csv ({why}).")
         steps, values = run.validation[f"eval_{quantity}/{task}"]
         kept = steps[-1]
-        if run.config.get("export") == "best" and watched is not None:
+        if exported := run.eval.get("exported"):
+            kept = exported["step"]
+        elif run.config.get("export") == "best" and watched is not None:  # of an older version
             kept = watched[0][np.nanargmin(watched[1])]
         losses.append(float(values[steps == kept][0]))
     return torch.tensor(losses, dtype=torch.float64)

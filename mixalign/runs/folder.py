@@ -73,12 +73,15 @@ def claim(run_dir: Path, job: Job) -> bool:
     then, wanted = _that_matter(read_settings(run_dir).plain), _that_matter(job.plain)
     if wanted.get("trainer.precision") == "auto":  # it depends on the model, which is not there yet
         wanted["trainer.precision"] = then.get("trainer.precision")
+    finished = (run_dir / "eval.json").is_file()
+    if not finished and wanted["export"] == "last":  # for a run whose best checkpoint was lost
+        wanted["export"] = then.get("export")
     if wrong := differences(then, wanted):
         raise MixalignError(
             f"{run_dir} already holds a run with other settings ({'; '.join(wrong)}). Choose another `run_dir`, or "
             "restore them to go on with that run."
         )
-    return (run_dir / "eval.json").is_file()
+    return finished
 
 
 def _that_matter(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

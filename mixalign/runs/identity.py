@@ -18,9 +18,19 @@ from mixalign.fingerprint import fingerprint
 from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.together.agree import decide
 
-__all__ = ["IDENTITY", "begun_tasks", "check_identity", "check_measured", "check_resumed", "write_identity"]
+__all__ = [
+    "IDENTITY",
+    "begun_specialists",
+    "begun_tasks",
+    "check_identity",
+    "check_measured",
+    "check_resumed",
+    "write_identity",
+    "write_specialists",
+]
 
 IDENTITY = "identity.json"
+SPECIALISTS = "specialists"
 SHOWN = 4  # tables that a message names
 Rows = Mapping[str, Mapping[str, Any]]
 """Task -> split -> `rows`, their number, and `fingerprint`, which changes with any token, mask, label or weight."""
@@ -34,7 +44,19 @@ def write_identity(folder: Path, job: Job) -> None:
     Args:
         job: as `reference_policy` gives it back, with the fingerprint of its base model.
     """
-    write_json(folder / IDENTITY, _identity(job))
+    begun = {key: value for key, value in _read(folder).items() if key == SPECIALISTS}
+    write_json(folder / IDENTITY, _identity(job) | begun)
+
+
+def begun_specialists(folder: Path) -> bool | None:
+    """On all processes, whether a run began with specialists' losses; None for one that did not get as far."""
+    found: bool | None = decide(lambda: _read(folder).get(SPECIALISTS))
+    return found
+
+
+def write_specialists(folder: Path, has: bool) -> None:
+    """Keeps whether a run began with specialists' losses, and so by what it chooses its best checkpoint."""
+    write_json(folder / IDENTITY, _read(folder) | {SPECIALISTS: has})
 
 
 def begun_tasks(folder: Path, resume: Path | None = None) -> list[str]:

@@ -66,4 +66,15 @@ def eval_table(result: dict[str, Any]) -> str:
         for task, row in result["tasks"].items()
     ]
     mean = ["mean", "", *(f"{result['mean'][n]:.3f}" for n in names)]
-    return table_text(["task", "rows", *(n.replace("_", " ") for n in names)], rows, totals=[mean], title=title)
+    heads = ["task", "rows", *(n.replace("_", " ") for n in names)]
+    return table_text(heads, rows, totals=[mean], title=title, note=_exported(result))
+
+
+def _exported(result: Mapping[str, Any]) -> str:
+    """Of which step the weights are; nothing for models that no training of a generalist made."""
+    if not (exported := result.get("exported")):
+        return ""
+    step = f"exported: step {exported['step']} of {result['steps']}"
+    if exported["monitor"] is None:
+        return f"{step}, the last one"
+    return f"{step}, the best by {exported['monitor']} ({exported['value']:.4g})"

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
@@ -27,6 +27,7 @@ from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
 from mixalign.runs.yardstick import excess_over
 from mixalign.stopping import stage
 from mixalign.together.trainer import trainer_options
+from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
 from mixalign.training.callbacks.cost import Cost
 from mixalign.training.callbacks.leave import Leave
 from mixalign.training.callbacks.mixing import Mixing
@@ -101,10 +102,9 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
                 fit(trainer, module, data, run.resume)
         except RuntimeError as error:
             raise _too_large(error, trainer, data) or error from None
-        if run.export != "last":
-            _take_best(trainer, module)
+        exported = _exported(run, trainer, module)
         _write_cost(trainer, run)
-        return _finish(run, trainer, module, data, mixing)
+        return _finish(run, trainer, module, data, mixing, exported)
     finally:
         for logger in loggers:
             if isinstance(logger, WandbLogger):
@@ -151,16 +151,10 @@ def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
     return callbacks
 
 
-def _keeper(run: Generalist, checkpoints: Path) -> ModelCheckpoint:
-    """Keeps the best weights, looking after each validation; by default Lightning saves only once, at the end."""
-    return ModelCheckpoint(
-        checkpoints,
-        "step{step}",
-        monitor=MONITORS[run.export] if run.has_specialists else "eval/worst_loss",
-        save_on_train_epoch_end=False,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
+def _keeper(run: Generalist, checkpoints: Path) -> BestCheckpoint:
+    monitor = MONITORS[run.export] if run.has_specialists else "eval/worst_loss"
+    resumed = None if run.resume is None else run.resume.parent
+    return BestCheckpoint(checkpoints, monitor, wanted=run.export != "last", resumed=resumed)
 
 
 def _too_large(error: RuntimeError, trainer: L.Trainer, data: MixtureData) -> MixalignError | None:
@@ -176,11 +170,14 @@ def _too_large(error: RuntimeError, trainer: L.Trainer, data: MixtureData) -> Mi
     )
 
 
-def _take_best(trainer: L.Trainer, module: AlignModule) -> None:
-    keeper = trainer.checkpoint_callback
-    assert isinstance(keeper, ModelCheckpoint)
-    if keeper.best_model_path:
-        load_weights(module, Path(keeper.best_model_path))
+def _exported(run: Generalist, trainer: Any, module: AlignModule) -> dict[str, Any]:
+    """Puts the weights to keep into the module; says of which step they are, and which monitor chose it."""
+    (keeper,) = [callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint)]
+    if run.export == "last" or keeper.best is None:
+        return {"step": trainer.global_step, "monitor": None, "value": None}
+    exported = keeper.exported()
+    load_weights(module, keeper.best)
+    return exported
 
 
 def _write_cost(trainer: Any, run: Generalist) -> None:
@@ -193,13 +190,19 @@ def _write_cost(trainer: Any, run: Generalist) -> None:
 
 
 def _finish(
-    run: Generalist, trainer: L.Trainer, module: AlignModule, data: MixtureData, mixing: Mixing
+    run: Generalist,
+    trainer: L.Trainer,
+    module: AlignModule,
+    data: MixtureData,
+    mixing: Mixing,
+    exported: dict[str, Any],
 ) -> dict[str, Any]:
     """Evaluates the weights, and writes the results and the model."""
     with stage("the evaluation and export", f"the training is kept in {run.folder / 'checkpoints'}"):
         result = evaluate(run.job, trainer, module, run.job.final_split)
         result |= excess_over(run.job, run.reference)
-        result |= {"steps": trainer.global_step, **run.results}  # a callback may have ended the training early
+        # the steps that were made: a callback may have ended the training early
+        result |= {"steps": trainer.global_step, "exported": exported, **run.results}
         save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
     if trainer.is_global_zero:
         write_json(run.folder / "mixture.json", mixing.summary(data.sampler))

@@ -68,18 +68,22 @@ class MetricsFile(Logger):
             return
         columns, rows = _read(self.path)
         kept = (row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
-        write_text(self.path, _text(columns, kept))
+        write_text(self.path, _text(_in_order(columns), kept))
 
     def _columns_with(self, line: dict[str, Any]) -> list[str]:
         """The file's columns, after those that it lacked were added to it."""
         if self._columns is None:
             self._columns = _read(self.path)[0]
         if new := {*line} - {*self._columns}:
-            self._columns = sorted([*self._columns, *new])
+            self._columns = _in_order([*self._columns, *new])
             write_text(self.path, _text(self._columns, _read(self.path)[1]))
         elif not self.path.is_file():
             write_text(self.path, _text(self._columns, ()))
         return self._columns
+
+
+def _in_order(columns: Iterable[str]) -> list[str]:
+    return sorted(columns, key=lambda name: (name != "step", name))
 
 
 def _text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from mixalign.config.compose import register_resolvers
 from mixalign.config.console import quiet_libraries
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
-from mixalign.files import write_json
+from mixalign.files import read_json, write_json
 from mixalign.frozen.scored import scored
 from mixalign.jobs.job import prepare
 from mixalign.runs.evaluate import evaluate_folder
@@ -60,5 +60,7 @@ def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
         job, reference = scored(job, check=partial(check_measured, folder))
         result = evaluate_folder(job, reference, folder / "model", split)
         if is_first():
+            before = read_json(folder / "eval.json") if (folder / "eval.json").is_file() else {}
+            result |= {key: before[key] for key in ("steps", "exported") if key in before}
             write_json(folder / f"eval_{split}.json", result)
             print(eval_table(result))

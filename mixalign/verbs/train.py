@@ -14,15 +14,24 @@ from lightning.pytorch.utilities import rank_zero_only
 from mixalign.config.command_line import with_settings
 from mixalign.config.parse import check_place
 from mixalign.config.settings import RunSettings
+from mixalign.errors import MixalignError
 from mixalign.files import read_json
+from mixalign.frozen.cache import Frozen
 from mixalign.frozen.policy import attach_reference, reference_policy
 from mixalign.frozen.specialists import attach_specialists
-from mixalign.jobs.job import prepare
+from mixalign.jobs.job import Job, prepare
 from mixalign.merging.runs import merges_of, run_merges
 from mixalign.runs.advice import warm_up_advice
 from mixalign.runs.check import check_run, check_together, needs_specialists
 from mixalign.runs.folder import claim, write_config
-from mixalign.runs.identity import begun_tasks, check_identity, check_resumed, write_identity
+from mixalign.runs.identity import (
+    begun_specialists,
+    begun_tasks,
+    check_identity,
+    check_resumed,
+    write_identity,
+    write_specialists,
+)
 from mixalign.runs.proxy import run_proxy, with_baseline
 from mixalign.runs.rounds import run_rounds
 from mixalign.runs.summary import eval_table
@@ -113,13 +122,34 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
         decide(partial(write_identity, run_dir, job))
         decide(partial(write_config, run_dir, job))
         attach_reference(job, reference)
-        has_specialists = attach_specialists(job, reference, train_specialists)
+        has_specialists = _attach_specialists(job, reference, train_specialists, run_dir)
         if has_specialists:
             keep_specialists(run_dir, job, reference)
         result = _train(Generalist(job, mixer, reference, has_specialists, run_dir, settings.export, job.steps))
     _say(f"{eval_table(result)}\nrun folder: {run_dir}")
     run_merges(job, reference, run_dir)
     return result
+
+
+def _attach_specialists(job: Job, reference: Frozen, train: bool, run_dir: Path) -> bool:
+    """Gives rows their specialists' losses, in a run that goes on if and only if it began with them.
+
+    Its best checkpoint is chosen by excess with them and by loss without, whatever is in the cache by then.
+
+    Raises:
+        MixalignError: when they are gone, and may not be trained.
+    """
+    begun = begun_specialists(run_dir)
+    may_train = train or (begun is True and job.settings.specialists.train != "never")
+    has = begun is not False and attach_specialists(job, reference, may_train)
+    if begun and not has:
+        raise MixalignError(
+            f"The run in {run_dir} began with specialists and chooses its best checkpoint by their losses, but they "
+            f"are not in {job.settings.specialists.dir or job.cache} any more, and `specialists.train` is never. Restore "
+            "them, or give another `run_dir`."
+        )
+    decide(partial(write_specialists, run_dir, has))
+    return has
 
 
 def _train(run: Generalist) -> dict[str, Any]:

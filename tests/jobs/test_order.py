@@ -50,7 +50,6 @@ def test_a_run_goes_on_with_its_tasks_in_another_order(train, power_cut):
     assert json.loads((run / "eval_test.json").read_text())["tasks"] == result["tasks"]
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_checkpoint_is_gone_on_from_with_the_tasks_in_another_order(train, tmp_path, power_cut):
     with power_cut(3):
         train("first", TASKS)

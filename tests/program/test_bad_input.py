@@ -108,7 +108,7 @@ def test_the_command_line_names_the_task_whose_loss_is_nan(cli_refuses, folder, 
     short = ["steps=4", "batch_size=8", "progress=false", "specialists.train=never", f"cache_dir={folder / 'cache'}"]
     run = tmp_path / "run"
     message = cli_refuses("train", *settings, *short, *tasks, f"run_dir={run}", untouched=[folder, finished])
-    assert message.startswith("The loss of task `compare` is not finite at step 0.")
+    assert message.startswith("The loss of task `compare` is not finite at step 1.")
     assert "optimizer.lr" in message
     assert not (run / "eval.json").exists()
     assert not (run / "checkpoints" / "last.ckpt").exists()

@@ -103,7 +103,7 @@ def test_the_log_has_every_task_every_few_steps(dpo_job, tmp_path, micro):
         callbacks=lambda made: [TaskLog(made["mixing"], every=2)],
     )  # fmt: skip
     for task, k in zip(dpo_job.tasks, range(3), strict=True):
-        wanted = {step: float(run.seen.alphas[step - 1][k]) for step in (2, 4, 6)}
+        wanted = {step: float(run.seen.alphas[step - 2][k]) for step in (2, 4, 6)}
         assert memory.of(f"alpha/{task}") == pytest.approx(wanted)
         for quantity in ("loss", "excess", "share", "epochs"):
             assert list(memory.of(f"{quantity}/{task}")) == [2, 4, 6]
@@ -134,7 +134,7 @@ def test_logged_means_are_those_of_the_step(dpo_job, tmp_path):
         for k, task in enumerate(dpo_job.tasks):
             mine = seen.task_B == k
             assert memory.of(f"loss/{task}")[step] == pytest.approx(float(seen.loss_B[mine].mean()), rel=1e-5)
-    alpha_K = run.seen.alphas[-1]
+    alpha_K = run.seen.alphas[-2]  # of the third update, under which step 4 was taken
     assert memory.of("mix/entropy")[4] == pytest.approx(-float((alpha_K * alpha_K.log()).sum()))
     assert memory.of("mix/effective_tasks")[4] == pytest.approx(1 / float((alpha_K**2).sum()))
     norm = torch.stack([g.norm() for g in run.seen.grads[-1].values()]).norm()

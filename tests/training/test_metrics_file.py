@@ -12,9 +12,9 @@ def lines(folder) -> list[str]:
 def test_a_line_is_there_at_once_and_a_new_column_is_added(tmp_path):
     logger = MetricsFile(str(tmp_path / "run"))
     logger.log_metrics({"loss": torch.tensor(0.5)}, 1)
-    assert lines(tmp_path / "run") == ["loss,step", "0.5,1"]
+    assert lines(tmp_path / "run") == ["step,loss", "1,0.5"]
     logger.log_metrics({"accuracy": 1.0}, 2)
-    assert lines(tmp_path / "run") == ["accuracy,loss,step", ",0.5,1", "1.0,,2"]
+    assert lines(tmp_path / "run") == ["step,accuracy,loss", "1,,0.5", "2,1.0,"]
     assert logger.save_dir == logger.log_dir == str(tmp_path / "run")
 
 
@@ -27,7 +27,7 @@ def test_a_run_that_goes_on_keeps_the_lines_until_its_checkpoint(tmp_path):
     second = MetricsFile(str(tmp_path))
     second.forget_after(2)
     second.log_metrics({"loss": 0.0}, 3)
-    assert lines(tmp_path) == ["loss,step", "0.25,1", "0.5,2", "0.0,3"]
+    assert lines(tmp_path) == ["step,loss", "1,0.25", "2,0.5", "3,0.0"]
 
 
 def test_a_file_that_was_removed_begins_anew(tmp_path):
@@ -36,4 +36,4 @@ def test_a_file_that_was_removed_begins_anew(tmp_path):
     (tmp_path / "metrics.csv").unlink()
     logger.forget_after(0)
     logger.log_metrics({"loss": 0.25}, 2)
-    assert lines(tmp_path) == ["loss,step", "0.25,2"]
+    assert lines(tmp_path) == ["step,loss", "2,0.25"]

@@ -136,7 +136,7 @@ def test_history_has_one_line_an_update_with_the_mixture_it_was_measured_under(d
     spy = Spy(AMAR(eta=0.5))
     run = dpo_job.run(tmp_path, spy, steps=4, micro=6, history=history)
     lines = [json.loads(line) for line in history.read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
     alphas = [[1 / 3] * 3, *(a.tolist() for a in run.seen.alphas)]
     for line, alpha, signal in zip(lines, alphas, spy.signals, strict=False):
         assert line["loss"] == pytest.approx(alpha, abs=1e-8)
@@ -204,7 +204,7 @@ class Poisoned:
         return scores
 
 
-@pytest.mark.parametrize(("micro", "call", "step"), [(None, 0, 0), (None, 3, 3), (6, 7, 3)])
+@pytest.mark.parametrize(("micro", "call", "step"), [(None, 0, 1), (None, 3, 4), (6, 7, 4)])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("mixer", ["ama_r", "temperature"])
 def test_a_loss_that_is_not_finite_names_task_and_step(dpo_job, tmp_path, micro, call, step, value, mixer):

@@ -38,7 +38,7 @@ def test_raise_names_the_task_and_keeps_the_weights(dpo_job, tmp_path):
             seen["weights"] = {n: p.detach().clone() for n, p in pl_module.model.named_parameters()}
             super()._update(trainer, pl_module)
 
-    with pytest.raises(MixalignError, match=r"loss of task `reverse` is not finite at step 2.*did not take that step"):
+    with pytest.raises(MixalignError, match=r"loss of task `reverse` is not finite at step 3.*did not take that step"):
         dpo_job.run(tmp_path / "six", AMAR(), steps=6, lr=1e-3, module_class=Poisoned, mixing_class=Keep)
     for name, weight in two.weights().items():
         assert torch.equal(weight, seen["weights"][name]), name

@@ -98,7 +98,7 @@ def test_metrics_have_every_task_and_the_worst(finished):
 
 def test_mix_jsonl_has_one_line_an_update(finished):
     lines = [json.loads(line) for line in (finished / "mix.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert set(lines[0]) == {"step", "sample", "loss", "excess", "task_loss", "count"}
     assert lines[0]["sample"] == pytest.approx([1 / 3] * 3)  # AMA-S begins with the uniform mixture
     assert lines[0]["loss"] is None  # and leaves the weights of the losses alone
@@ -228,8 +228,13 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_worst_excess(train):
     (keeper,) = (state for state in saved.values() if state.get("monitor") == "eval/worst_excess")
     best = 1 + history.index(min(history))
     assert best < 8, "the last step is the best one, so the test would show nothing"
-    assert Path(keeper["best_model_path"]).name == f"step{best}.ckpt"
-    kept = torch.load(keeper["best_model_path"], weights_only=True)["state_dict"]
+    assert keeper["best_model_path"] == f"step{best}.ckpt"
+    assert read(run / "eval.json")["exported"] == {
+        "step": best,
+        "monitor": "eval/worst_excess",
+        "value": pytest.approx(min(history)),
+    }
+    kept = torch.load(run / "checkpoints" / f"step{best}.ckpt", weights_only=True)["state_dict"]
     policy = AutoModelForCausalLM.from_pretrained(run / "model").state_dict()
     assert all(torch.equal(policy[name.removeprefix("model.")], weight) for name, weight in kept.items())
 

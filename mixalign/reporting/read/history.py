@@ -28,6 +28,7 @@ class MixHistory:
     """What `mix.jsonl` says: one row an update, one column a task; NaN where the file has null.
 
     Attributes:
+        step_N: Optimizer steps, counted from 1; the rest is what each was taken with, and what was measured in it.
         sample_NK: Probability with which each task was drawn.
         loss_NK: Weight on each task's loss; all NaN in rows where the rule leaves the losses alone.
         excess_NK: Excess of the batch, in nats. `task_loss_NK`: its mean loss. `count_NK`: its samples.
@@ -79,6 +80,8 @@ def read_mix_history(path: Path, tasks: Sequence[str]) -> MixHistory | None:
 
     keys = ("sample", "loss", "excess", "task_loss", "count")
     step_N = np.array([number(update.get("step", index)) for index, update in updates])
+    if step_N[0] == 0:  # of a version that counted steps from 0
+        step_N += 1
     return MixHistory(names, step_N, *(matrix(key) for key in keys))
 
 

@@ -41,6 +41,7 @@ class HistoryFile:
         """Takes in the mixture of a step and what was measured under it.
 
         Args:
+            step: counted from 1, as in metrics.csv.
             write: whether this is the process that writes the file.
         """
         self.sample_sum_K += mix.sample_K
@@ -57,10 +58,14 @@ class HistoryFile:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, updates: int) -> None:
-        """Cuts the file at the checkpoint that a resumed run goes on from."""
-        if self.path is not None and self.path.is_file():
-            lines = self.path.read_text().splitlines(keepends=True)
-            write_text(self.path, "".join(lines[:updates]))
+        """Drops the lines of later steps, which a run that goes on from there will write again, and a torn one."""
+        if self.path is None or not self.path.is_file():
+            return
+        lines = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        if lines and lines[0]["step"] == 0:  # of a version that counted steps from 0
+            lines = [line | {"step": line["step"] + 1} for line in lines]
+        kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= updates]
+        write_text(self.path, "".join(kept))
 
     def look_back(self, updates: int) -> None:
         """Warns when the weights take turns or run away, every so many updates."""

@@ -47,6 +47,7 @@ class Mixing(L.Callback):
         self.state: State
         self.mix, self.state = mixer.init(torch.tensor(rows_K, dtype=torch.float64))
         self.signal: MixSignal | None = None  # what the last update saw
+        self.taken: Mix | None = None  # the mixture under which it was measured
         self.updates = 0
         self._sums: TaskMean | None = None
         self._micro_batches = 0
@@ -90,7 +91,8 @@ class Mixing(L.Callback):
 
     def _update(self, trainer: Any, pl_module: Any) -> None:
         self.signal, bad_K = self._measure(pl_module)
-        self.history.add(self.updates, self.mix, self.signal, write=trainer.is_global_zero)
+        self.taken = self.mix
+        self.history.add(self.updates + 1, self.mix, self.signal, write=trainer.is_global_zero)
         if not bad_K.any():
             self.mix, self.state = self.mixer.update(self.signal, self.state)
             self._eval = self._no_eval
@@ -110,7 +112,7 @@ class Mixing(L.Callback):
         counted_K = means.get("weight", count_K)
         bad_K = (counted_K > 0) & ~loss_K.isfinite()
         if bad_K.any():
-            self.bad_tasks.meet(bad_K, self.updates)
+            self.bad_tasks.meet(bad_K, self.updates + 1)
         loss_iw_K = (loss_K * counted_K / self.mix.sample_K).nan_to_num(0.0) / count_K.sum()
         signal = MixSignal(self.updates, count_K, loss_K, loss_iw_K=loss_iw_K, eval_loss_K=self._eval["eval_loss_K"])
         signal = replace(signal, weight_K=means.get("weight"), **self._take_probed(pl_module))

@@ -46,6 +46,13 @@ def test_a_mixture_moves_or_stays(write_run):
     assert moves.moved
 
 
+def test_steps_that_an_older_version_counted_from_0_are_counted_from_1(tmp_path):
+    for first in (0, 1):
+        lines = [{"step": first + n, "sample": [0.5, 0.5]} for n in range(3)]
+        (tmp_path / "mix.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert read_mix_history(tmp_path / "mix.jsonl", []).step_N.tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize("text", ["", "\n", '{"step": 1', '{"step": 1}\n', '{"step": 1, "sample": 3}\n'])
 def test_a_mixture_without_tasks_is_none(text, tmp_path):
     (tmp_path / "mix.jsonl").write_text(text)

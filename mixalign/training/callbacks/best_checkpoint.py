@@ -1,0 +1,109 @@
+"""The checkpoint of the step that a run is judged best by."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from mixalign.errors import MixalignError
+from mixalign.files import copy_whole
+
+__all__ = ["BestCheckpoint"]
+
+log = logging.getLogger(__name__)
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in Lightning's state, absolute
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint of the validation with the lowest monitor, known by its name in the run's folder.
+
+    ModelCheckpoint (2.6.6) knows it by its absolute path: of a folder that was moved it forgets the best score, and
+    reads or removes what lies at the old place.
+
+    Args:
+        folder: of the checkpoints.
+        monitor: of the validations.
+        wanted: whether the run ends with this checkpoint.
+        resumed: the folder of the checkpoint that a training goes on from; the best one so far is copied from there.
+    """
+
+    def __init__(self, folder: Path, monitor: str, *, wanted: bool = True, resumed: Path | None = None) -> None:
+        super().__init__(
+            folder,
+            "step{step}",
+            monitor=monitor,
+            save_on_train_epoch_end=False,  # but after each validation; by default once, at the end
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        self.folder, self.wanted, self.resumed = folder, wanted, resumed
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__name__  # Lightning's has the monitor in it, and another one would lose the state silently
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint; None where nothing was validated."""
+        return self.folder / Path(self.best_model_path).name if self.best_model_path else None
+
+    def exported(self) -> dict[str, Any]:
+        """Step, monitor and value of the best checkpoint, as `eval.json` has them.
+
+        Raises:
+            MixalignError: when it is gone.
+        """
+        assert self.best is not None
+        if not self.best.exists():
+            raise MixalignError(_gone(self.best, str(self.monitor)))
+        value = self.best_model_score
+        return {
+            "step": int(self.best.stem.removeprefix("step")),
+            "monitor": self.monitor,
+            "value": None if value is None else float(value),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict() | {"dirpath": None}
+        state |= {key: Path(state[key]).name if state[key] else "" for key in PATHS}
+        return state | {"best_k_models": {Path(path).name: score for path, score in self.best_k_models.items()}}
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint["callbacks"]
+        if self.state_key not in states:  # of an older version
+            older = [state for key, state in states.items() if key.startswith("ModelCheckpoint") and "worst_" in key]
+            states[self.state_key] = older[0] if older else {}
+        state = states[self.state_key]
+        if not state or not state["best_model_path"]:
+            return
+        if state["monitor"] != self.monitor:
+            log.warning(
+                "The best checkpoint so far was chosen by `%s`; by `%s` the choice begins anew.",
+                state["monitor"], self.monitor,
+            )  # fmt: skip
+            states.pop(self.state_key)
+            return
+        best = self.folder / Path(state["best_model_path"]).name
+        if trainer.is_global_zero and self.resumed is not None:
+            copy_whole(self.resumed / best.name, best)
+        trainer.strategy.barrier()
+        if self.wanted and not best.exists():
+            raise MixalignError(_gone(best, str(self.monitor)))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = dict(state_dict) | {"dirpath": self.dirpath}
+        state |= {key: self._here(state[key]) for key in PATHS}
+        scores: dict[str, torch.Tensor] = state["best_k_models"]
+        super().load_state_dict(state | {"best_k_models": {self._here(path): score for path, score in scores.items()}})
+
+    def _here(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
+
+
+def _gone(best: Path, monitor: str) -> str:
+    return (
+        f"The best checkpoint so far, {best} by `{monitor}`, is missing. Restore it, or set `export=last`: the same "
+        "command with it goes on from the last checkpoint and ends with the last step's weights."
+    )
