@@ -145,8 +145,8 @@ def _attach_specialists(job: Job, reference: Frozen, train: bool, run_dir: Path)
     if begun and not has:
         raise MixalignError(
             f"The run in {run_dir} began with specialists and chooses its best checkpoint by their losses, but they "
-            f"are not in {job.settings.specialists.dir or job.cache} any more, and `specialists.train` is never. Restore "
-            "them, or give another `run_dir`."
+            f"are not in {job.settings.specialists.dir or job.cache} any more, and `specialists.train` is never. "
+            "Restore them, or give another `run_dir`."
         )
     decide(partial(write_specialists, run_dir, has))
     return has

@@ -92,8 +92,8 @@ def test_metrics_have_every_task_and_the_worst(finished):
     assert total == pytest.approx([1.0] * 4)
     excess = zip(*(column(finished, f"eval_excess/{task}") for task in TASKS), strict=True)
     assert column(finished, "eval/worst_excess") == pytest.approx([max(row) for row in excess])
-    # ten steps of warm-up to 4e-4; logged after the step, when the next rate is set
-    assert column(finished, "train/learning_rate") == pytest.approx([4e-5 * n for n in (2, 3, 4, 5)])
+    # ten steps of warm-up to 4e-4
+    assert column(finished, "train/learning_rate") == pytest.approx([4e-5 * n for n in (1, 2, 3, 4)])
 
 
 def test_mix_jsonl_has_one_line_an_update(finished):
