@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,9 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
                 fit(trainer, module, data, run.resume)
         except RuntimeError as error:
             raise _too_large(error, trainer, data) or error from None
-        exported = _exported(run, trainer, module)
+        run = replace(run, results={"exported": _exported(run, trainer, module), **run.results})
         _write_cost(trainer, run)
-        return _finish(run, trainer, module, data, mixing, exported)
+        return _finish(run, trainer, module, data, mixing)
     finally:
         for logger in loggers:
             if isinstance(logger, WandbLogger):
@@ -190,19 +190,13 @@ def _write_cost(trainer: Any, run: Generalist) -> None:
 
 
 def _finish(
-    run: Generalist,
-    trainer: L.Trainer,
-    module: AlignModule,
-    data: MixtureData,
-    mixing: Mixing,
-    exported: dict[str, Any],
+    run: Generalist, trainer: L.Trainer, module: AlignModule, data: MixtureData, mixing: Mixing
 ) -> dict[str, Any]:
     """Evaluates the weights, and writes the results and the model."""
     with stage("the evaluation and export", f"the training is kept in {run.folder / 'checkpoints'}"):
         result = evaluate(run.job, trainer, module, run.job.final_split)
         result |= excess_over(run.job, run.reference)
-        # the steps that were made: a callback may have ended the training early
-        result |= {"steps": trainer.global_step, "exported": exported, **run.results}
+        result |= {"steps": trainer.global_step, **run.results}  # a callback may have ended the training early
         save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
     if trainer.is_global_zero:
         write_json(run.folder / "mixture.json", mixing.summary(data.sampler))
