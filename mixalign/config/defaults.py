@@ -25,6 +25,7 @@ Random weights keep the rate of full training."""
 WARM_UP = 0.1
 """Share of the steps, for trained models: with DPO as Zephyr does it (arXiv 2310.16944, section 4), and whatever the
 number of steps, so that a short training is not all warm-up."""
+EVAL_ROWS = 128  # of each task: the standard error of a mean is then a twelfth of the spread of rows
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def fill(plain: Mapping[str, Any], situation: Situation) -> tuple[dict[str, Any]
     rows = None if situation.is_random else gcd(filled["batch_size"], 4) if _is_count(filled.get("batch_size")) else 4
     put("micro_batch_size", rows, kind)
     put("eval_batch_size", 256 if situation.is_random else 8, kind)
+    put("eval_rows", None if situation.is_random else EVAL_ROWS, kind)
     put("engine.threads", 1 if situation.is_random else None, kind)
     return filled, tuple(f"{', '.join(values)} ({why})" for why, values in chosen.items())
 

@@ -218,6 +218,7 @@ class RunSettings:
     micro_batch_size: int | None = setting(COUNT_OR_NULL, "speed")
     eval_batch_size: int = setting(COUNT, "speed")
     val_every: int | None = setting(COUNT_OR_NULL)
+    eval_rows: int | None = setting(COUNT_OR_NULL, default=None)
     save_every: int | None = setting(COUNT_OR_NULL, "place")
     max_time: Any = setting(check_duration, "place", default=None)
     composition: Composition | None = setting(word(*get_args(Composition), null=True))

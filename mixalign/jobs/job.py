@@ -25,6 +25,7 @@ from mixalign.jobs.check_model import check_model
 from mixalign.jobs.day import template_day
 from mixalign.jobs.order import as_begun, plain_tasks
 from mixalign.jobs.tasks import read_task, target_specs, task_specs
+from mixalign.jobs.validations import validation_interval
 from mixalign.objectives.base import Objective
 from mixalign.stopping import stage
 from mixalign.training.engine import choose_layout, choose_precision, prepare_process
@@ -158,8 +159,9 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     _warn_of_losses(tokens.counts)
     num_rows = sum(map(len, data["train"]))
     steps = num_steps("", settings.steps, settings.epochs, num_rows, settings.batch_size)
+    val_every, why = validation_interval(settings, steps, data["train"], data["validation"])
     return Job(
-        settings=settings,
+        settings=settings if not why else replace(settings, chosen=(*settings.chosen, why)),
         tokenizer=tokenizer,
         tasks=list(specs),
         overrides=overrides,
@@ -168,7 +170,7 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
         counts=tokens.counts,
         objective=objective,
         steps=steps,
-        val_every=settings.val_every or max(1, steps // 10),
+        val_every=val_every,
         precision=str(settings.trainer.precision),
         columns=columns,
         day=day,

@@ -21,6 +21,7 @@ from mixalign.frozen.behind import cost_behind
 from mixalign.frozen.cache import Frozen
 from mixalign.frozen.trainings import micro_batch_size
 from mixalign.jobs.job import Job
+from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import Rule
 from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
@@ -116,7 +117,8 @@ def _data(run: Generalist) -> MixtureData:
     composition = settings.composition or run.mixer.composition
     rows_K = [len(table) for table in job.data["train"]]
     sampler = MixtureSampler(rows_K, settings.batch_size, composition, settings.seed, run.volume_K)
-    train, validation = job.data["train"], job.data["validation"]
+    train = job.data["train"]
+    validation = read_in_training(job.data["validation"], settings.eval_rows, settings.data.seed)
     return MixtureData(train, validation, sampler, run.steps, settings.eval_batch_size, job.layout)
 
 

@@ -110,8 +110,8 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
     same(job)
     rows, name = sum(map(len, job.data["train"])), settings.name
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", name, len(job.tasks), rows, job.steps, settings.batch_size)
-    if settings.chosen:
-        log.info("chosen: %s", "; ".join(settings.chosen))
+    if job.settings.chosen:
+        log.info("chosen: %s", "; ".join(job.settings.chosen))
     for advice in warm_up_advice(job, train_specialists):
         log.warning("%s", advice)
     job, reference = reference_policy(job, same)
