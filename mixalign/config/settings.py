@@ -227,6 +227,7 @@ class RunSettings:
     export: str = setting(word("best", "best_gap", "last"))
     log_every: int = setting(COUNT, "place")
     progress: bool = setting(check_flag, "place")
+    fast_dev_run: bool = setting(check_flag, "place", default=False)
     debug: bool = setting(check_flag, "place")
     mixer: Rule = part()
     objective: Objective = part()

@@ -1,6 +1,8 @@
 """Trains a generalist on several tasks; -m sweeps: mixer=uniform,ama_s seed=0,1."""
 
 import logging
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
@@ -11,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 
-from mixalign.config.command_line import with_settings
+from mixalign.config.command_line import NO_FOLDER, with_settings
 from mixalign.config.parse import check_place
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
@@ -23,6 +25,7 @@ from mixalign.jobs.job import Job, prepare
 from mixalign.merging.runs import merges_of, run_merges
 from mixalign.runs.advice import warm_up_advice
 from mixalign.runs.check import check_run, check_together, needs_specialists
+from mixalign.runs.dev_run import trial
 from mixalign.runs.folder import claim, write_config
 from mixalign.runs.identity import (
     begun_specialists,
@@ -46,6 +49,7 @@ from mixalign.training.checkpoints import newest_checkpoint
 __all__ = ["main", "run"]
 
 log = logging.getLogger(__name__)
+TRIAL = re.compile(r"\+*(trainer\.)?fast_dev_run=true", re.IGNORECASE)
 
 
 P = ParamSpec("P")
@@ -74,7 +78,7 @@ def main() -> None:
         worst = result["worst"].get("excess", result["worst"]["loss"])
         return float(worst["value"])  # what a sweeper that searches minimises
 
-    with_settings(job)
+    with_settings(job, *(NO_FOLDER if any(TRIAL.fullmatch(text) for text in sys.argv[1:]) else ()))
 
 
 @on_all_ranks
@@ -93,6 +97,13 @@ def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[st
     Raises:
         MixalignError: for anything in the settings, the rows or the folder that cannot be used.
     """
+    if settings.fast_dev_run:
+        with trial(settings, in_sweep) as (short, folder):
+            return _checked(short, folder, in_sweep)
+    return _checked(settings, run_dir, in_sweep)
+
+
+def _checked(settings: RunSettings, run_dir: Path, in_sweep: bool) -> dict[str, Any]:
     check_together(settings)
     train_specialists = needs_specialists(settings, in_sweep)
     check_place("run_dir", run_dir)

@@ -39,7 +39,7 @@ def test_what_is_refused_says_what_to_do(name, plus):
 
 @pytest.mark.parametrize("name", sorted({*REFUSED} - {"max_time"}))
 def test_the_keys_that_are_named_are_keys(name):
-    config = {*compose_config([]), "fast_dev_run"}
+    config = {*compose_config([])}
     for key in KEY.findall(REFUSED[name]):
         assert key in config | {"trainer", "model"}, key
 

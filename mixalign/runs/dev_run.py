@@ -1,0 +1,84 @@
+"""A run of two steps a stage in a folder that is thrown away, to see that every stage works: `fast_dev_run=true`."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mixalign.config.parse import parse
+from mixalign.config.settings import RunSettings
+from mixalign.data.read.sources import discover_tasks
+from mixalign.errors import MixalignError
+from mixalign.together.agree import agree, is_first, wait
+
+__all__ = ["shortened", "trial"]
+
+log = logging.getLogger(__name__)
+STEPS, ROWS, HELD_OUT = 2, 32, 8
+GENERATED = {"rows": ROWS, "validation_rows": HELD_OUT, "test_rows": HELD_OUT}
+CSV = {"csv": {"_target_": "mixalign.training.metrics_file.MetricsFile"}}
+
+
+@contextmanager
+def trial(settings: RunSettings, in_sweep: bool = False) -> Iterator[tuple[RunSettings, Path]]:
+    """Settings with two steps a stage, few rows and a cache of their own, and a run folder; both go afterwards.
+
+    Raises:
+        MixalignError: in a sweep, and on several machines, which have no folder in common that may be thrown away.
+    """
+    if in_sweep or settings.trainer.num_nodes != 1:
+        raise MixalignError(
+            "`fast_dev_run=true` tries out one run on one machine: leave out `-m` and further machines."
+        )
+    folder = Path(agree(tempfile.mkdtemp(prefix="mixalign-trial-") if is_first() else ""))
+    log.info(
+        "fast_dev_run: %d steps of every stage, on at most %d training rows a task that is read or generated, with a "
+        "cache of its own; nothing is kept, and the numbers mean nothing",
+        STEPS, ROWS,
+    )  # fmt: skip
+    try:
+        yield replace(parse(shortened(settings.plain, folder / "cache")), progress=settings.progress), folder / "run"
+        wait()
+        log.info(
+            "fast_dev_run: every stage has run; nothing of it was kept. Leave fast_dev_run out for the run itself."
+        )
+    finally:
+        if is_first():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def shortened(plain: Mapping[str, Any], cache: Path) -> dict[str, Any]:
+    """The configuration of a run with two steps in each of its stages.
+
+    Args:
+        cache: where its models and scores go.
+    """
+    config: dict[str, Any] = deepcopy(dict(plain))
+    config |= {"fast_dev_run": False, "cache_dir": str(cache), "run_dir": None, "resume": None, "max_time": None}
+    config |= {"steps": STEPS, "epochs": None, "val_every": 1, "save_every": None, "log_every": 1}
+    config["specialists"] |= {"steps": STEPS, "epochs": None, "dir": None}
+    if config["reference"]["sft_steps"] != 0:
+        config["reference"] |= {"sft_steps": STEPS, "sft_epochs": None}
+    config["influence"] |= {"samples": HELD_OUT, "sampling": None, "bootstrap": 10}
+    config["merge"]["trials"] = min(config["merge"]["trials"], STEPS)
+    config["logger"] = CSV if config["logger"] else {}
+    config["data"] |= {"tasks": _few_rows(config["data"]), "cache_tokens": False}
+    return config
+
+
+def _few_rows(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The tasks, those of `data.root` too, each with few training rows."""
+    root: dict[str, Any] = {task: {} for task in discover_tasks(data["root"])} if data["root"] else {}
+    tasks = root | dict(data["tasks"] or {})
+    return {task: None if entry is None else entry | _fewer(entry) for task, entry in tasks.items()}
+
+
+def _fewer(entry: Mapping[str, Any]) -> dict[str, int]:
+    if entry.get("generator"):
+        return {key: min(rows, entry.get(key) or rows) for key, rows in GENERATED.items()}
+    return {"max_rows": min(ROWS, entry.get("max_rows") or ROWS)}

@@ -1,0 +1,57 @@
+"""`fast_dev_run=true`: every stage runs, and nothing is left."""
+
+import logging
+import tempfile
+
+import pytest
+
+from mixalign import train
+from mixalign.config.compose import compose_settings
+from mixalign.errors import MixalignError
+from mixalign.runs.dev_run import shortened, trial
+from tests.tiny_runs import snapshot
+
+
+@pytest.mark.long
+def test_every_stage_runs_and_nothing_is_left(tiny, cache, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    before = snapshot(cache)
+    with caplog.at_level(logging.INFO, logger="mixalign"):
+        result = train(*tiny("mixer=ama_s", "merge.methods=[ties]", "fast_dev_run=true"), run_dir=str(tmp_path / "run"))
+    said = "\n".join(caplog.messages)
+    assert result["steps"] == 2
+    assert "reference: 2 steps" in said
+    assert "specialist 3/3" in said
+    assert caplog.messages[0].startswith("fast_dev_run: 2 steps of every stage")
+    assert caplog.messages[-1].startswith("fast_dev_run: every stage has run; nothing of it was kept.")
+    assert snapshot(cache) == before
+    assert not (tmp_path / "run").exists()
+    assert not [path for path in (tmp_path / "tmp").iterdir() if path.name.startswith("mixalign-")]
+
+
+def test_what_is_shortened(tiny, tmp_path):
+    (tmp_path / "tasks" / "math").mkdir(parents=True)
+    (tmp_path / "tasks" / "math" / "train.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    more = ("data.tasks.own.path=own.jsonl", "data.tasks.own.max_rows=5", "logger=wandb", "specialists.dir=x")
+    plain = compose_settings(tiny(f"data.root={tmp_path / 'tasks'}", *more)).plain
+    short = shortened(plain, tmp_path / "cache")
+    assert (short["steps"], short["specialists"]["steps"], short["reference"]["sft_steps"]) == (2, 2, 2)
+    assert short["data"]["tasks"]["math"] == {"max_rows": 32}
+    assert short["data"]["tasks"]["own"] == {"path": "own.jsonl", "max_rows": 5}
+    assert short["data"]["tasks"]["helpful"]["rows"] == 32
+    assert (short["specialists"]["dir"], [*short["logger"]]) == (None, ["csv"])
+    assert plain["steps"] == 4, "what was given stays as it is"
+
+
+def test_a_sweep_is_refused():
+    with (
+        pytest.raises(MixalignError, match=r"`fast_dev_run=true` tries out one run .*`-m`"),
+        trial(compose_settings([]), in_sweep=True),
+    ):
+        pass
+
+
+def test_the_name_that_lightning_has_is_read():
+    assert compose_settings(["trainer.fast_dev_run=true"]).fast_dev_run
+    assert compose_settings(["+trainer.fast_dev_run=true"]).fast_dev_run
