@@ -53,6 +53,9 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     _check_secrets(config)
     form, model = _form(config), build(config["model"])
     is_random, recommended = isinstance(model, TinyLlama), config["data"].get("recommended")
+    for key in recommended or ():
+        if key not in RECOMMENDED:
+            raise MixalignError(f"`data.recommended.{key}` is no setting. {did_you_mean(str(key), RECOMMENDED)}")
     config, chosen = fill(config, Situation(form, is_random, bool(config["lora"]), recommended or {}))
     RATE("optimizer.lr", config["optimizer"].get("lr"))  # before specialists.lr, which follows it
     settings = RunSettings(
@@ -155,10 +158,7 @@ def _check_groups(config: Mapping[str, Any]) -> None:
     for group in ("mixer", "objective"):
         check_text(f"{group}.name", config[group].get("name"), why="It stands in results and messages.")
     check_mapping("mixer.wrap", config["mixer"].get("wrap"), null=True)
-    check_mapping("data.recommended", recommended := config["data"].get("recommended"), null=True)
-    for key in recommended or ():
-        if key not in RECOMMENDED:
-            raise MixalignError(f"`data.recommended.{key}` is no setting. {did_you_mean(str(key), RECOMMENDED)}")
+    check_mapping("data.recommended", config["data"].get("recommended"), null=True)
 
 
 def _rates(settings: RunSettings) -> dict[str, float]:
