@@ -9,6 +9,8 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
+from mixalign.output import finish, is_lost, lenient, say
+
 __all__ = ["main"]
 
 USAGE = """usage: mixalign VERB [arguments]
@@ -29,16 +31,19 @@ def main() -> None:
     if verb is None:
         verb = sys.argv.pop(1) if len(sys.argv) > 1 else "--help"
         os.environ["MIXALIGN_VERB"] = verb
+    lenient()
     if verb in ("-h", "--help", "help"):
-        print(_usage())
+        say(_usage())
         return
     if verb in ("-V", "--version", "version"):
         from mixalign import __version__
 
-        print(f"mixalign {__version__}")
+        say(f"mixalign {__version__}")
         return
     _leave_folder_to_first(verb)
-    sys.exit(_guarded(verb))
+    code = _guarded(verb)
+    finish()
+    sys.exit(code)
 
 
 def verbs() -> dict[str, Path]:
@@ -94,6 +99,8 @@ def _guarded(verb: str) -> int:
         _print_line("stopped")
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and is_lost():  # of a library that prints, as --help of a verb
+            return 1
         message = _message(error)
         if debug or message is None:
             raise

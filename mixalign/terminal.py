@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from itertools import groupby
-from typing import Any
+from typing import IO, Any, cast
 
 from rich import table
 from rich.box import Box
@@ -21,7 +21,19 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-__all__ = ["Bar", "Column", "print_line", "progress", "shared_console", "table_text", "terminal_width", "wrap"]
+from mixalign.output import StandardError, say
+
+__all__ = [
+    "Bar",
+    "Column",
+    "print_line",
+    "progress",
+    "say_result",
+    "shared_console",
+    "table_text",
+    "terminal_width",
+    "wrap",
+]
 
 RULE = Box("    \n    \n -- \n    \n -- \n    \n    \n    \n", ascii=True)
 GAP = 2  # blanks between columns
@@ -162,7 +174,13 @@ def _render(heads: Sequence[Column], rows: Sequence[Sequence[str]], totals: Sequ
 @cache
 def shared_console() -> Console:
     """Standard error: one console for bars and log lines, so that neither tears the other."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return Console(file=cast(IO[str], StandardError()), stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def say_result(text: str) -> None:
+    """Prints the result of a command whose files are whole; a warning tells when standard output cannot take it."""
+    if why := say(text):
+        print_line(f"warning: standard output could not be written ({why}). All files of the command are whole.")
 
 
 def print_line(text: str) -> None:

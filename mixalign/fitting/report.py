@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from mixalign.files import write_text
+from mixalign.terminal import say_result
 
 __all__ = ["FittedMixture", "report", "save_mixture", "weights_override"]
 
@@ -40,9 +41,9 @@ class FittedMixture:
 
 def report(fitted: FittedMixture, path: Path) -> None:
     """Prints a fitted mixture and the command that trains with it, and writes it down."""
-    print(fitted.table)
+    say_result(fitted.table)
     for note in fitted.notes:
-        print(note)
+        say_result(note)
     save_mixture(fitted.tasks, fitted.weight_K, fitted.facts, path)
 
 
@@ -51,7 +52,7 @@ def save_mixture(tasks: Sequence[str], weight_K: Tensor, facts: Mapping[str, Any
     weights = {task: round(float(weight), 4) for task, weight in zip(tasks, weight_K, strict=True)}
     text = yaml.safe_dump({"weights": weights, **facts}, sort_keys=False, allow_unicode=True)
     write_text(path, text)
-    print(f"mixture: {path}\nmixalign train mixer=fixed {weights_override(tasks, weight_K)}")
+    say_result(f"mixture: {path}\nmixalign train mixer=fixed {weights_override(tasks, weight_K)}")
 
 
 def weights_override(tasks: Sequence[str], weight_K: Tensor) -> str:

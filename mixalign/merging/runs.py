@@ -32,6 +32,7 @@ from mixalign.runs.identity import begun_tasks, check_measured, write_identity
 from mixalign.runs.summary import eval_table
 from mixalign.runs.yardstick import keep_specialists
 from mixalign.stopping import stage
+from mixalign.terminal import say_result
 from mixalign.together.agree import world
 from mixalign.together.locks import alone
 from mixalign.training.meter import Meter
@@ -73,7 +74,7 @@ def run(
         job, reference = _open_run(specialists)
         folder = out or _beside(specialists, how.method)
         result = merge_specialists(job, reference, how, folder, settings if search else None)
-        print(f"{eval_table(result)}\nrun folder: {folder}")
+        say_result(f"{eval_table(result)}\nrun folder: {folder}")
         return
     if out is None:
         raise MixalignError("Where should the merge go? Add --out FOLDER.")
@@ -85,7 +86,7 @@ def run(
             merged.write(folder)
     else:
         merge_folders(models, how, out, base)
-    print(f"merge: {out}")
+    say_result(f"merge: {out}")
 
 
 def merges_of(settings: RunSettings, num_tasks: int) -> list[Merge]:
@@ -126,7 +127,7 @@ def run_merges(job: Job, reference: Frozen, run_dir: Path) -> None:
                 log.info("merge: %s is there already", same[0])
                 continue
             result = merge_specialists(job, reference, how, folder, search)
-        print(f"{eval_table(result)}\nrun folder: {folder}")
+        say_result(f"{eval_table(result)}\nrun folder: {folder}")
 
 
 def merge_specialists(

@@ -17,7 +17,7 @@ from mixalign.jobs.job import Job
 from mixalign.merging.methods import Merge
 from mixalign.merging.write import Merged
 from mixalign.runs.evaluate import evaluate_folder
-from mixalign.terminal import Column, table_text
+from mixalign.terminal import Column, say_result, table_text
 
 __all__ = ["Search", "choose", "search_weights"]
 
@@ -76,7 +76,7 @@ def search_weights(job: Job, reference: Frozen, merged: Merged, search: Search, 
         log.info("merge: %d tried, weights %s, scale %g", len(tried) + 1, _weights(candidate), candidate.scale)
         tried.append((candidate, result))
     best, table = choose(tried, search.target)
-    print(table)
+    say_result(table)
     merged.reweigh(best)
 
 

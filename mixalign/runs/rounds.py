@@ -30,7 +30,7 @@ from mixalign.runs.promises import actual_change, broken_promise, predicted_chan
 from mixalign.runs.rounds_table import rounds_table
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.stopping import stage
-from mixalign.terminal import progress
+from mixalign.terminal import progress, say_result
 from mixalign.together.agree import agree, is_first, rank, total, wait, world
 from mixalign.training.checkpoints import newest_checkpoint
 from mixalign.training.meter import Meter
@@ -239,7 +239,7 @@ def _finish(run_dir: Path, entries: list[Entry]) -> dict[str, Any]:
             if (folder / name).is_file():
                 shutil.copy(folder / name, run_dir / name)
         write_json(run_dir / "eval.json", result)
-        print(rounds_table(entries, best["round"]))
+        say_result(rounds_table(entries, best["round"]))
     wait()
     return result
 

@@ -15,6 +15,7 @@ from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings
 from mixalign.runs.identity import begun_tasks, check_measured
 from mixalign.runs.summary import eval_table
+from mixalign.terminal import say_result
 from mixalign.together.agree import is_first
 from mixalign.together.hold import held
 from mixalign.together.start import on_all_ranks
@@ -63,4 +64,4 @@ def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
             before = read_json(folder / "eval.json") if (folder / "eval.json").is_file() else {}
             result |= {key: before[key] for key in ("steps", "exported") if key in before}
             write_json(folder / f"eval_{split}.json", result)
-            print(eval_table(result))
+            say_result(eval_table(result))

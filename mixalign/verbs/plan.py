@@ -12,6 +12,7 @@ from mixalign.config.command_line import NO_FOLDER, with_settings
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.jobs.job import prepare
+from mixalign.output import say
 from mixalign.planning.plain import as_plain
 from mixalign.planning.plan import make_plan
 from mixalign.planning.show import has_colour, plan_text
@@ -42,7 +43,7 @@ def main() -> None:
     """`mixalign plan` with what stands behind it on the command line."""
     options, sys.argv[1:] = take_options(sys.argv[1:])
     if {"-h", "--help"} & set(sys.argv):
-        print(HELP)
+        say(HELP)
     with_settings(partial(run, options=options), *NO_FOLDER)
 
 
@@ -74,10 +75,9 @@ def run(settings: RunSettings, options: Options = Options()) -> None:
     with _warned() as logged:
         job = prepare(settings)
     plan = make_plan(job, options.rows)
-    if options.json:
-        print(json.dumps(as_plain(plan, job.counts, logged), indent=2))
-    else:
-        print(_for_stdout(plan_text(plan, has_colour())))
+    as_json = json.dumps(as_plain(plan, job.counts, logged), indent=2) if options.json else ""
+    if why := say(as_json or plan_text(plan, has_colour())):
+        raise MixalignError(f"The plan could not be written to standard output: {why}.")
 
 
 @contextmanager
@@ -92,9 +92,3 @@ def _warned() -> Iterator[list[str]]:
         yield said
     finally:
         ours.removeHandler(handler)
-
-
-def _for_stdout(text: str) -> str:
-    """Letters that standard output cannot write, as Python writes them."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)

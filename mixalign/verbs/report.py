@@ -8,6 +8,7 @@ from mixalign.reporting.judge.comparison import compare
 from mixalign.reporting.read.labels import find_runs
 from mixalign.reporting.show.page import write_report
 from mixalign.reporting.show.text import comparison_text
+from mixalign.terminal import say_result
 
 __all__ = ["main", "run"]
 
@@ -22,8 +23,8 @@ def main() -> None:
 
 
 def run(runs: list[Path], baseline: str | None = None, out: Path | None = None) -> None:
-    """Prints the comparison and writes the page."""
+    """Writes the page and prints the comparison."""
     loaded = find_runs(runs, names_a_run)
-    print(f"{comparison_text(compare(loaded, baseline))}\n")
+    text = comparison_text(compare(loaded, baseline))
     page = write_report(loaded, out or runs[0] / "report.html", baseline)
-    print(f"report: {page}")
+    say_result(f"{text}\n\nreport: {page}")

@@ -4,7 +4,7 @@ from mixalign.config.command_line import NO_FOLDER, with_settings
 from mixalign.config.settings import RunSettings
 from mixalign.frozen.scored import scored
 from mixalign.jobs.job import prepare
-from mixalign.terminal import Column, table_text
+from mixalign.terminal import Column, say_result, table_text
 from mixalign.together.agree import is_first
 from mixalign.together.start import on_all_ranks
 
@@ -28,4 +28,4 @@ def run(settings: RunSettings) -> None:
     ]
     has_specialists = "specialist_loss" in job.data["train"][0].columns
     note = "" if has_specialists else "no specialists yet: `mixalign specialists` trains them"
-    print(table_text(["task", Column("split", text=True), "rows", Column("columns", text=True)], rows, note=note))
+    say_result(table_text(["task", Column("split", text=True), "rows", Column("columns", text=True)], rows, note=note))

@@ -5,7 +5,7 @@ from mixalign.config.settings import RunSettings
 from mixalign.frozen.scored import scored
 from mixalign.frozen.specialists import find_folds
 from mixalign.jobs.job import prepare
-from mixalign.terminal import Column, table_text
+from mixalign.terminal import Column, say_result, table_text
 from mixalign.together.agree import is_first
 from mixalign.together.start import on_all_ranks
 
@@ -33,4 +33,6 @@ def run(settings: RunSettings) -> None:
         for k, task in enumerate(job.tasks)
     ]
     columns: list[str | Column] = ["task", *job.data, Column("folder", text=True)]
-    print(table_text(columns, rows, title="Specialists: mean loss in nats", note=f"folders in {places[0][0].parent}"))
+    say_result(
+        table_text(columns, rows, title="Specialists: mean loss in nats", note=f"folders in {places[0][0].parent}")
+    )

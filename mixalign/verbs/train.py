@@ -41,6 +41,7 @@ from mixalign.runs.summary import eval_table
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.runs.yardstick import keep_specialists
 from mixalign.stopping import stage
+from mixalign.terminal import say_result
 from mixalign.together.agree import decide
 from mixalign.together.hold import held
 from mixalign.together.start import on_all_ranks
@@ -177,4 +178,4 @@ def _train(run: Generalist) -> dict[str, Any]:
 
 @rank_zero_only
 def _say(text: str) -> None:
-    print(text)
+    say_result(text)
