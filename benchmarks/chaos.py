@@ -1,9 +1,10 @@
 """Kills trainings at random moments, starts them again, and compares what they end with to an undisturbed run.
 
-Every case trains once undisturbed and again under kills (SIGKILL to the process and all it started): at any moment,
-before the training (with an empty cache, so that references, specialists and scores are being made), while it trains,
-validates or ends, or while a checkpoint is being written. Final weights, the path of the mixture, counters, metrics
-and results must be the same bytes. `--kills 50` over all cases; exit status 1 when one differs.
+Every case trains once undisturbed and again under kills: SIGKILL to the process and all it started, or SIGTERM to the
+first process, which must end with 143. They come at any moment, before the training (with an empty cache, so that
+references, specialists and scores are being made), while it trains, validates or ends, while a checkpoint is being
+written, and in scoring, influence, export and merging. Final weights, the path of the mixture, counters, metrics and
+results, also of merges, must be the same bytes. `--kills 50` over all cases; exit status 1 when one differs.
 """
 
 import argparse
@@ -48,12 +49,15 @@ CASES: dict[str, tuple[str, ...]] = {
     "ama_s, packed": ("mixer=ama_s", "engine.layout=packed"),
     "ama_r, workers": ("mixer=ama_r", "data.workers=2", "optimizer.schedule=linear"),
     "ideal": ("mixer=ideal", "objective=sft", "mixer.rounds=1", "steps=30", "influence.samples=32"),
+    "ama_s, merged": ("mixer=ama_s", "steps=40", "merge.methods=[linear,ties]"),
     "ama_r, two ranks": ("mixer=ama_r", "trainer.devices=2", "trainer.strategy=ddp"),
 }
 COMPARED = ("mix.jsonl", "mixture.json", "eval.json", "metrics.csv")
 Start = Callable[[str, Path], Any]  # of a case in a folder; gives what has the methods of subprocess.Popen
-AIMS = ("any moment", "stages", "training", "checkpoint")  # where a kill aims, in equal shares
+AIMS = ("any moment", "stages", "training", "checkpoint", "scoring", "export")  # where a kill aims, in equal shares
+MORE_AIMS = {"ideal": ("influence",) * 2, "ama_s, merged": ("merging",) * 4}  # of cases that have such a stage
 LIMIT = 300.0  # seconds of one start
+PATIENCE = 60.0  # seconds between SIGTERM and the end
 
 
 def main() -> None:
@@ -140,12 +144,16 @@ def _run(start: Start, case: str, folder: Path) -> tuple[float, float]:
 
 
 def _kill_once(start: Start, case: str, folder: Path, before: float, after: float, rng: random.Random) -> str | None:
-    """Kills one start at a random moment; says what it was doing, or None when it had finished."""
-    aim = rng.choice(AIMS)
-    if aim == "stages":
+    """Kills one start at a random moment; says what it was doing and how it ended, or None when it had finished."""
+    aim = rng.choice(AIMS + MORE_AIMS.get(case, ()))
+    if aim in ("stages", "scoring"):
         shutil.rmtree(folder / "cache", ignore_errors=True)
     begin, process = time.time(), start(case, folder)
-    if aim == "any moment":
+    if aim in REACHED:
+        while process.poll() is None and not REACHED[aim](folder, begin):
+            time.sleep(0.002)
+        _sleep(process, rng.uniform(0, 0.5))
+    elif aim == "any moment":
         _sleep(process, rng.uniform(0, before + after))
     elif aim == "stages":
         _sleep(process, rng.uniform(0.4, 1) * before)  # the first part is the start of Python
@@ -157,9 +165,50 @@ def _kill_once(start: Start, case: str, folder: Path, before: float, after: floa
             pass  # it takes milliseconds
     if process.poll() is not None:
         return None
-    phase = _phase(folder, begin)
-    _kill(process)
-    return phase
+    phase = aim if aim in REACHED else _phase(folder, begin)
+    if rng.random() < 0.5:
+        _kill(process)
+        return f"{phase} (SIGKILL)"
+    try:
+        code = _stop(process)
+    finally:
+        _kill(process)
+    if code == 0:  # it had just finished
+        return None
+    if code != 128 + signal.SIGTERM:
+        sys.exit(f"{case}: in {phase}, SIGTERM led to {code}:\n{(folder / 'log').read_text()[-3000:]}")
+    return f"{phase} (SIGTERM)"
+
+
+def _stop(process: Any) -> int | str:
+    """Sends SIGTERM; the exit status, or that there was none."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    end = time.time() + PATIENCE
+    while process.poll() is None and time.time() < end:
+        time.sleep(0.01)
+    code: int | None = process.poll()
+    return "a hang" if code is None else code
+
+
+def _scores(folder: Path, begin: float) -> bool:
+    return any(path.stat().st_mtime > begin for path in (folder / "cache" / "scores").glob("*.safetensors"))
+
+
+def _measures(folder: Path, begin: float) -> bool:
+    return any(not path.with_name("benefit.json").is_file() for path in (folder / "run").glob("rounds/0/round.json"))
+
+
+def _exports(folder: Path, begin: float) -> bool:
+    return any(path.stat().st_mtime > begin for path in (folder / "run").glob("**/cost.json"))
+
+
+def _merges(folder: Path, begin: float) -> bool:
+    done = folder / "run" / "eval.json"
+    return done.is_file() and (done.stat().st_mtime > begin or "is finished already" in (folder / "log").read_text())
+
+
+REACHED = {"scoring": _scores, "influence": _measures, "export": _exports, "merging": _merges}
 
 
 def _phase(folder: Path, begin: float) -> str:
@@ -202,7 +251,13 @@ def _kill(process: Any) -> None:
 
 def _differences(calm: Path, stormy: Path) -> list[str]:
     names = [*COMPARED, *(str(p.relative_to(calm)) for p in (calm / "model").glob("*.safetensors"))]
-    return [name for name in names if (calm / name).read_bytes() != (stormy / name).read_bytes()]
+    differing = [name for name in names if (calm / name).read_bytes() != (stormy / name).read_bytes()]
+    for merge in calm.parent.glob(f"{calm.name}_merge_*"):
+        for path in (merge / "eval.json", *(merge / "model").glob("*.safetensors")):
+            name = path.relative_to(calm.parent)
+            if not (stormy.parent / name).is_file() or path.read_bytes() != (stormy.parent / name).read_bytes():
+                differing.append(str(name))
+    return differing
 
 
 if __name__ == "__main__":

@@ -43,6 +43,14 @@ from mixalign.training.optimizer import Optimizer
 
 pytest_plugins = ["tests.tiny_runs"]
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A hang ends in minutes: `timeout` of pyproject.toml, and a little more for what takes long."""
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(540))
+
+
 ROWS = {"helpful": 60, "reverse": 40, "compare": 50}
 TINY = TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_positions=64)
 
@@ -291,13 +299,13 @@ def small_disk(tmp_path):
     mounted = (
         shutil.which("mount")
         and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, timeout=200
         ).returncode
     )
     if not mounted:
         pytest.skip("mounting a small disk needs rights that this user lacks")
     yield place  # tables of it may still be mapped
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=200)
 
 
 @pytest.fixture

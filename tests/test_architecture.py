@@ -168,5 +168,5 @@ def test_the_command_line_starts_without_heavy_libraries(module):
     """`mixalign --help` and shell completion should not wait for torch."""
     heavy = ["torch", "transformers", "lightning", "datasets", "hydra", "matplotlib", "numpy"]
     code = f"import sys, {module}; print(*(name for name in {heavy} if name in sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
     assert result.stdout.split() == [], f"`import {module}` loads {result.stdout}; import it inside the function"

@@ -188,7 +188,13 @@ def python(copy):
     def run(*arguments: str) -> str:
         environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=copy, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, *arguments],
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
         )
         assert done.returncode == 0, done.stdout[-5000:] + done.stderr
         return done.stdout

@@ -151,7 +151,7 @@ class Command:
         path = self.folder / "code"
         return int(path.read_text()) if path.is_file() else None
 
-    def wait(self, timeout: float = 300) -> int:
+    def wait(self, timeout: float = 240) -> int:
         return int(self._wait_for("code", timeout))
 
     def send_signal(self, number: int) -> None:
@@ -213,7 +213,7 @@ def cli(start) -> Callable[..., subprocess.CompletedProcess]:
 
     def go(*arguments: str, **more: str) -> subprocess.CompletedProcess:
         command = start(*arguments, **more)
-        return subprocess.CompletedProcess(arguments, command.wait(), command.stdout, command.stderr)
+        return subprocess.CompletedProcess(arguments, command.wait(240), command.stdout, command.stderr)
 
     return go
 
@@ -245,6 +245,9 @@ def fresh_logging() -> Iterator[None]:
     root.setLevel(logging.WARNING)
     own.setLevel(logging.NOTSET)
     yield
+    for handler in root.handlers:
+        if isinstance(handler, logging.FileHandler) and handler not in handlers:
+            handler.close()  # the log of a run that was made in this process
     root.handlers[:] = handlers
     root.setLevel(levels[0])
     own.setLevel(levels[1])

@@ -86,9 +86,7 @@ class _Launch:
         self.launcher, self.launch = launcher, launch
 
     def __call__(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        names = [
-            f"{initial_job_idx + n} ({' '.join(filter_overrides(given))})" for n, given in enumerate(job_overrides)
-        ]
+        names = _names(job_overrides, initial_job_idx)
         ended: list[str] = []
         kind = type(self.launcher).__name__
         if kind == "BasicLauncher":
@@ -108,6 +106,14 @@ class _Launch:
         if "BasicSweeper" in str(self.launcher.config.hydra.sweeper.get("_target_")):
             _raise_failures(names, results)  # others, which search, may go on without a run
         return results
+
+
+def _names(job_overrides: Sequence[Sequence[str]], first: int) -> list[str]:
+    """Number of each run, and the overrides that not all of them have."""
+    shown = [[text for text in filter_overrides(given)] for given in job_overrides]
+    shared = set(shown[0]).intersection(*shown)
+    own = [" ".join(text for text in given if text not in shared) for given in shown]
+    return [f"{number} ({text})" if text else f"{number}" for number, text in enumerate(own, first)]
 
 
 def _noted(task: Callable[[Any], Any], ended: list[str]) -> Callable[[Any], Any]:

@@ -48,8 +48,15 @@ def made_once(path: Path, locks: Path) -> Iterator[bool]:
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Waits until no other run holds a lock file, and holds it; for work of one process."""
-    with _lock(path):
+    lock = _lock(path)
+    try:
+        if not _acquire(lock):
+            log.info("waiting for another run, which holds %s", path)
+            while not _acquire(lock, INTERVAL):
+                pass
         yield
+    finally:
+        lock.release()
 
 
 def _lock(path: Path) -> FileLock:

@@ -39,7 +39,7 @@ def test_commands_of_one_second_have_a_folder_each(tmp_path):
     for one in several:
         one.start()
     for one in several:
-        one.join()
+        one.join(60)
     assert sorted(names) == sorted(["runs/12-00-00_run", *(f"runs/12-00-00_run_{n}" for n in range(2, 9))])
     assert all(Path(name).is_dir() for name in names)
 

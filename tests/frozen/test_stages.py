@@ -81,7 +81,7 @@ def test_two_runs_at_once_share_a_cache(start, tiny, finished, cache, tmp_path):
     """Each stage is made by one of them, whichever comes first, and is what one run alone has made."""
     shared = tmp_path / "cache"
     runs = [start("train", *tiny(f"seed={n}", f"cache_dir={shared}", f"run_dir={tmp_path / str(n)}")) for n in (0, 1)]
-    assert [run.wait() for run in runs] == [0, 0], [run.stderr for run in runs]
+    assert [run.wait(240) for run in runs] == [0, 0], [run.stderr for run in runs]
     for kind in ("reference/*/model/*", "specialists/*/model/*", "scores/*"):
         made = sorted(path.relative_to(shared) for path in shared.glob(kind))
         assert made

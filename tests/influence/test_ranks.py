@@ -39,7 +39,7 @@ def launch(folder: Path) -> None:
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")

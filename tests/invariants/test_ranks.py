@@ -34,7 +34,7 @@ def launch(folder: Path, part: str = "main") -> None:
     finally:
         with suppress(ProcessLookupError):  # the group is gone when all is well
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(60)
     assert process.returncode == 0, said
 
 

@@ -74,7 +74,7 @@ def call(tmp_path_factory):
                 for pid in members(process.pid):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                process.wait()
+                process.wait(60)
             out.seek(0)
             err.seek(0)
             done = Finished(command, process.returncode, out.read(), err.read())

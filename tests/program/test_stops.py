@@ -18,7 +18,7 @@ STAGES = {  # what is called in it -> arguments, the stage as the message has it
     "mixalign.runs.train_one.evaluate": ((), "the evaluation and export"),
     "mixalign.runs.train_one.save_model": ((), "the evaluation and export"),
     "mixalign.merging.runs.merge_specialists": (("merge.methods=[linear]",), "the merge by linear"),
-    "mixalign.runs.rounds.measure": (("mixer=ideal", "objective=sft", "mixer.rounds=1"), "the influence of round 1"),
+    "mixalign.runs.rounds.measure": (("mixer=ideal", "objective=sft", "mixer.rounds=1"), "the influence of round 0"),
 }
 
 
@@ -65,8 +65,7 @@ def test_a_sweep_stops_as_a_whole(in_process, tiny, finished, tmp_path, monkeypa
     assert code == 143, err
     assert err.count("stopped by SIGTERM in the training; saved ") == 1
     assert (
-        "The sweep ends here. Of its 4 runs, finished: 0 (mixer=uniform seed=0); stopped: 1 (mixer=uniform seed=1); "
-        "not begun: 2 (mixer=uniform seed=2), 3 (mixer=uniform seed=3)."
+        "The sweep ends here. Of its 4 runs, finished: 0 (seed=0); stopped: 1 (seed=1); not begun: 2 (seed=2), 3 (seed=3)."
     ) in err
     folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert folders == ["0_uniform_seed0", "1_uniform_seed1"]
@@ -80,8 +79,8 @@ def test_a_sweep_names_all_runs_that_failed(in_process, tiny, finished, tmp_path
     assert "Traceback" not in err
     message = err.partition("\nerror: ")[2]
     assert message.startswith("2 of 3 runs failed; the others are finished.\n")
-    assert "1 (mixer=uniform merge.methods=[magic]): " in message
-    assert "2 (mixer=uniform merge.methods=[tricks]): " in message
+    assert "1 (merge.methods=[magic]): " in message
+    assert "2 (merge.methods=[tricks]): " in message
     assert (tmp_path / "0_uniform_seed0" / "eval.json").is_file()
 
 

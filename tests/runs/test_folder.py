@@ -169,13 +169,13 @@ def test_a_signal_saves_and_the_run_goes_on(start, tiny, tmp_path, number, code)
     while command.poll() is None and not (history.is_file() and history.read_text().count("\n") > 20):
         time.sleep(0.005)
     command.send_signal(number)
-    assert command.wait() == code, command.stderr
+    assert command.wait(240) == code, command.stderr
     said = f"stopped by {signal.Signals(number).name} in the training; saved {tmp_path}/cut/checkpoints/last.ckpt"
     assert said in command.stderr
     assert "Traceback" not in command.stderr
     assert history.read_text().count("\n") < 400
     for folder in ("cut", "whole"):
-        assert start("train", *overrides, f"run_dir={tmp_path / folder}").wait() == 0
+        assert start("train", *overrides, f"run_dir={tmp_path / folder}").wait(240) == 0
     same(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -219,7 +219,12 @@ def test_too_little_memory_is_said_with_what_to_lower(tiny, tmp_path):
     )
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code, "train", *overrides], env=env, cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", code, "train", *overrides],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert done.returncode == 1, done.stderr
     assert "error: Memory ran out with 4000 rows in a forward pass" in done.stderr

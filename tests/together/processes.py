@@ -30,7 +30,7 @@ def end(*processes: BaseProcess) -> None:
     for process in processes:
         with suppress(ValueError):
             process.kill()
-            process.join()
+            process.join(60)
 
 
 def run_module(source: str, folder: Path) -> int:

@@ -62,7 +62,7 @@ def test_a_process_that_waited_too_long_says_which_setting_it_is(tmp_path):
 
 def ended(code: str) -> subprocess.Popen:
     child = subprocess.Popen([sys.executable, "-c", code])
-    child.wait()
+    child.wait(60)
     return child
 
 

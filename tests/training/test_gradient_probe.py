@@ -122,9 +122,9 @@ def on_ranks(world, measure):
         def reduce(value, reduce_op):
             assert reduce_op == "sum"
             parts[rank] = value.clone()
-            barrier.wait()
+            barrier.wait(60)
             total = sum(parts)
-            barrier.wait()
+            barrier.wait(60)
             return total
 
         out[rank] = measure(rank, reduce)
@@ -133,7 +133,7 @@ def on_ranks(world, measure):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     return out
 
 

@@ -341,7 +341,7 @@ def test_json_lines_do_not_import_datasets():
     code = (
         "import sys, mixalign.data.read.sources, mixalign.data.tokens.tokenise as t; print('datasets' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
     assert result.stdout.strip() == "False"
 
 

@@ -271,7 +271,7 @@ def test_processes_may_make_the_same_entry(folder, tmp_path):
     (tmp_path / "job").write_bytes(pickle.dumps((byte_tokenizer(), ROWS, settings, folder)))
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, tmp_path / "job"], **options) for _ in range(2)]
-    said = [writer.communicate("go\n")[0] for writer in writers]
+    said = [writer.communicate("go\n", timeout=200)[0] for writer in writers]
     assert said == [f"{make(None)[0].row_id_N.tolist()}\n"] * 2
     assert len(list(folder.iterdir())) == 1
 

@@ -242,7 +242,7 @@ def test_row_ids_name_the_content():
     assert len(set(ids)) == 5
     assert all(0 <= one < 2**63 for one in ids)
     script = ROW_ID.format(folder=str(__file__).rpartition("/")[0])
-    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=200)
     assert int(other.stdout) == ids[0]
 
 

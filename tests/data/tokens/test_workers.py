@@ -99,7 +99,7 @@ def test_a_worker_that_is_killed_is_one_message(tokenizer):
     killer.start()
     with pytest.raises(MixalignError, match=KILLED):
         run([*STANDARD, *CHATS], tokenizer, 2)
-    killer.join()
+    killer.join(60)
     assert active_children() == []
 
 
@@ -122,7 +122,7 @@ def test_whenever_a_worker_is_killed(tokenizer):
             ends.append("done")
         except MixalignError as error:
             ends.append(str(error))
-        killer.join()
+        killer.join(60)
         assert active_children() == []
     assert all(end == "done" or re.match(KILLED, end) for end in ends)
     assert set(ends) != {"done"}
@@ -151,7 +151,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
             time.sleep(0.05)
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
     end = time.monotonic() + 30
     while any(map(is_alive, started)) and time.monotonic() < end:
         time.sleep(0.05)
@@ -160,7 +160,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
 
 def test_workers_do_without_torch():
     code = "import sys, mixalign.data.tokens.workers\nprint([n for n in ('torch', 'lightning') if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
     assert done.stdout.split() == ["[]"]
 
 
