@@ -153,7 +153,7 @@ def measure(
     share_K = _shares("volume_K", [len(table) for table in domains] if volume_K is None else volume_K, num)
     weight_R = np.ones(len(targets)) if target_weight_R is None else target_weight_R
     share_R = _shares("target_weight_R", weight_R, len(targets))
-    rows = choose_rows(tables, influence.samples, influence.sampling, influence.seed)
+    rows = choose_rows(tables, influence.most_rows, influence.sampling, influence.seed)
     weight_K = [float(p) / len(row_M) for p, row_M in zip(share_K, rows, strict=False)]
     parts = cut(rows, reading.batch_size)
     passes = Passes(model, layers, objective, tables, parts, _tasks(tables), weight_K, influence, reading)

@@ -69,6 +69,8 @@ class Passes:
         self.apart = self.drawn or (self.influence.is_curved and any("weight" in t.columns for t in self.tables))
         self.done = 0
         self.total = sum(len(part.row_B) * self._runs(part) for part in self._mine())
+        self.tokens = sum(self._tokens(part) * self._runs(part) for part in self._mine())
+        self.tokens_done = 0
 
     def means(self) -> Means:
         """Reads all rows once, and the domains' a second time for labels that are drawn, or rows that have weights."""
@@ -80,10 +82,10 @@ class Passes:
             if moments is not None and self._is_domain(part):
                 factors = moments.at(self.weight_K[part.table])
                 if self.apart:
-                    self._run(batch, self._curved_loss(batch, part, 0), [factors])
+                    self._run(part, batch, self._curved_loss(batch, part, 0), [factors])
                 else:
                     watched.append(factors)
-            self._run(batch, self._loss(batch), watched)
+            self._run(part, batch, self._loss(batch), watched)
         reduce = self.reading.reduce
         means = [
             {n: reduce(g) / int(rows) for n, g in one.items()} for one, rows in zip(sums, self.rows_T, strict=True)
@@ -104,7 +106,9 @@ class Passes:
         spectrum = Spectrum(bases)
         for part in filter(self._is_domain, self._mine()):
             batch = self._batch(part)
-            self._run(batch, self._curved_loss(batch, part, 1), [spectrum.at(spans(batch), self.weight_K[part.table])])
+            self._run(
+                part, batch, self._curved_loss(batch, part, 1), [spectrum.at(spans(batch), self.weight_K[part.table])]
+            )
         return spectrum
 
     def products(self, directions: Sequence[Sequence[Gradient]]) -> list[Tensor]:
@@ -117,7 +121,7 @@ class Passes:
         for part in self._mine():
             batch = self._batch(part)
             out_BD = out[part.table][part.start : part.start + len(part.row_B)]
-            self._run(batch, self._loss(batch), [_into_products(out_BD, directions[part.table], spans(batch))])
+            self._run(part, batch, self._loss(batch), [_into_products(out_BD, directions[part.table], spans(batch))])
         return [self.reading.reduce(out_MD) for out_MD in out]
 
     def _mine(self) -> Sequence[Part]:
@@ -131,6 +135,9 @@ class Passes:
         if not self._is_domain(part):
             return 2
         return 2 + self.apart + self.curvature.spectrum
+
+    def _tokens(self, part: Part) -> int:
+        return int(self.tables[part.table].length_N[part.row_B].sum())
 
     def _batch(self, part: Part) -> Batch:
         batch = self.reading.layout(self.tables, np.full(len(part.row_B), part.table), part.row_B)
@@ -151,14 +158,16 @@ class Passes:
         generator = torch.Generator(self.device).manual_seed(int(state[0]) >> 1)
         return lambda: _weighted(self.objective.fisher_loss(self.model, batch, generator), batch, 0.5)
 
-    def _run(self, batch: Batch, loss: Callable[[], Tensor], watched: Sequence[Each]) -> None:
+    def _run(self, part: Part, batch: Batch, loss: Callable[[], Tensor], watched: Sequence[Each]) -> None:
         def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
             for one in watched:
                 one(name, x_PI, delta_PO)
 
         observe(self.layers, batch, loss, each, self.reading.precision)
         self.done += len(batch["task_B"])
+        self.tokens_done += self._tokens(part)
         self.reading.on_batch(self.done, self.total)
+        self.reading.on_share(self.tokens_done / self.tokens)
 
 
 def _weighted(loss_B: Tensor, batch: Batch, power: float) -> Tensor:

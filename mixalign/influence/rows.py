@@ -8,7 +8,7 @@ import numpy as np
 
 from mixalign.data.dataset import TaskDataset
 
-__all__ = ["Part", "choose_rows", "cut"]
+__all__ = ["Part", "choose_rows", "cut", "rows_read"]
 
 
 class Part(NamedTuple):
@@ -32,8 +32,13 @@ def choose_rows(
     return [_choose(table, samples, sampling, [seed, number]) for number, table in enumerate(tables)]
 
 
+def rows_read(length: int, samples: int, sampling: float | None = None) -> int:
+    """Rows that are read of a table of this length."""
+    return min(length, max(samples, ceil((sampling or 0) * length)))
+
+
 def _choose(table: TaskDataset, samples: int, sampling: float | None, seed: list[int]) -> np.ndarray:
-    number = min(len(table), max(samples, ceil((sampling or 0) * len(table))))
+    number = rows_read(len(table), samples, sampling)
     rows = np.sort(np.random.default_rng(seed).choice(len(table), number, replace=False, shuffle=False))
     return rows[np.argsort(-table.length_N[rows], kind="stable")]
 

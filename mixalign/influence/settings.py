@@ -26,11 +26,13 @@ class Influence:
             product of gradients.
         fisher: labels of the curvature: `true` are drawn from the model, `empirical` are those of the data (one
             backward pass less, but no curvature where the model is wrong).
-        damping: added to the curvature of a layer, as a share of its mean.
+        damping: added to the curvature of a layer, as a share of its mean (for an adapter, of that of both factors);
+            raised tenfold while a benefit exceeds the target loss.
         layers: regular expression for the names of the linear layers that are read; "." is all that are trained.
         important: share of these layers that counts, those of the most even curvature (the paper's choice); None: all.
         samples: rows that are read of each domain and of each target table; all of them where there are fewer.
-            Measured on tiny models: 16 are noise, 64 mostly right, 256 reliable.
+            Measured on tiny models: 16 are noise, 64 mostly right, 256 reliable. `auto` is 256, or less where a run
+            would otherwise measure for longer than it trains.
         sampling: share of a table's rows to read, where that is more than `samples` (the paper: 0.5 of the domains).
         bootstrap: resamples behind the confidence in each sign.
         seed: of rows, drawn labels and resamples.
@@ -41,7 +43,7 @@ class Influence:
     damping: float = 0.1
     layers: str = "."
     important: float | None = None
-    samples: int = 256
+    samples: int | str = 256
     sampling: float | None = None
     bootstrap: int = 1000
     seed: int = 0
@@ -54,7 +56,8 @@ class Influence:
         for name in ("important", "sampling"):
             check_number(f"influence.{name}", getattr(self, name), 0, 1, open_low=True, null=True)
         for name in ("samples", "bootstrap"):
-            check_number(f"influence.{name}", getattr(self, name), 1, whole=True)
+            if (name, getattr(self, name)) != ("samples", "auto"):
+                check_number(f"influence.{name}", getattr(self, name), 1, whole=True)
         if self.important is not None and not self.is_curved:
             raise MixalignError(
                 f"`influence.important` ranks layers by their curvature, and `influence.curvature={self.curvature}` "
@@ -65,6 +68,16 @@ class Influence:
     def is_curved(self) -> bool:
         """Whether a curvature is measured."""
         return CURVATURES[self.curvature].block is not None
+
+    @property
+    def most_rows(self) -> int:
+        """`samples`, with a number for `auto`."""
+        return 256 if isinstance(self.samples, str) else self.samples
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes over a row of a domain: for its gradient, for the products, and for curvature."""
+        return 2 + (self.is_curved and self.draws_labels) + CURVATURES[self.curvature].spectrum
 
     @property
     def draws_labels(self) -> bool:
@@ -86,6 +99,7 @@ class Reading:
         reduce: sums a tensor over processes and returns it, on every process in the same order.
         on_batch: called with the rows done and the rows to do on this process, after every forward and backward pass;
             a row counts once for each of its passes.
+        on_share: called with it, with the share of this process's tokens that are done, each pass counted.
     """
 
     batch_size: int = 16
@@ -96,3 +110,4 @@ class Reading:
     world: int = 1
     reduce: Callable[[Tensor], Tensor] = lambda total: total
     on_batch: Callable[[int, int], None] = lambda done, total: None
+    on_share: Callable[[float], None] = lambda share: None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from mixalign.mixers.base import Rule
 from mixalign.planning.rows import ShownRow, shown_rows
 from mixalign.runs.advice import warm_up_advice
 from mixalign.runs.check import needs_specialists
+from mixalign.runs.influence_cost import influence_text
 
 __all__ = ["Plan", "PlanRow", "make_plan", "plan_rows", "stages", "warnings_of"]
 
@@ -153,6 +155,8 @@ def warnings_of(rows: list[PlanRow]) -> list[str]:
 def _note(mixer: Rule) -> str:
     if mixer.final:
         return "the proxy's first mixture; the model is then trained on the mean of the proxy's weights"
+    if mixer.cadence == "round":
+        return "round 0; volumes then change between trainings, by what more of each task does for the target loss"
     moves = not mixer.static and mixer.composition == "multinomial"
     return "first mixture; the mixer moves it while it trains" if moves else "this mixture stays"
 
@@ -164,6 +168,8 @@ def stages(job: Job, mixer: Rule) -> list[str]:
         lines.append(f"reference: {steps} steps of SFT x {settings.reference.sft_batch_size} rows")
     if needs_specialists(settings, in_sweep=False):
         lines.append(_specialists(job))
+    if mixer.cadence == "round":
+        return [*lines, *_rounds(job, mixer)]
     made = {"baseline": mixer.excess_over == "baseline", "proxy": mixer.final, "generalist": True}
     return lines + [
         f"{name}: {job.steps} steps x {settings.batch_size} rows" for name, is_made in made.items() if is_made
@@ -178,3 +184,13 @@ def _specialists(job: Job) -> str:
         parts += [specialist_steps(job, number, len(table) - int(size)) for size in sizes]
     crossed = f" ({folds} a task, each without a part of its rows)" if folds > 1 else ""
     return f"specialists: {len(parts)}{crossed}, {sum(parts)} steps in all x {settings.batch_size} rows"
+
+
+def _rounds(job: Job, mixer: Any) -> list[str]:
+    """The trainings of a rule that decides between them, and what it measures there."""
+    also = " in round 0, then as many as the volumes take" if getattr(mixer, "budget", "steps") == "epochs" else " each"
+    return [
+        f"rounds 0 to {mixer.rounds}: {mixer.rounds + 1} trainings from the same start, {job.steps} steps"
+        f"{also} x {job.settings.batch_size} rows",
+        f"influence after each of them but the last: {influence_text(job)}; what round 0 gives is kept in the cache",
+    ]

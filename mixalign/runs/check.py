@@ -62,6 +62,9 @@ def check_together(settings: RunSettings) -> None:
 def needs_specialists(settings: RunSettings, in_sweep: bool) -> bool:
     """Whether missing specialists are to be trained.
 
+    Runs in rounds are compared by their target loss: in a sweep they show excess where other rules have had the
+    specialists trained, and train none themselves.
+
     Args:
         in_sweep: whether other runs will be compared with this one.
 
@@ -74,7 +77,8 @@ def needs_specialists(settings: RunSettings, in_sweep: bool) -> bool:
             f"`{reason}` needs specialists, but `specialists.train=never`. Set it to auto, or point `specialists.dir` "
             "at trained ones."
         )
-    return policy == "always" or (policy == "auto" and (bool(reason) or in_sweep))
+    compared = in_sweep and settings.mixer.cadence != "round"
+    return policy == "always" or (policy == "auto" and (bool(reason) or compared))
 
 
 def check_run(job: Job, mixer: Rule, train_specialists: bool) -> None:

@@ -15,7 +15,7 @@ from mixalign.files import write_text
 from mixalign.fingerprint import differences
 from mixalign.jobs.job import Job
 
-__all__ = ["claim", "read_plain", "read_settings", "write_config"]
+__all__ = ["claim", "read_plain", "read_settings", "that_matter", "write_config"]
 
 
 def write_config(folder: Path, job: Job, **changes: Any) -> None:
@@ -70,7 +70,7 @@ def claim(run_dir: Path, job: Job) -> bool:
     """
     if job.settings.resume or not (run_dir / "config.yaml").is_file():
         return False
-    then, wanted = _that_matter(read_settings(run_dir).plain), _that_matter(job.plain)
+    then, wanted = that_matter(read_settings(run_dir).plain), that_matter(job.plain)
     if wanted.get("trainer.precision") == "auto":  # it depends on the model, which is not there yet
         wanted["trainer.precision"] = then.get("trainer.precision")
     finished = (run_dir / "eval.json").is_file()
@@ -84,7 +84,7 @@ def claim(run_dir: Path, job: Job) -> bool:
     return finished
 
 
-def _that_matter(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def that_matter(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value of what touches the weights; empty groups are as good as none."""
     flat: dict[str, Any] = {}
     for name, value in plain.items():
@@ -92,7 +92,7 @@ def _that_matter(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if touches(key) != "weights":
             continue
         if isinstance(value, Mapping):
-            flat |= _that_matter(value, f"{key}.")
+            flat |= that_matter(value, f"{key}.")
         else:
             flat[key] = value
     return flat

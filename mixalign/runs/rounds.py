@@ -14,20 +14,23 @@ import numpy as np
 import torch
 
 from mixalign.files import read_json, write_json
+from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import load_frozen
 from mixalign.frozen.score import score_on_ranks
 from mixalign.influence.benefit import Benefit, measure
 from mixalign.influence.layers import chosen_layers
 from mixalign.influence.settings import Reading
-from mixalign.jobs.job import Job
+from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.mixers.base import MixSignal, State
 from mixalign.mixers.fixed import Temperature
 from mixalign.mixers.ideal import Budget
 from mixalign.models.load import add_lora
 from mixalign.models.precision import cast_weights
 from mixalign.objectives.frozen_losses import frozen_losses
+from mixalign.runs.influence_cost import Estimate, duration, influence_of, influence_text, sum_of_rounds
 from mixalign.runs.promises import actual_change, broken_promise, predicted_change, without_impossible
 from mixalign.runs.rounds_table import rounds_table
+from mixalign.runs.shared_rounds import round_recipe, shared_influence, shared_round
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.stopping import stage
 from mixalign.terminal import progress, say_result
@@ -40,6 +43,7 @@ __all__ = ["run_rounds"]
 log = logging.getLogger(__name__)
 
 KEPT = ("mixture.json", "mix.jsonl", "metrics.csv")  # files of the best round that its run has as well
+RAISED = "influence %d: damping raised from %g to %g: with less, a benefit would exceed the target loss"
 Entry = dict[str, Any]
 """What `eval.json` holds of one round."""
 
@@ -110,14 +114,11 @@ class _Rounds:
         path = folder / "round.json"
         if agree(path.is_file()):
             return {key.replace("reference_loss", "target_loss"): value for key, value in read_json(path).items()}
-        volume_K = list(volumes.values())
-        steps = self._steps(volume_K)
+        steps = self._steps(list(volumes.values()))
         parts = ", ".join(f"{task} {rows:,}" for task, rows in volumes.items())
         log.info("round %d of 0 to %d: %d steps on %s", number, self.mixer.rounds, steps, parts)
         if not agree((folder / "eval.json").is_file()):
-            folder.mkdir(parents=True, exist_ok=True)
-            one = replace(self.run, mixer=Temperature(1.0), folder=folder, export="last", steps=steps)
-            train_generalist(replace(one, volume_K=volume_K, resume=newest_checkpoint(folder)))
+            self._fill(number, volumes, steps)
         wait()
         losses = _target_losses(job, load_frozen(folder / "model", self.run.reference))
         mean = float(np.mean(list(losses.values())))
@@ -125,6 +126,20 @@ class _Rounds:
         entry = {"round": number, "volumes": volumes, "steps": steps, "target_loss": losses, "mean_target_loss": mean}
         _write(path, entry)
         return entry
+
+    def _fill(self, number: int, volumes: dict[str, int], steps: int) -> None:
+        """Trains a round in its folder; round 0 may be in the cache."""
+        folder = self.folder(number)
+
+        def train() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            one = replace(self.run, mixer=Temperature(1.0), folder=folder, export="last", steps=steps)
+            train_generalist(replace(one, volume_K=list(volumes.values()), resume=newest_checkpoint(folder)))
+
+        if number == 0:
+            shared_round(self.run, round_recipe(self.run, volumes, steps), folder, train)
+        else:
+            train()
 
     def _steps(self, volume_K: list[int]) -> int:
         if self.mixer.budget == "steps":
@@ -136,10 +151,36 @@ class _Rounds:
         path = self.folder(number) / "benefit.json"
         if agree(path.is_file()):
             return read_json(path)
-        job, influence = self.run.job, self.run.job.settings.influence
+        if number == 0:
+            recipe = self._influence_recipe(entry)
+            result = shared_influence(self.run, recipe, lambda: self._measured(number, entry))
+        else:
+            result = self._measured(number, entry)
+        _write(self.folder(number) / "cost_influence.json", result.pop("cost"))
+        least = self.run.job.settings.influence.damping
+        if result.get("damping", least) > least:
+            log.info(RAISED, number, least, result["damping"])
+        _write(path, result)
+        return result
+
+    def _influence_recipe(self, entry: Entry) -> Entry:
+        """All that decides what is measured of a round."""
+        return {
+            "stage": "influence",
+            "round": fingerprint(round_recipe(self.run, entry["volumes"], entry["steps"])),
+            "influence": self.run.job.settings.plain["influence"],
+            "targets": rows_fingerprint(self.run.job.targets),
+            "budget": self.mixer.budget,
+            "size_weighting": self.mixer.size_weighting,
+        }
+
+    def _measured(self, number: int, entry: Entry) -> Entry:
+        job = self.run.job
+        influence = influence_of(job)
         model = load_frozen(self.folder(number) / "model", self.run.reference, trainable=True).to(job.device)
-        hidden = not job.settings.progress
-        shown = progress(f"influence {number}", None, "row", disabled=hidden)
+        shown = progress(f"influence {number}", None, "row", disabled=not job.settings.progress)
+        say = Estimate(lambda seconds: log.info("influence %d: it will take about %s", number, duration(seconds)))
+        log.info("influence %d: %s", number, influence_text(job))
         with stage(f"the influence of round {number}"), shown as bar, Meter(job.device) as cost:
             measured = measure(
                 cast_weights(model, job.precision),
@@ -147,19 +188,10 @@ class _Rounds:
                 job.data["train"],
                 job.targets,
                 influence,
-                _reading(job, bar.update),
+                _reading(job, bar.update, say),
                 volume_K=list(entry["volumes"].values()),
                 target_loss=entry["mean_target_loss"],
                 budget=self.mixer.budget,
-            )
-        _write(self.folder(number) / "cost_influence.json", cost.state_dict())
-        if measured.damping > influence.damping:
-            log.info(
-                "influence %d: damping raised from %g to %g: with less, a task's volume would move the target loss by "
-                "more than the loss",
-                number,
-                influence.damping,
-                measured.damping,
             )
         options = {"budget": self.mixer.budget, "size_weighting": self.mixer.size_weighting}
         by_task = {
@@ -172,16 +204,16 @@ class _Rounds:
         result |= {"residual": measured.residual, "curvature": influence.curvature, "layers": len(measured.layers)}
         if influence.is_curved:
             result |= {"damping": measured.damping, "benefit_by_target": _by_target(measured, self.mixer.budget)}
-        _write(path, result)
-        return result
+        return result | {"cost": cost.state_dict()}
 
 
-def _reading(job: Job, on_batch: Any) -> Reading:
+def _reading(job: Job, on_batch: Any, on_share: Any) -> Reading:
     return Reading(
         batch_size=min(16, job.settings.eval_batch_size),
         layout=job.layout,
         precision=job.precision,
         on_batch=on_batch,
+        on_share=on_share,
         rank=rank(),
         world=world(),
         reduce=total,
@@ -238,6 +270,7 @@ def _finish(run_dir: Path, entries: list[Entry]) -> dict[str, Any]:
         for name in KEPT:
             if (folder / name).is_file():
                 shutil.copy(folder / name, run_dir / name)
+        write_json(run_dir / "cost.json", sum_of_rounds(run_dir / "rounds", [entry["round"] for entry in entries]))
         write_json(run_dir / "eval.json", result)
         say_result(rounds_table(entries, best["round"]))
     wait()

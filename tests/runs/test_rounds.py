@@ -16,7 +16,10 @@ from mixalign.errors import MixalignError
 from mixalign.jobs.job import prepare
 from mixalign.mixers.base import MixSignal
 from mixalign.mixers.ideal import Ideal
+from mixalign.reporting.read.costs import read_cost
 from mixalign.runs import rounds
+from mixalign.runs.check import needs_specialists
+from mixalign.runs.influence_cost import influence_of
 from mixalign.runs.rounds_table import rounds_table
 from mixalign.training.callbacks.task_log import TaskLog
 from tests.tiny_runs import train_from_overrides
@@ -245,3 +248,91 @@ def test_the_table_of_rounds():
         assert re.search(line, text)
     for cell in ("1,000", "940", "+1.2 (100%)", "-0.5 (75%)", "0.3125", "round 1 (kept)", "ended early: because"):
         assert cell in text
+
+
+def test_a_sweep_over_m_makes_round_0_and_its_influence_once(tiny, tmp_path, monkeypatch):
+    """The second run has the same bytes as one that makes them itself, in an empty cache."""
+    trained, measured = [], []
+    real_measure, real_train = rounds.measure, rounds.train_generalist
+    monkeypatch.setattr(rounds, "measure", lambda *a, **k: measured.append(1) or real_measure(*a, **k))
+    monkeypatch.setattr(rounds, "train_generalist", lambda one: trained.append(one.folder) or real_train(one))
+    one, own = f"cache_dir={tmp_path}/one", f"cache_dir={tmp_path}/own"
+    short = ("mixer.rounds=1", one)
+    for m in (0.1, 0.3):
+        train_from_overrides(tiny(*IDEAL, *short, f"mixer.m={m}"), str(tmp_path / f"m{m}"))
+    assert [folder.name for folder in trained] == ["0", "1", "1"]
+    assert len(measured) == 1
+    train_from_overrides(tiny(*IDEAL, *short, "mixer.m=0.3", own), str(tmp_path / "alone"))
+    assert len(trained) == 5
+    shared, alone = (read(tmp_path / name / "eval.json") for name in ("m0.3", "alone"))
+    assert shared == alone
+    for file in ("rounds/0/model/model.safetensors", "rounds/0/eval.json", "rounds/0/benefit.json", "mix.jsonl"):
+        assert (tmp_path / "m0.3" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
+    train_from_overrides(tiny(*IDEAL, *short, "mixer.m=0.1", "optimizer.lr=1e-3"), str(tmp_path / "rate"))
+    assert len(trained) == 7  # another training is another recipe
+
+
+def test_the_cost_is_that_of_all_rounds_and_the_influence_between_them(run):
+    cost = read(run / "cost.json")
+    assert cost["steps"] == 12
+    assert [entry["round"] for entry in cost["rounds"]] == [0, 1, 2]
+    assert [entry["influence"] is None for entry in cost["rounds"]] == [False, False, True]
+    parts = [read(file) for file in run.glob("rounds/*/cost*.json")]
+    assert len(parts) == 5
+    assert cost["seconds"] == pytest.approx(sum(part["seconds"] for part in parts))
+    assert read_cost(run, 4).steps == {"rounds": 12}
+    assert read_cost(run, 4).seconds == pytest.approx(cost["seconds"])  # and not twice as much
+
+
+def test_changes_are_told_beside_what_was_predicted(run):
+    first, second, third = read(run / "eval.json")["rounds"]
+    assert "change" not in first
+    for before, now in ((first, second), (second, third)):
+        for task in TASKS:
+            assert now["change"][task] == pytest.approx(now["target_loss"][task] - before["target_loss"][task])
+        beta = {task: now["volumes"][task] / before["volumes"][task] - 1 for task in TASKS}
+        wanted = -sum(beta[task] * before["benefit"][task] for task in TASKS)
+        assert now["mean_predicted_change"] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_change_beyond_the_loss_leaves_the_volumes(tiny, tmp_path, monkeypatch, caplog):
+    """Whatever it is that lets such benefits through."""
+    real = rounds.measure
+
+    def measure(*given, **named):
+        found = real(*given, **named)
+        return replace(found, product_K=1e6 * found.product_K, product_RK=1e6 * found.product_RK)
+
+    monkeypatch.setattr(rounds, "measure", measure)
+    own = f"cache_dir={tmp_path}/cache"
+    with caplog.at_level("INFO"):
+        train_from_overrides(tiny(*IDEAL, own), str(tmp_path / "run"))
+    (entry,) = read(tmp_path / "run" / "eval.json")["rounds"]
+    assert "the volumes stay. Raise `influence.damping` to" in entry["stopped"]
+    assert min(entry["confidence"].values()) == 0.5
+    assert "influence 0: 48 rows of 6 tables, 144 passes over a row" in caplog.text
+    assert "influence 0: it will take about" in caplog.text
+
+
+def test_rows_by_the_length_of_a_training(tiny):
+    """Three tasks of 4 passes a row and as many target tables of 2: 18 passes for a row of each."""
+
+    def rows(*more):
+        job = prepare(compose_settings(tiny("mixer=ideal", "objective=sft", *more)))
+        return influence_of(job).samples
+
+    assert rows("steps=300", "batch_size=6") == 100
+    assert rows("steps=4") == 64
+    assert rows("steps=3000", "batch_size=6") == 256
+    assert rows("steps=300", "influence.samples=7") == 7
+
+
+def test_a_sweep_of_rounds_trains_no_specialists(tiny):
+    """They are compared by their target loss; who asks for specialists gets them."""
+
+    def needs(*more):
+        return needs_specialists(compose_settings(tiny(*more)), in_sweep=True)
+
+    assert needs("mixer=uniform")
+    assert not needs("mixer=ideal")
+    assert needs("mixer=ideal", "specialists.train=always")

@@ -50,7 +50,8 @@ def read_cost(path: Path, plain: float) -> Cost | None:
     Args:
         plain: optimizer steps of a training with a mixture that stays; NaN when nobody knows.
     """
-    records = [(file, _record(file)) for file in sorted(path.rglob("cost*.json"))]
+    found = [(file, _record(file)) for file in sorted(path.rglob("cost*.json"))]
+    records = [(file, record) for file, record in found if not record.get("sums_up")]  # of files that are read as well
     if not records:
         return None
     parts: list[tuple[str, Mapping[str, Any]]] = []
