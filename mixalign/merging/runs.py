@@ -29,7 +29,7 @@ from mixalign.merging.write import Merged, fresh_folder, merge_folders
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings, write_config
 from mixalign.runs.identity import begun_tasks, check_measured, write_identity
-from mixalign.runs.summary import eval_table
+from mixalign.runs.summary import eval_table, write_results
 from mixalign.runs.yardstick import keep_specialists
 from mixalign.stopping import stage
 from mixalign.terminal import say_result
@@ -172,7 +172,7 @@ def merge_specialists(
         write_config(part, job, name=name, run_dir=None, mixer=mixer)
         write_json(part / "recipe.json", _recipe(job, reference, how, search))
         result = evaluate_folder(job, reference, part / "model", job.final_split) | {"mixer": name, "static": True}
-        write_json(part / "eval.json", result)
+        write_results(part / "eval.json", result)
     return result
 
 

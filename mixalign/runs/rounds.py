@@ -31,6 +31,7 @@ from mixalign.runs.influence_cost import Estimate, duration, influence_of, influ
 from mixalign.runs.promises import actual_change, broken_promise, predicted_change, without_impossible
 from mixalign.runs.rounds_table import rounds_table
 from mixalign.runs.shared_rounds import round_recipe, shared_influence, shared_round
+from mixalign.runs.summary import write_results
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.stopping import stage
 from mixalign.terminal import progress, say_result
@@ -271,7 +272,7 @@ def _finish(run_dir: Path, entries: list[Entry]) -> dict[str, Any]:
             if (folder / name).is_file():
                 shutil.copy(folder / name, run_dir / name)
         write_json(run_dir / "cost.json", sum_of_rounds(run_dir / "rounds", [entry["round"] for entry in entries]))
-        write_json(run_dir / "eval.json", result)
+        write_results(run_dir / "eval.json", result)
         say_result(rounds_table(entries, best["round"]))
     wait()
     return result

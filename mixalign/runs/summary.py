@@ -1,15 +1,19 @@
 """Per-task results as `eval.json` and as a table for the terminal."""
 
+import logging
 from collections.abc import Mapping
-from math import isnan
+from math import isfinite, isnan
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from mixalign.files import write_json
 from mixalign.terminal import table_text
 
-__all__ = ["eval_json", "eval_table"]
+__all__ = ["eval_json", "eval_table", "write_results"]
 
+log = logging.getLogger(__name__)
 SHOWN = ("loss", "specialist_loss", "gap", "excess", "accuracy", "margin")
 
 
@@ -42,7 +46,8 @@ def eval_json(
     for name in ("excess", "gap", "loss", "accuracy"):
         if name in quantities:
             pick = min if name == "accuracy" else max
-            task = pick((t for t in tasks if not isnan(by_task[t][name])), key=lambda t: by_task[t][name])
+            known = [t for t in tasks if not isnan(by_task[t][name])] or tasks
+            task = pick(known, key=lambda t: by_task[t][name])
             worst[name] = {"task": task, "value": by_task[task][name]}
     return {
         "mixer": mixer,
@@ -56,16 +61,40 @@ def eval_json(
     }
 
 
+def write_results(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes results as JSON, which has no infinity and no nan: they become null, and a warning names their tasks."""
+    for task, row in result["tasks"].items():
+        if bad := [name for name, value in row.items() if not isfinite(value)]:
+            log.warning(
+                "Task `%s` has no finite %s on its %s %s rows: null in %s, and left out of the worst task where it is "
+                "not a number. Look for rows far from the rest, or lower `optimizer.lr`.",
+                task, ", ".join(bad), row["rows"], result["split"], path.name,
+            )  # fmt: skip
+    write_json(path, _finite(result))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _shown(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
 def eval_table(result: dict[str, Any]) -> str:
     """The results as a table, losses in nats, the task with the worst excess (or loss) marked."""
     names = [n for n in SHOWN if n in result["mean"]]
     title = f"{result['mixer']} ({result['objective']}, seed {result['seed']}) on the {result['split']} rows"
     worst = result["worst"].get("excess", result["worst"]["loss"])["task"]
     rows = [
-        [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(f"{row[n]:.3f}" for n in names)]
+        [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(_shown(row[n]) for n in names)]
         for task, row in result["tasks"].items()
     ]
-    mean = ["mean", "", *(f"{result['mean'][n]:.3f}" for n in names)]
+    mean = ["mean", "", *(_shown(result["mean"][n]) for n in names)]
     heads = ["task", "rows", *(n.replace("_", " ") for n in names)]
     return table_text(heads, rows, totals=[mean], title=title, note=_exported(result))
 

@@ -25,6 +25,7 @@ from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import Rule
 from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
+from mixalign.runs.summary import write_results
 from mixalign.runs.yardstick import excess_over
 from mixalign.stopping import stage
 from mixalign.together.trainer import trainer_options
@@ -202,5 +203,5 @@ def _finish(
         save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
     if trainer.is_global_zero:
         write_json(run.folder / "mixture.json", mixing.summary(data.sampler))
-        write_json(run.folder / "eval.json", result)
+        write_results(run.folder / "eval.json", result)
     return result

@@ -8,13 +8,13 @@ from mixalign.config.compose import register_resolvers
 from mixalign.config.console import quiet_libraries
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
-from mixalign.files import read_json, write_json
+from mixalign.files import read_json
 from mixalign.frozen.scored import scored
 from mixalign.jobs.job import prepare
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings
 from mixalign.runs.identity import begun_tasks, check_measured
-from mixalign.runs.summary import eval_table
+from mixalign.runs.summary import eval_table, write_results
 from mixalign.terminal import say_result
 from mixalign.together.agree import is_first
 from mixalign.together.hold import held
@@ -63,5 +63,5 @@ def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
         if is_first():
             before = read_json(folder / "eval.json") if (folder / "eval.json").is_file() else {}
             result |= {key: before[key] for key in ("steps", "exported") if key in before}
-            write_json(folder / f"eval_{split}.json", result)
+            write_results(folder / f"eval_{split}.json", result)
             say_result(eval_table(result))

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mixalign.runs.summary import eval_json, eval_table
+from mixalign.runs.summary import eval_json, eval_table, write_results
 
 TASKS = ["easy", "hard", "empty"]
 NAN = float("nan")
@@ -95,3 +95,17 @@ def test_the_table_marks_the_worst_loss_when_there_is_no_excess():
         if "<- worst" in line
     )
     assert "easy" in marked
+
+
+def test_a_number_that_is_not_finite_is_null_and_named(tmp_path, caplog):
+    result = summary(loss=[0.5, NAN, float("inf")], accuracy=[NAN, NAN, NAN])
+    write_results(tmp_path / "eval.json", result)
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    saved = json.loads((tmp_path / "eval.json").read_text(), parse_constant=refuse)
+    assert [saved["tasks"][task]["loss"] for task in TASKS] == [0.5, None, None]
+    assert saved["worst"]["loss"] == {"task": "empty", "value": None}
+    assert "Task `hard` has no finite loss, accuracy on its 2 test rows" in caplog.text
+    assert "n/a" in eval_table(saved)
