@@ -94,7 +94,7 @@ def test_every_round_starts_from_the_same_weights(run, tiny, monkeypatch, tmp_pa
 
 def test_a_run_that_was_interrupted_goes_on(run, tiny, tmp_path, monkeypatch):
     """Stopped while the second round's influence is measured, and then once more in the middle of the third."""
-    folder, trained = tmp_path / "again", []
+    folder, trained, own = tmp_path / "again", [], f"cache_dir={tmp_path}/cache"
     real_measure, real_train, real_log = rounds.measure, rounds.train_generalist, TaskLog.on_train_batch_end
 
     def measure(*args, **kwargs):
@@ -115,11 +115,11 @@ def test_a_run_that_was_interrupted_goes_on(run, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(TaskLog, "on_train_batch_end", log)
     monkeypatch.setattr(rounds, "measure", measure)
     with pytest.raises(KeyboardInterrupt):
-        train_from_overrides(tiny(*IDEAL), str(folder))
+        train_from_overrides(tiny(*IDEAL, own), str(folder))
     monkeypatch.setattr(rounds, "measure", real_measure)
     with pytest.raises(RuntimeError, match="power failure"):
-        train_from_overrides(tiny(*IDEAL), str(folder))
-    train_from_overrides(tiny(*IDEAL), str(folder))
+        train_from_overrides(tiny(*IDEAL, own), str(folder))
+    train_from_overrides(tiny(*IDEAL, own), str(folder))
     assert [name for name, _ in trained] == ["0", "1", "2", "2"]
     assert trained[-1][1] == folder / "rounds" / "2" / "checkpoints" / "last.ckpt"
     assert read(folder / "eval.json") == read(run / "eval.json")
