@@ -146,7 +146,7 @@ def _run(start: Start, case: str, folder: Path) -> tuple[float, float]:
 def _kill_once(start: Start, case: str, folder: Path, before: float, after: float, rng: random.Random) -> str | None:
     """Kills one start at a random moment; says what it was doing and how it ended, or None when it had finished."""
     aim = rng.choice(AIMS + MORE_AIMS.get(case, ()))
-    if aim in ("stages", "scoring"):
+    if aim in ("stages", "scoring") and not (folder / "run" / "eval.json").is_file():  # merges need what is there
         shutil.rmtree(folder / "cache", ignore_errors=True)
     begin, process = time.time(), start(case, folder)
     if aim in REACHED:
@@ -163,7 +163,9 @@ def _kill_once(start: Start, case: str, folder: Path, before: float, after: floa
         _sleep(process, rng.uniform(0, 0.7 * after))
         while aim == "checkpoint" and process.poll() is None and not _is_saving(folder):
             pass  # it takes milliseconds
-    if process.poll() is not None:
+    if code := process.poll():
+        sys.exit(f"{case} ended by itself with {code}:\n{(folder / 'log').read_text()[-3000:]}")
+    if code == 0:
         return None
     phase = aim if aim in REACHED else _phase(folder, begin)
     if rng.random() < 0.5:
