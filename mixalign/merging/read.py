@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mixalign.errors import MixalignError
+from mixalign.runs.portable import BASE
 
 __all__ = ["Adapter", "Weights", "model_folder", "open_model"]
 
@@ -214,6 +215,8 @@ def find_base(folders: Sequence[Path], given: Path | None) -> Weights | None:
         if not (folder / "adapter_config.json").is_file():
             continue
         named = Path(adapter_settings(folder).get("base_model_name_or_path") or "")
+        if not named.is_dir() and (folder.parent / BASE / "config.json").is_file():
+            named = folder.parent / BASE  # of a run that was moved
         found = named.is_dir() and (named / "config.json").is_file()
         if base is None and not found:
             raise MixalignError(

@@ -4,6 +4,7 @@ Paths are not part of it: a run, its files and its model may be moved.
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -172,7 +173,14 @@ def _identity(job: Job) -> dict[str, Any]:
         if not any(table is other for other in job.data["validation"]):
             rows.setdefault(table.task, {})["target"] = _of(table)
     template = fingerprint({"chat_template": getattr(job.tokenizer, "chat_template", None)})
-    return {"tasks": job.tasks, "rows": rows, "base": job.start, "chat_template": template, "versions": _versions()}
+    return {
+        "tasks": job.tasks,
+        "rows": rows,
+        "base": job.start,
+        "chat_template": template,
+        "versions": _versions(),
+        "started_in": os.getcwd(),
+    }
 
 
 def _versions() -> dict[str, str]:

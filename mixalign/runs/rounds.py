@@ -28,6 +28,7 @@ from mixalign.models.load import add_lora
 from mixalign.models.precision import cast_weights
 from mixalign.objectives.frozen_losses import frozen_losses
 from mixalign.runs.influence_cost import Estimate, duration, influence_of, influence_text, sum_of_rounds
+from mixalign.runs.portable import export_base
 from mixalign.runs.promises import actual_change, broken_promise, predicted_change, without_impossible
 from mixalign.runs.rounds_table import rounds_table
 from mixalign.runs.shared_rounds import round_recipe, shared_influence, shared_round
@@ -268,6 +269,7 @@ def _finish(run_dir: Path, entries: list[Entry]) -> dict[str, Any]:
     result = read_json(folder / "eval.json") | {"rounds": entries, "best_round": best["round"]}
     if is_first():
         shutil.copytree(folder / "model", run_dir / "model", dirs_exist_ok=True)
+        export_base(run_dir, folder)
         for name in KEPT:
             if (folder / name).is_file():
                 shutil.copy(folder / name, run_dir / name)

@@ -25,6 +25,7 @@ from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import Rule
 from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
+from mixalign.runs.portable import export_base
 from mixalign.runs.summary import write_results
 from mixalign.runs.yardstick import excess_over
 from mixalign.stopping import stage
@@ -201,6 +202,8 @@ def _finish(
         result |= excess_over(run.job, run.reference)
         result |= {"steps": trainer.global_step, **run.results}  # a callback may have ended the training early
         save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
+        if trainer.is_global_zero:
+            export_base(run.folder, run.job.cache)
     if trainer.is_global_zero:
         write_json(run.folder / "mixture.json", mixing.summary(data.sampler))
         write_results(run.folder / "eval.json", result)

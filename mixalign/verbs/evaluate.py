@@ -1,6 +1,7 @@
 """Evaluates the model of a run folder again: RUN [--split test]."""
 
 import argparse
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.files import read_json
 from mixalign.frozen.scored import scored
-from mixalign.jobs.job import prepare
+from mixalign.jobs.job import Job, prepare
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings
-from mixalign.runs.identity import begun_tasks, check_measured
+from mixalign.runs.identity import begun_specialists, begun_tasks, check_measured
+from mixalign.runs.portable import where_it_began
 from mixalign.runs.summary import eval_table, write_results
 from mixalign.terminal import say_result
 from mixalign.together.agree import is_first
@@ -21,6 +23,8 @@ from mixalign.together.hold import held
 from mixalign.together.start import on_all_ranks
 
 __all__ = ["main", "run"]
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -52,13 +56,25 @@ def run(folder: Path, split: str) -> None:
     _evaluate(settings, folder, split)
 
 
+def _warn_of_lacking(job: Job, folder: Path) -> None:
+    """Says of a run with specialists that they are not where its settings say, as after a move without the cache."""
+    has = all("specialist_loss" in table.columns for table in job.data["validation"])
+    if begun_specialists(folder) and not has:
+        place = job.settings.specialists.dir or job.cache / "specialists"
+        log.warning(
+            "Excess is left out: the run has specialists, but not all of them are in %s. Restore that folder, or name "
+            "the place as `cache_dir` in %s.", place, folder / "config.yaml",
+        )  # fmt: skip
+
+
 @on_all_ranks
 def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
-    with held(folder):
+    with where_it_began(folder) as folder, held(folder):
         job = prepare(settings, begun_tasks(folder))
         if split not in job.data:
             raise MixalignError(f"The tasks of {folder} have no {split} split. They have: {', '.join(job.data)}.")
         job, reference = scored(job, check=partial(check_measured, folder))
+        _warn_of_lacking(job, folder)
         result = evaluate_folder(job, reference, folder / "model", split)
         if is_first():
             before = read_json(folder / "eval.json") if (folder / "eval.json").is_file() else {}

@@ -1,0 +1,44 @@
+"""What lets a run's folder be used elsewhere: the base of its adapter, and where its relative paths begin."""
+
+import os
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+from mixalign.files import copy_whole, read_json, write_json
+
+__all__ = ["BASE", "export_base", "where_it_began"]
+
+BASE = "base"  # beside `model/`
+ADAPTER = "adapter_config.json"
+NAME = "base_model_name_or_path"
+
+
+def export_base(folder: Path, *made_in: Path) -> None:
+    """Copies the base of a run's adapter into `base/`, where mixalign made it; PEFT wants its name to be absolute.
+
+    Args:
+        made_in: folders of what mixalign made, such as the cache; a base of one's own stays where it is.
+    """
+    path = folder / "model" / ADAPTER
+    if not path.is_file():
+        return
+    config = read_json(path)
+    base = Path(str(config.get(NAME) or "")).resolve()
+    if not base.is_dir() or not any(base.is_relative_to(place.resolve()) for place in made_in):
+        return
+    copy_whole(base, folder / BASE)
+    write_json(path, config | {NAME: str((folder / BASE).resolve())})
+
+
+@contextmanager
+def where_it_began(folder: Path) -> Iterator[Path]:
+    """Has relative paths of a run's configuration begin where it was started, if that is still there.
+
+    Gives the run's folder as an absolute path.
+    """
+    folder = folder.resolve()
+    found = read_json(folder / "identity.json") if (folder / "identity.json").is_file() else {}
+    began = Path(str(found.get("started_in") or os.getcwd()))
+    with chdir(began if began.is_dir() else Path.cwd()):
+        yield folder
