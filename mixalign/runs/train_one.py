@@ -202,9 +202,8 @@ def _finish(
         result |= excess_over(run.job, run.reference)
         result |= {"steps": trainer.global_step, **run.results}  # a callback may have ended the training early
         save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
-        if trainer.is_global_zero:
-            export_base(run.folder, run.job.cache)
     if trainer.is_global_zero:
+        export_base(run.folder, run.job.cache)
         write_json(run.folder / "mixture.json", mixing.summary(data.sampler))
         write_results(run.folder / "eval.json", result)
     return result
