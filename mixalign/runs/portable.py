@@ -25,7 +25,9 @@ def export_base(folder: Path, *made_in: Path) -> None:
         return
     config = read_json(path)
     base = Path(str(config.get(NAME) or "")).resolve()
-    if not base.is_dir() or not any(base.is_relative_to(place.resolve()) for place in made_in):
+    of_a_run = base.name == BASE and (base.parent / "model" / ADAPTER).is_file()  # whose round this run shares
+    ours = of_a_run or any(base.is_relative_to(place.resolve()) for place in made_in)
+    if not base.is_dir() or not ours:
         return
     copy_whole(base, folder / BASE)
     write_json(path, config | {NAME: str((folder / BASE).resolve())})
