@@ -157,8 +157,7 @@ def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
 
 def _keeper(run: Generalist, checkpoints: Path) -> BestCheckpoint:
     monitor = MONITORS[run.export] if run.has_specialists else "eval/worst_loss"
-    resumed = None if run.resume is None else run.resume.parent
-    return BestCheckpoint(checkpoints, monitor, wanted=run.export != "last", resumed=resumed)
+    return BestCheckpoint(checkpoints, monitor, wanted=run.export != "last", resumed=run.resume and run.resume.parent)
 
 
 def _too_large(error: RuntimeError, trainer: L.Trainer, data: MixtureData) -> MixalignError | None:
