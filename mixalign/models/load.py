@@ -5,6 +5,7 @@ import json
 import re
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mixalign.chat.templates import END_OF_TURN, set_template
-from mixalign.checks import check_flag, check_number, check_text
-from mixalign.errors import MixalignError
+from mixalign.checks import check_flag, check_list, check_number, check_text
+from mixalign.errors import MixalignError, did_you_mean
 from mixalign.hub import Closed, asked
 
 __all__ = ["LoRA", "ModelSource", "Pretrained", "add_lora", "load_adapter", "weights_fingerprint"]
@@ -42,6 +43,7 @@ class Pretrained:
             `trainer.precision=bf16-mixed` instead.
         attn_implementation: `sdpa`, `flash_attention_2`, `eager`, or None for transformers' choice.
         trust_remote_code: run the code that comes with the model; off unless asked for.
+        load_in_4bit: the layers' weights in 4 bits (NF4 of bitsandbytes, arXiv 2305.14314), on a GPU.
         chat_template: a name of ours (`mixalign.chat.templates.NAMES`) or a jinja file, instead of the tokenizer's own.
     """
 
@@ -51,6 +53,7 @@ class Pretrained:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     chat_template: str | None = None
+    load_in_4bit: bool = False
 
     def __post_init__(self) -> None:
         check_text("model.path", self.path, why="Give a folder or a hub id.")
@@ -58,6 +61,7 @@ class Pretrained:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise MixalignError(f"`model.dtype` is {self.dtype!r}. Known: float32, bfloat16, float16, float64.")
         check_flag("model.trust_remote_code", self.trust_remote_code)
+        check_flag("model.load_in_4bit", self.load_in_4bit)
         check_text("model.chat_template", self.chat_template, null=True)
 
     def build(self) -> PreTrainedModel:
@@ -71,6 +75,7 @@ class Pretrained:
             dtype=getattr(torch, self.dtype),
             attn_implementation=self.attn_implementation,
             output_loading_info=True,
+            **(_in_4_bits() if self.load_in_4bit else {}),
         )
         model, report = loaded
         if missing := sorted(report["missing_keys"]):
@@ -136,6 +141,30 @@ class Pretrained:
                 raise MixalignError(f"{name} cannot be loaded as {kind.__name__}: {why}") from error
 
 
+def _in_4_bits() -> dict[str, Any]:
+    """What transformers' loading takes for it.
+
+    Raises:
+        MixalignError: without a GPU or without bitsandbytes.
+    """
+    if not torch.cuda.is_available():
+        raise MixalignError(
+            "`model.load_in_4bit=true` needs an NVIDIA GPU, and there is none here. Set it to false; an adapter "
+            "(`lora=default`) on a base with `model.dtype=bfloat16` takes the least memory without one."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise MixalignError("`model.load_in_4bit=true` needs bitsandbytes: `pip install bitsandbytes`.")
+    from transformers import BitsAndBytesConfig
+
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": quantised, "device_map": {"": torch.cuda.current_device()}}
+
+
 def _has_tokenizer(folder: Path) -> bool:
     return any(next(folder.glob(name), None) for name in TOKENIZERS)
 
@@ -170,8 +199,12 @@ class LoRA:
     lora_dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
     use_rslora: bool = False
+    use_dora: bool = False
+    modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
+        check_flag("lora.use_dora", self.use_dora)
+        check_list("lora.modules_to_save", self.modules_to_save, null=True)
         check_number("lora.r", self.r, 1, whole=True)
         check_number("lora.lora_alpha", self.lora_alpha, 0, open_low=True)
         check_number("lora.lora_dropout", self.lora_dropout, 0, 1, open_high=True)
@@ -183,6 +216,7 @@ class LoRA:
         Raises:
             MixalignError: naming what was looked for, and what the model has.
         """
+        self._check_saved(model)
         wanted = self.target_modules
         if wanted == "all-linear":
             return
@@ -197,6 +231,24 @@ class LoRA:
                 f"`lora.target_modules` is {wanted!r}, which no part of the model is called. Take all-linear, or some "
                 f"of {', '.join(sorted(linear))}."
             )
+
+    def _check_saved(self, model: Any) -> None:
+        """Refuses modules to train whole that the model does not have, or has under two names."""
+        ends = {name.split(".")[-1] for name, _ in model.named_modules() if name}
+        tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+        pair = [model.get_input_embeddings(), model.get_output_embeddings()]
+        for wanted in self.modules_to_save or ():
+            found = [part for name, part in model.named_modules() if wanted and f".{name}".endswith(f".{wanted}")]
+            if not found:
+                raise MixalignError(
+                    f"`lora.modules_to_save` names {wanted!r}, which no part of the model is called. "
+                    f"{did_you_mean(wanted, ends)}"
+                )
+            if tied and any(part in pair for part in found):
+                raise MixalignError(
+                    f"`lora.modules_to_save` names {wanted!r}, which is input embedding and output layer at once in "
+                    "this model (tie_word_embeddings): a copy of one would leave the other behind. Leave it out."
+                )
 
 
 def add_lora(model: Any, lora: LoRA | None, seed: int = 0) -> Any:

@@ -32,6 +32,7 @@ def check_together(settings: RunSettings) -> None:
         MixalignError: naming them.
     """
     mixer, lora = settings.mixer, settings.lora
+    _check_adapter(settings)
     if lora is not None and lora.lora_dropout and settings.objective.form != "supervised":
         raise MixalignError(
             f"`lora.lora_dropout` is {lora.lora_dropout}, but `objective={settings.objective_name}` compares scores of "
@@ -56,6 +57,29 @@ def check_together(settings: RunSettings) -> None:
         raise MixalignError(
             f"`resume={settings.resume}` is no checkpoint. Leave it out: a run goes on by itself when it gets the same "
             "`run_dir`."
+        )
+
+
+def _check_adapter(settings: RunSettings) -> None:
+    """Refuses what an adapter, or weights in 4 bits, cannot do; a merge would say so behind all trainings."""
+    if settings.lora is not None and settings.lora.use_dora:
+        if settings.merge.methods:
+            raise MixalignError(
+                "`lora.use_dora` and `merge.methods` do not go together: the change of DoRA is not `scale * B A`, "
+                "which is what merges average. Leave one of them out."
+            )
+        if settings.mixer.cadence == "round":
+            raise MixalignError(
+                f"`lora.use_dora` and `mixer={settings.mixer_name}` do not go together: DoRA reads its factors without "
+                "calling their layers, and the influence is measured where layers are called. Set use_dora to false."
+            )
+    if not getattr(settings.model, "load_in_4bit", False):
+        return
+    if settings.lora is None:
+        raise MixalignError("`model.load_in_4bit` needs an adapter: weights in 4 bits stay. Set `lora=default`.")
+    if settings.objective.uses_reference and settings.reference.sft_steps != 0:
+        raise MixalignError(
+            "`model.load_in_4bit` leaves the base as it is, so there is no SFT of it: set `reference.sft_steps=0`."
         )
 
 

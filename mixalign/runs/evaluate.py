@@ -32,6 +32,7 @@ def align_module(job: Job, mixer: Mixer, model: nn.Module, policy: nn.Module | N
     """
     mode, live = job.settings.reference.mode, None
     if job.objective.uses_reference and mode != "cached":
+        mode = mode if policy is None else "frozen_copy"
         live = LIVE[mode](cast_weights(model if mode == "adapter_off" or policy is None else policy, job.precision))
         for _, _, dataset in job.all_datasets:
             dataset.columns.pop("reference_logp", None)
@@ -85,7 +86,9 @@ def evaluate_folder(job: Job, reference: Frozen, folder: Path, split: str) -> di
     """
     model = load_frozen(folder, reference)
     prepare_generalist(job, model, job.steps)
-    policy = reference.build() if job.settings.reference.mode == "frozen_copy" else None
+    mode = job.settings.reference.mode
+    beside = mode == "frozen_copy" or (mode == "adapter_off" and not hasattr(model, "disable_adapter"))  # of a merge
+    policy = reference.build() if beside else None
     options = trainer_options(job.settings, job.precision) | {"enable_progress_bar": False}
     trainer = make_trainer(Fit(steps=1, batch_size=world(), trainer=options), job.cache)
     over = excess_over(job, reference)

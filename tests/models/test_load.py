@@ -1,13 +1,14 @@
 """Models from folders, fresh adapters, and fingerprints."""
 
 import json
+import re
 
 import pytest
 import torch
 
 from mixalign.chat.templates import read_template
 from mixalign.errors import MixalignError
-from mixalign.models.load import LoRA, Pretrained, add_lora, weights_fingerprint
+from mixalign.models.load import LoRA, Pretrained, add_lora, load_adapter, weights_fingerprint
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
 
 SMALL = TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)
@@ -164,3 +165,49 @@ def test_a_chat_template_that_is_unknown_is_no_obstacle_until_there_are_rows(fol
     source = Pretrained(str(folder), chat_template="chatlm")  # as a run of another version may have it
     with pytest.raises(MixalignError, match=r"Did you mean `chatml`\?"):
         source.tokenizer()
+
+
+@pytest.mark.parametrize("lora", [LoRA(use_dora=True), LoRA(modules_to_save=["lm_head"]), LoRA(use_rslora=True)])
+def test_adapters_of_every_kind_begin_at_the_base_train_and_load_again(folder, tmp_path, lora):
+    base = Pretrained(str(folder)).build()
+    base.config.tie_word_embeddings = False
+    before = base(IDS).logits.detach()
+    lora.check_fits(base)
+    model = add_lora(base, lora)
+    assert torch.allclose(model(IDS).logits, before, atol=1e-5)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    step = torch.optim.SGD(trained, 0.5)
+    for _ in range(2):  # the first factor moves from the second step on
+        step.zero_grad()
+        model(IDS, labels=IDS).loss.backward()
+        step.step()
+    moved = model(IDS).logits.detach()
+    assert not torch.allclose(moved, before, atol=1e-3)
+    with torch.no_grad(), model.disable_adapter():
+        assert torch.allclose(model(IDS).logits, before, atol=1e-5)
+    model.save_pretrained(tmp_path / "adapter")
+    again = load_adapter(Pretrained(str(folder)).build(), tmp_path / "adapter")
+    assert torch.allclose(again(IDS).logits, moved, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [("lm_hed", "names 'lm_hed', which no part of the model is called. Did you mean `lm_head`?"), ("", "names ''")],
+)
+def test_modules_that_are_not_there_are_named(wanted, said):
+    with pytest.raises(MixalignError, match=re.escape(said)):
+        LoRA(modules_to_save=[wanted]).check_fits(SMALL.build())
+
+
+@pytest.mark.parametrize("wanted", ["lm_head", "embed_tokens"])
+def test_tied_embeddings_are_not_trained_as_a_copy(wanted):
+    model = SMALL.build()
+    model.config.tie_word_embeddings = True
+    with pytest.raises(MixalignError, match="is input embedding and output layer at once"):
+        LoRA(modules_to_save=[wanted]).check_fits(model)
+
+
+def test_4_bits_need_a_gpu(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MixalignError, match=r"`model.load_in_4bit=true` needs an NVIDIA GPU, and there is none here"):
+        Pretrained(str(folder), load_in_4bit=True).build()

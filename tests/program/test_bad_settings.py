@@ -70,6 +70,14 @@ CASES: dict[str, tuple[str, str]] = {  # overrides, and the beginning of the mes
         "optimizer.schedule=wsd optimizer.decay_steps=0",
         "`optimizer.decay_steps` is 0, but must be a number",
     ),
+    "DoRA merged": (
+        "lora=default lora.use_dora=true merge.methods=[linear]",
+        "`lora.use_dora` and `merge.methods` do not go together: the change of DoRA is not",
+    ),
+    "parts that are one word": (
+        "lora=default lora.modules_to_save=lm_head",
+        "`lora.modules_to_save` is 'lm_head', but must be a list: [lm_head]",
+    ),
     "schedule": ("optimizer.schedule=cosin", "`optimizer.schedule` is 'cosin'. Did you mean `cosine`?"),
     "optimizer's key": (
         "optimizer.epsilon=1",
