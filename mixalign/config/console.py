@@ -24,6 +24,7 @@ def quiet_libraries() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",  # when a run goes on
+        ".*callbacks used to create the checkpoint need to be provided.*",  # one may be left out with `resume`
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*is_gradient_checkpointing.*",
         ".*in eval mode at the start of training.*",  # on_fit_start puts the model in training mode

@@ -18,11 +18,11 @@ from mixalign.runs.folder import read_plain
 from mixalign.together.agree import decide
 from mixalign.together.trainer import trainer_options
 from mixalign.training.callbacks.wandb_board import log_in
-from mixalign.training.checkpoints import is_checkpoint, why_unreadable
+from mixalign.training.checkpoints import checkpoint_step, is_checkpoint, who_stopped
 from mixalign.training.fit import Fit, make_trainer
 from mixalign.training.module import SUMMARY_OF_EXCESS
 
-__all__ = ["check_run", "check_together", "needs_specialists"]
+__all__ = ["check_checkpoint", "check_run", "check_together", "needs_specialists"]
 
 
 def check_together(settings: RunSettings) -> None:
@@ -129,8 +129,6 @@ def check_run(job: Job, mixer: Rule, train_specialists: bool) -> None:
         _check_curvature(job)
     if settings.specialists.dir:
         _check_specialists(job, mixer)
-    if settings.resume:
-        _check_checkpoint(job, settings.resume)
     for node in settings.logger.values():
         if str(node.get("_target_")).endswith("WandbLogger") and not node.get("offline"):
             decide(log_in)
@@ -204,10 +202,12 @@ def _check_specialists(job: Job, mixer: Rule) -> None:
             )
 
 
-def _check_checkpoint(job: Job, path: Path) -> None:
-    """Compares a checkpoint with this run, by the configuration of the run that it lies in, and by its tasks."""
-    if reason := why_unreadable(path):
-        raise MixalignError(f"`resume={path}` cannot be read: {reason}. Give a checkpoint that mixalign wrote.")
+def check_checkpoint(job: Job, path: Path) -> None:
+    """Compares the checkpoint of another run with this one, by that run's configuration and by its steps.
+
+    Raises:
+        MixalignError: when that run trained something else, or left this one nothing to do.
+    """
     folder = path.resolve().parent.parent
     if (folder / "config.yaml").is_file():
         saved, wanted = _what_it_trains(with_later_keys(read_plain(folder))), _what_it_trains(dict(job.settings.plain))
@@ -216,6 +216,16 @@ def _check_checkpoint(job: Job, path: Path) -> None:
                 f"`resume={path}` is of a run that trains something else ({'; '.join(wrong)}). Restore these settings "
                 "or leave `resume` out."
             )
+    if (step := checkpoint_step(path)) >= job.steps:
+        raise MixalignError(
+            f"`resume={path}` has made {step} steps, and `steps` is {job.steps}, which counts from the start: nothing "
+            f"would be trained. Set `steps` to more than {step}."
+        )
+    if job.settings.callbacks and (who := who_stopped(path)):
+        raise MixalignError(
+            f"`resume={path}` is of a training that was ended by {who}, and would be again. Leave that callback out, "
+            "or give a checkpoint from before."
+        )
 
 
 def _what_it_trains(plain: dict[str, Any]) -> dict[str, Any]:

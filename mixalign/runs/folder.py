@@ -1,4 +1,4 @@
-"""A run folder: its config.yaml, and whether it is free, begun with the same settings, finished, or somebody else's."""
+"""The config.yaml of a run folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +12,9 @@ from mixalign.config.parse import NEEDED, parse_saved
 from mixalign.config.settings import RunSettings, touches
 from mixalign.errors import MixalignError
 from mixalign.files import write_text
-from mixalign.fingerprint import differences
 from mixalign.jobs.job import Job
 
-__all__ = ["claim", "read_plain", "read_settings", "that_matter", "write_config"]
+__all__ = ["read_plain", "read_settings", "that_matter", "write_config"]
 
 
 def write_config(folder: Path, job: Job, **changes: Any) -> None:
@@ -57,31 +56,6 @@ def read_plain(run_dir: Path) -> dict[str, Any]:
             f"{path} has no `{missing[0]}`: another version of mixalign wrote it, or it was changed. {cure}"
         )
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-
-
-def claim(run_dir: Path, job: Job) -> bool:
-    """Makes sure that a folder holds no run with other settings.
-
-    Returns:
-        Whether the run is finished already.
-
-    Raises:
-        MixalignError: when the folder holds a run with other settings, naming them.
-    """
-    if job.settings.resume or not (run_dir / "config.yaml").is_file():
-        return False
-    then, wanted = that_matter(read_settings(run_dir).plain), that_matter(job.plain)
-    if wanted.get("trainer.precision") == "auto":  # it depends on the model, which is not there yet
-        wanted["trainer.precision"] = then.get("trainer.precision")
-    finished = (run_dir / "eval.json").is_file()
-    if not finished and wanted["export"] == "last":  # for a run whose best checkpoint was lost
-        wanted["export"] = then.get("export")
-    if wrong := differences(then, wanted):
-        raise MixalignError(
-            f"{run_dir} already holds a run with other settings ({'; '.join(wrong)}). Choose another `run_dir`, or "
-            "restore them to go on with that run."
-        )
-    return finished
 
 
 def that_matter(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

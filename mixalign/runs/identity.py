@@ -18,9 +18,11 @@ from mixalign.files import read_json, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.together.agree import decide
+from mixalign.training.checkpoints import checkpoint_name, checkpoint_step
 
 __all__ = [
     "IDENTITY",
+    "begun_from",
     "begun_specialists",
     "begun_tasks",
     "check_identity",
@@ -39,14 +41,19 @@ Rows = Mapping[str, Mapping[str, Any]]
 log = logging.getLogger(__name__)
 
 
-def write_identity(folder: Path, job: Job) -> None:
+def write_identity(folder: Path, job: Job, resume: Path | None = None) -> None:
     """Writes `identity.json`: the tasks in their order, each split's rows, and the fingerprint of the base model.
 
     Args:
         job: as `reference_policy` gives it back, with the fingerprint of its base model.
+        resume: the checkpoint of another run that this one begins from; None leaves what is known of that.
     """
-    begun = {key: value for key, value in _read(folder).items() if key == SPECIALISTS}
-    write_json(folder / IDENTITY, _identity(job) | begun)
+    kept = {key: value for key, value in _read(folder).items() if key == SPECIALISTS}
+    begun = begun_from(folder)
+    if resume is not None:
+        path, step = str(resume.resolve()), checkpoint_step(resume)
+        begun = {"path": path, "step": step, "name": checkpoint_name(resume)}
+    write_json(folder / IDENTITY, _identity(job) | kept | ({"begun_from": begun} if begun else {}))
 
 
 def begun_specialists(folder: Path) -> bool | None:
@@ -58,6 +65,12 @@ def begun_specialists(folder: Path) -> bool | None:
 def write_specialists(folder: Path, has: bool) -> None:
     """Keeps whether a run began with specialists' losses, and so by what it chooses its best checkpoint."""
     write_json(folder / IDENTITY, _read(folder) | {SPECIALISTS: has})
+
+
+def begun_from(folder: Path) -> dict[str, Any]:
+    """The checkpoint of another run that a run was begun from: `path`, `step` and `name`; empty for most runs."""
+    known = (folder / "config.yaml").is_file()  # else its run never began
+    return dict(_read(folder).get("begun_from") or {}) if known else {}
 
 
 def begun_tasks(folder: Path, resume: Path | None = None) -> list[str]:

@@ -1,27 +1,61 @@
 """Checkpoints are looked through before one is used."""
 
+import hashlib
 import logging
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-__all__ = ["LAST", "REST", "is_checkpoint", "newest_checkpoint", "why_unreadable"]
+__all__ = [
+    "LAST",
+    "REST",
+    "STOPPED",
+    "checkpoint_name",
+    "checkpoint_step",
+    "is_checkpoint",
+    "newest_checkpoint",
+    "who_stopped",
+    "why_unreadable",
+]
 
 log = logging.getLogger(__name__)
 LAST = "last.ckpt"
+STOPPED = "stopped_by_callback"  # key: who ended the training before its steps were made; empty when nobody did
 REST = "meta.pt"  # in a folder with the parts of all processes: what is not spread over them, and written last
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that can be read, or None; says which ones cannot."""
-    paths = (folder / "checkpoints").glob("*.ckpt")
-    for path in sorted(paths, key=lambda path: (_written(path), path.name == LAST), reverse=True):
+    """The checkpoint of a run with the most steps that can be read, or None; says which ones cannot."""
+    readable = []
+    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
         if (reason := why_unreadable(path)) is None:
-            return path
-        log.warning("%s cannot be read (%s): it is skipped.", path, reason)
-    return None
+            readable.append(path)
+        else:
+            log.warning("%s cannot be read (%s): it is skipped.", path, reason)
+    return max(readable, key=lambda path: (checkpoint_step(path), path.name == LAST), default=None)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Optimizer steps behind a checkpoint that can be read."""
+    return int(_look_through(path)["global_step"])
+
+
+def who_stopped(path: Path) -> str:
+    """The callback that had ended the training of a checkpoint before its steps were made; empty when none had."""
+    who = _look_through(path).get(STOPPED, "")
+    return "a callback" if who is True else who or ""  # True: by an older version
+
+
+def checkpoint_name(path: Path) -> str:
+    """16 hexadecimal digits of a checkpoint's content, by the checksums in it; the same wherever it lies."""
+    digest = hashlib.sha256((path / ".metadata").read_bytes() if path.is_dir() else b"")
+    with zipfile.ZipFile(path / REST if path.is_dir() else path) as file:
+        for entry in file.infolist():
+            digest.update(f"{entry.filename.partition('/')[2]} {entry.CRC} {entry.file_size}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def why_unreadable(path: Path) -> str | None:
@@ -42,11 +76,6 @@ def why_unreadable(path: Path) -> str | None:
 def is_checkpoint(path: Path) -> bool:
     """Whether this may be a checkpoint: a file, or a folder with the parts of all processes."""
     return path.is_file() or (path / REST).is_file()
-
-
-def _written(path: Path) -> int:
-    """When, in nanoseconds."""
-    return (path / REST if (path / REST).is_file() else path).stat().st_mtime_ns
 
 
 def _look_through(path: Path) -> Any:

@@ -19,6 +19,7 @@ from mixalign.data.batches.module import MixtureData
 from mixalign.errors import MixalignError
 from mixalign.models.precision import canonical
 from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.callbacks.optimizer_settings import OptimizerSettings
 from mixalign.training.lightning_quirks import (
     CountSteps,
     StayStopped,
@@ -84,7 +85,14 @@ def make_trainer(
             val_check_interval=None,
             log_every_n_steps=1,
             default_root_dir=root,
-            callbacks=[*callbacks, ValidateAtTheEnd(), _SameMixture(), CountSteps(), StayStopped()],
+            callbacks=[
+                *callbacks,
+                ValidateAtTheEnd(),
+                _SameMixture(),
+                CountSteps(),
+                StayStopped(),
+                OptimizerSettings(),
+            ],
             logger=list(loggers) or False,
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             enable_model_summary=False,

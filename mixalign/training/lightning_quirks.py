@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mixalign.files import replacing
 from mixalign.models.precision import cast_weights
+from mixalign.training.checkpoints import STOPPED
 from mixalign.training.sharding import whole
 
 __all__ = [
@@ -34,8 +35,11 @@ __all__ = [
     "gradient_scaler",
     "leave_signals_alone",
     "set_intervals",
+    "stopped_by",
     "validation_follows",
 ]
+
+UNKNOWN = "a callback"  # that is not known by name
 
 
 def set_intervals(trainer: L.Trainer, accumulate: int, val_every: int, steps: int) -> None:
@@ -75,10 +79,10 @@ class ValidateAtTheEnd(Callback):
 
 
 class CountSteps(Callback):
-    """Lets a training go on with another number of micro-batches a step, as on another number of processes.
+    """Lets a training go on with another number of micro-batches a step, as on another number of processes, or further.
 
     Lightning counts micro-batches in its checkpoints (2.6.6), and would end too early, or take optimizer steps in the
-    middle of a global batch.
+    middle of a global batch. It also keeps which batch was the last, and would make no step beyond it.
     """
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -87,6 +91,7 @@ class CountSteps(Callback):
         for count in (progress["current"], progress["total"]):
             unfinished = count["ready"] - count["completed"]  # 1 when it was saved in the hooks of a batch
             count |= dict.fromkeys(("ready", "started", "processed"), read) | {"completed": read - unfinished}
+        progress["is_last_batch"] = checkpoint["global_step"] >= trainer.max_steps
 
 
 def compare_after_validation(callback: EarlyStopping) -> None:
@@ -120,14 +125,30 @@ class StayStopped(Callback):
     (https://github.com/Lightning-AI/pytorch-lightning/issues/8278).
     """
 
-    KEY = "stopped_by_callback"
-
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # at the last step it is `ValidateAtTheEnd`, and the training may be given more steps
-        checkpoint[self.KEY] = trainer.should_stop and trainer.global_step < trainer.max_steps
+        checkpoint[STOPPED] = stopped_by(trainer)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        trainer.should_stop = checkpoint.get(self.KEY, False)
+        who = checkpoint.get(STOPPED)  # True, of an older version
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        there = who in (True, UNKNOWN) or any(type(callback).__name__ in str(who) for callback in callbacks)
+        trainer.should_stop = bool(who) and there
+
+
+def stopped_by(trainer: Any) -> str:
+    """The callbacks that may have ended a training before all its steps were made; empty when none has.
+
+    At the last step it is `ValidateAtTheEnd`, and the training may be given more steps.
+    """
+    if not trainer.should_stop or trainer.global_step >= trainer.max_steps:
+        return ""
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            return f"{type(callback).__name__} ({' '.join(callback.stopping_reason_message.split())})"
+    names = [
+        type(c).__name__ for c in trainer.callbacks if not type(c).__module__.startswith(("mixalign.", "lightning."))
+    ]
+    return " or ".join(names) or UNKNOWN
 
 
 def validation_follows(trainer: Any, batch_idx: int) -> bool:

@@ -1,7 +1,7 @@
 """AdamW and its settings."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from mixalign.checks import check_choice, check_number, check_numbers
 from mixalign.errors import MixalignError
 from mixalign.training.schedule import SCHEDULES, learning_rate_factor, steps_of
 
-__all__ = ["Optimizer"]
+__all__ = ["Optimizer", "plain_settings"]
 
 DECAY = 0.1  # share of the steps in which `wsd` falls: a tenth is about enough (arXiv 2404.06395, section 4)
 
@@ -84,9 +84,33 @@ class Optimizer:
             steps: optimizer steps of the training.
         """
         trained = [weight for weight in weights if weight.requires_grad]
-        betas = (self.betas[0], self.betas[1])
-        adamw = torch.optim.AdamW(trained, self.lr, betas, self.eps, self.weight_decay, fused=True)
+        adamw = torch.optim.AdamW(trained, self.lr, fused=True, **self._adamw)
+        return adamw, torch.optim.lr_scheduler.LambdaLR(adamw, self.factor(steps))
+
+    def factor(self, steps: int) -> Callable[[int], float]:
+        """The factor on the peak learning rate at each step of a training of so many."""
         floor = self.min_lr / self.lr if self.min_lr else 0.0
         decay = DECAY if self.decay_steps is None else self.decay_steps
-        factor = learning_rate_factor(self.schedule, self.warmup_steps, steps, floor=floor, decay_steps=decay)
-        return adamw, torch.optim.lr_scheduler.LambdaLR(adamw, factor)
+        return learning_rate_factor(self.schedule, self.warmup_steps, steps, floor=floor, decay_steps=decay)
+
+    def apply(self, optimizer: Any, schedule: Any) -> None:
+        """Puts these settings in the place of those that a checkpoint has brought back.
+
+        Args:
+            optimizer, schedule: as `build` made them, with the state of a training that is gone on with.
+        """
+        schedule.base_lrs = [self.lr for _ in schedule.base_lrs]
+        rates = [factor(schedule.last_epoch) * self.lr for factor in schedule.lr_lambdas]
+        schedule._last_lr = rates
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group |= {"lr": rate, "initial_lr": self.lr} | self._adamw
+
+    @property
+    def _adamw(self) -> dict[str, Any]:
+        """AdamW's arguments beside its learning rate."""
+        return {"betas": (self.betas[0], self.betas[1]), "eps": self.eps, "weight_decay": self.weight_decay}
+
+
+def plain_settings(settings: Optimizer) -> dict[str, Any]:
+    """As a checkpoint holds them."""
+    return asdict(settings) | {"betas": list(settings.betas)}

@@ -23,10 +23,12 @@ from mixalign.frozen.policy import attach_reference, reference_policy
 from mixalign.frozen.specialists import attach_specialists
 from mixalign.jobs.job import Job, prepare
 from mixalign.merging.runs import merges_of, run_merges
+from mixalign.mixers.base import Rule
 from mixalign.runs.advice import warm_up_advice
-from mixalign.runs.check import check_run, check_together, needs_specialists
+from mixalign.runs.check import check_checkpoint, check_run, check_together, needs_specialists
+from mixalign.runs.claim import Claim, check_extension, claim, set_aside
 from mixalign.runs.dev_run import trial
-from mixalign.runs.folder import claim, write_config
+from mixalign.runs.folder import write_config
 from mixalign.runs.identity import (
     begun_specialists,
     begun_tasks,
@@ -45,7 +47,6 @@ from mixalign.terminal import say_result
 from mixalign.together.agree import decide
 from mixalign.together.hold import held
 from mixalign.together.start import on_all_ranks
-from mixalign.training.checkpoints import newest_checkpoint
 
 __all__ = ["main", "run"]
 
@@ -117,8 +118,9 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
     mixer = settings.mixer.for_run(job.tasks, job.steps)
     merges_of(settings, len(job.tasks))  # refuses what cannot be merged before anything is trained
     check_run(job, mixer, train_specialists)
-    is_finished = decide(partial(claim, run_dir, job))
-    same = partial(check_resumed, settings.resume) if settings.resume else partial(check_identity, run_dir)
+    claimed = decide(partial(_claim, run_dir, job, mixer))
+    begins = claimed.resume if claimed.resume == settings.resume else None  # from another run's checkpoint
+    same = partial(_check_same, run_dir, begins)
     same(job)
     rows, name = sum(map(len, job.data["train"])), settings.name
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", name, len(job.tasks), rows, job.steps, settings.batch_size)
@@ -127,17 +129,20 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
     for advice in warm_up_advice(job, train_specialists):
         log.warning("%s", advice)
     job, reference = reference_policy(job, same)
-    if is_finished:
+    if claimed.finished:
         log.info("%s is finished already", run_dir)
         result = read_json(run_dir / "eval.json")
     else:
-        decide(partial(write_identity, run_dir, job))
+        if claimed.then:
+            decide(partial(set_aside, run_dir, job, claimed.then))
+        decide(partial(write_identity, run_dir, job, begins))
         decide(partial(write_config, run_dir, job))
         attach_reference(job, reference)
         has_specialists = _attach_specialists(job, reference, train_specialists, run_dir)
         if has_specialists:
             keep_specialists(run_dir, job, reference)
-        result = _train(Generalist(job, mixer, reference, has_specialists, run_dir, settings.export, job.steps))
+        run = Generalist(job, mixer, reference, has_specialists, run_dir, settings.export, job.steps)
+        result = _train(replace(run, resume=claimed.resume))
     _say(f"{eval_table(result)}\nrun folder: {run_dir}")
     run_merges(job, reference, run_dir)
     return result
@@ -164,16 +169,27 @@ def _attach_specialists(job: Job, reference: Frozen, train: bool, run_dir: Path)
     return has
 
 
+def _claim(run_dir: Path, job: Job, mixer: Rule) -> Claim:
+    claimed = claim(run_dir, job)
+    check_extension(run_dir, job, mixer, claimed)
+    if claimed.resume is not None and claimed.resume == job.settings.resume:
+        check_checkpoint(job, claimed.resume)
+    return claimed
+
+
+def _check_same(run_dir: Path, begins: Path | None, job: Job) -> None:
+    check_identity(run_dir, job)
+    if begins is not None:
+        check_resumed(begins, job)
+
+
 def _train(run: Generalist) -> dict[str, Any]:
     """In rounds, by a proxy, or in one training, as the rule wants it."""
-    settings = run.job.settings
     if run.mixer.cadence == "round":
         return run_rounds(run, run.mixer)
     if run.mixer.final:
         return run_proxy(run)
-    resume = newest_checkpoint(run.folder) if settings.resume is None else settings.resume
-    job = with_baseline(run.job, run.mixer, run.reference)
-    return train_generalist(replace(run, job=job, resume=resume))
+    return train_generalist(replace(run, job=with_baseline(run.job, run.mixer, run.reference)))
 
 
 @rank_zero_only

@@ -247,7 +247,7 @@ def test_a_checkpoint_goes_on_from_other_rows_but_not_from_another_model(own, tr
     kept = folder.read_text()
     folder.write_text(kept.replace(json.loads(kept)["base"], "0" * 16))
     with pytest.raises(MixalignError, match=r"`resume=.*` cannot go on: The weights or the configuration of"):
-        own.train(resume, model, "steps=6")
+        train_from_overrides(own.overrides(resume, model, "steps=6"), str(own.root / "other"))
     folder.write_text(kept)
 
 

@@ -8,8 +8,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from mixalign.errors import MixalignError
 from mixalign.mixers.ama_r import AMAR
 from mixalign.training.callbacks.save_newest import SaveNewest
-from mixalign.training.checkpoints import LAST
-from mixalign.training.lightning_quirks import StayStopped
+from mixalign.training.checkpoints import LAST, STOPPED
 
 EXCESS = "eval/worst_excess"
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
@@ -86,7 +85,7 @@ def test_a_training_goes_on_with_its_counts(dpo_job, tmp_path, from_step):
 def test_a_stopped_training_stays_stopped(dpo_job, tmp_path):
     """It was killed between its last step and its evaluation."""
     whole, _, _ = run(dpo_job, tmp_path, stopping())
-    assert last(tmp_path)[StayStopped.KEY]
+    assert last(tmp_path)[STOPPED]
     rest, seen, keep = run(dpo_job, tmp_path, stopping(), resume=tmp_path / LAST)
     assert (rest.trainer.global_step, rest.mixing.updates, seen.steps) == (6, 6, [])
     assert keep.best_model_path
@@ -96,7 +95,7 @@ def test_a_stopped_training_stays_stopped(dpo_job, tmp_path):
 
 def test_a_training_at_its_end_was_not_stopped(dpo_job, tmp_path):
     run(dpo_job, tmp_path, steps=4)
-    assert not last(tmp_path)[StayStopped.KEY]
+    assert not last(tmp_path)[STOPPED]
 
 
 def without_specialists(job):

@@ -26,6 +26,7 @@ def notes_on(runs: Sequence[Run], titles: Mapping[str, str], has_excess: bool) -
         lost = [title for name, title in titles.items() if math.isnan(run.score(name))]
         if lost:
             notes.append(f"{run.label} seed {run.seed} has no {', '.join(lost)}; it is left out there.")
+    notes += [f"{r.label} seed {r.seed} was stopped {r.eval['stopped']}." for r in runs if r.eval.get("stopped")]
     return notes + _unequal_settings(runs)
 
 

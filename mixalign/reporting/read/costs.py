@@ -13,6 +13,8 @@ __all__ = ["TRAINING", "Cost", "read_cost"]
 
 TRAINING = "training"  # the part that is the training of the run itself
 
+EARLIER = "earlier"  # folder with results of the run before it was extended, whose cost the newer ones include
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -35,8 +37,10 @@ class Cost:
 
     @property
     def extra_steps(self) -> float:
-        """Optimizer steps beyond those of plain training; NaN where these are not known."""
-        return sum(self.steps.values()) - self.plain
+        """Optimizer steps beyond those of plain training, never below 0; NaN where these are not known."""
+        made = self.steps.get(TRAINING, self.plain)  # fewer, where a callback ended the training
+        beyond = sum(self.steps.values()) - min(self.plain, made)
+        return 0.0 if beyond < 0 else beyond
 
     @property
     def time(self) -> float:
@@ -50,7 +54,8 @@ def read_cost(path: Path, plain: float) -> Cost | None:
     Args:
         plain: optimizer steps of a training with a mixture that stays; NaN when nobody knows.
     """
-    found = [(file, _record(file)) for file in sorted(path.rglob("cost*.json"))]
+    files = [file for file in sorted(path.rglob("cost*.json")) if EARLIER not in file.relative_to(path).parts]
+    found = [(file, _record(file)) for file in files]
     records = [(file, record) for file, record in found if not record.get("sums_up")]  # of files that are read as well
     if not records:
         return None
