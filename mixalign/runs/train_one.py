@@ -40,9 +40,8 @@ from mixalign.training.callbacks.save_newest import SaveNewest
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.callbacks.wandb_board import WandbBoard
-from mixalign.training.checkpoints import checkpoint_step
 from mixalign.training.fit import Fit, fit, make_trainer
-from mixalign.training.lightning_quirks import stopped_by
+from mixalign.training.lightning_quirks import ended_early
 from mixalign.training.module import AlignModule
 from mixalign.training.sharding import load_weights, save_model
 
@@ -102,17 +101,15 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
         if done := prepare_generalist(job, model, run.steps):
             log.info("engine: %s", ", ".join(done))
         trainer = _trainer(run, mixing, loggers)
-        if run.resume is not None:
-            log.info("goes on from step %d of %d (%s)", checkpoint_step(run.resume), run.steps, run.resume)
         try:
             with stage("the training"):
                 fit(trainer, module, data, run.resume)
         except RuntimeError as error:
             raise _too_large(error, trainer, data) or error from None
-        who = stopped_by(trainer)
-        run = replace(run, results={"exported": _exported(run, trainer, module), **run.results})
+        exported = {"exported": _exported(run, trainer, module)}
+        run = replace(run, results=exported | ended_early(trainer) | dict(run.results))
         _write_cost(trainer, run)
-        return _finish(run, trainer, module, data, mixing, who)
+        return _finish(run, trainer, module, data, mixing)
     finally:
         for logger in loggers:
             if isinstance(logger, WandbLogger):
@@ -198,19 +195,13 @@ def _write_cost(trainer: Any, run: Generalist) -> None:
 
 
 def _finish(
-    run: Generalist, trainer: L.Trainer, module: AlignModule, data: MixtureData, mixing: Mixing, who: str
+    run: Generalist, trainer: L.Trainer, module: AlignModule, data: MixtureData, mixing: Mixing
 ) -> dict[str, Any]:
-    """Evaluates the weights, and writes the results and the model.
-
-    Args:
-        who: has ended the training before its steps were made; empty: nobody.
-    """
+    """Evaluates the weights, and writes the results and the model."""
     with stage("the evaluation and export", f"the training is kept in {run.folder / 'checkpoints'}"):
         result = evaluate(run.job, trainer, module, run.job.final_split)
         result |= excess_over(run.job, run.reference)
         result |= {"steps": trainer.global_step, **run.results}
-        if who:
-            result["stopped"] = f"by {who} at step {trainer.global_step} of {run.steps}"
         save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
     if trainer.is_global_zero:
         export_base(run.folder, run.job.cache)

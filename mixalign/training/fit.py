@@ -1,6 +1,7 @@
 """One training: a model, a mixture of tasks, a number of steps. Every stage and every run is a call of this."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from mixalign.errors import MixalignError
 from mixalign.models.precision import canonical
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.optimizer_settings import OptimizerSettings
+from mixalign.training.checkpoints import checkpoint_step
 from mixalign.training.lightning_quirks import (
     CountSteps,
     StayStopped,
@@ -36,6 +38,7 @@ from mixalign.training.trainer_arguments import BY_STAGES, check_arguments
 
 __all__ = ["Fit", "fit", "make_trainer"]
 
+log = logging.getLogger(__name__)
 SHARDED = ("fsdp", "deepspeed", "model_parallel", "<lightning")  # strategies that write their own checkpoints
 
 
@@ -135,6 +138,8 @@ def fit(trainer: L.Trainer, module: AlignModule, data: MixtureData, resume: Path
         )
     if resume is not None and resume.is_file():
         _check_weights(module, resume)
+    if resume is not None:
+        log.info("goes on from step %d of %d (%s)", checkpoint_step(resume), trainer.max_steps, resume)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     finally:

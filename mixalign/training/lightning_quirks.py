@@ -32,6 +32,7 @@ __all__ = [
     "clip_gradients",
     "compare_after_validation",
     "cast_weights_only",
+    "ended_early",
     "gradient_scaler",
     "leave_signals_alone",
     "set_intervals",
@@ -149,6 +150,12 @@ def stopped_by(trainer: Any) -> str:
         type(c).__name__ for c in trainer.callbacks if not type(c).__module__.startswith(("mixalign.", "lightning."))
     ]
     return " or ".join(names) or UNKNOWN
+
+
+def ended_early(trainer: Any) -> dict[str, str]:
+    """What a result says of a training that was ended before all its steps were made; empty for all others."""
+    who = stopped_by(trainer)
+    return {"stopped": f"by {who} at step {trainer.global_step} of {trainer.max_steps}"} if who else {}
 
 
 def validation_follows(trainer: Any, batch_idx: int) -> bool:
