@@ -4,7 +4,7 @@ Suffixes: `K` tasks, `N` runs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mixalign.config.settings import names_a_run, touches
 from mixalign.errors import MixalignError
+from mixalign.reporting.judge.same_specialists import different_specialists
 from mixalign.reporting.read.labels import differing_keys, find_runs
 from mixalign.reporting.read.runs import Run
 
@@ -58,6 +59,8 @@ def tried_runs(paths: Sequence[Path], quantity: str = "loss") -> TriedRuns:
     if not runs:
         raise MixalignError(f"No run has a mixture that stayed as it was{_few_of(notes)}. {HOW_TO_MAKE_RUNS}")
     _check_alike(runs)
+    if quantity == "excess":
+        _check_specialists(runs)
     tasks = runs[0].tasks
     weight_NK = torch.stack([_mixture(run, tasks) for run in runs])
     if (number := len(torch.unique(weight_NK.round(decimals=9), dim=0))) < FEWEST:
@@ -104,6 +107,15 @@ def _check_alike(runs: Sequence[Run]) -> None:
                 f"The runs have different objectives, whose losses cannot be compared: {first.path.name} has "
                 f"{first.objective}, but {other.path.name} has {other.objective}. Give runs of the same objective."
             )
+
+
+def _check_specialists(runs: Sequence[Run]) -> None:
+    """Refuses excess over several sets of specialists; runs of different seeds go into one fit as well."""
+    if differing := different_specialists([replace(run, seed=0) for run in runs]):
+        raise MixalignError(
+            f"The runs' excess is over different specialists, and does not compare: {', '.join(differing)}. Fit to the "
+            "loss (`--quantity loss`), or make the runs with `specialists.of=first`."
+        )
 
 
 def _mixture(run: Run, tasks: Sequence[str]) -> Tensor:

@@ -99,6 +99,21 @@ class TestRuns:
         found = tried_runs([tmp_path / "best"])
         assert found.loss_NK.numpy() == pytest.approx(torch.tensor([bowls(w) for w in MIXTURES[:4]]).numpy() + 1)
 
+    def test_excess_over_several_sets_of_specialists_is_refused_by_name(self, tmp_path):
+        """Runs of different seeds go into one fit, so they too must have the same."""
+        for number, weights in enumerate(MIXTURES[:4]):
+            folder = write_run(tmp_path / "own" / str(number), weights, bowls(weights), seed=number)
+            rate = 1e-3 if number else 1e-7
+            recipes = {task: {"fit": {"lr": rate}} for task in ("math", "code", "chat")}
+            (folder / "specialists.json").write_text(json.dumps(recipes))
+            scores = json.loads((folder / "eval.json").read_text())
+            over = {"reference": "r", "specialists": dict.fromkeys(recipes, str(rate))}
+            scores |= {"excess_over": over, "worst": {"excess": {"task": "math", "value": 0.1}}}
+            (folder / "eval.json").write_text(json.dumps(scores))
+        tried_runs([tmp_path / "own"])  # losses compare
+        with pytest.raises(MixalignError, match=r"different specialists.*specialists\.lr \(1e-07, 0\.001\)"):
+            tried_runs([tmp_path / "own"], "excess")
+
     def test_tasks_in_another_order_are_put_in_order(self, tried):
         first = tried_runs([tried])
         write_run(tried / "turned", [0.2, 0.1, 0.7], [5, 4, 6], ("code", "math", "chat"))

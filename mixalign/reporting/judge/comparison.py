@@ -11,6 +11,7 @@ from typing import Any
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.reporting.judge.costs import Spent, spent
 from mixalign.reporting.judge.notes import notes_on
+from mixalign.reporting.judge.same_specialists import different_specialists
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.judge.verdicts import Statement, Verdict, judge, statements
 from mixalign.reporting.read.runs import Run
@@ -53,7 +54,8 @@ class Comparison:
     """All labels, best first, and the verdicts on them.
 
     Attributes:
-        metric: what rows are ranked by. `verdict_metrics`: the scores that verdicts are about, that one first.
+        metric: what rows are ranked by: the worst excess, where the runs of a seed have it over the same specialists.
+            `verdict_metrics`: the scores that verdicts are about, that one first.
         columns: the scores shown.
         baseline: the one that was asked for. `baselines`: it, and the usual two where there are any.
         plain: the label whose training the costs are compared with; None when there is none.
@@ -113,6 +115,8 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
     for run in finished:
         groups.setdefault(run.label, []).append(run)
     has_excess = any(not math.isnan(run.score("worst_excess")) for run in finished)
+    differing = different_specialists(finished)
+    has_excess = has_excess and not differing
     metric = "worst_excess" if has_excess else "worst_loss"
     columns = (metric, *(["worst_gap"] if has_excess else []), "worst_accuracy", "mean_loss", "mean_accuracy")
     base, notes = _baseline(groups, baseline)
@@ -131,7 +135,7 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
         plain,
         rows,
         [verdict for name in verdict_metrics for verdict in _verdicts(rows, groups, name)],
-        notes + notes_on(finished, {name: TITLES[name] for name in columns}, has_excess),
+        notes + notes_on(finished, {name: TITLES[name] for name in columns}, differing),
         [("/".join(run.path.parts[-2:]), run.skipped) for run in runs if run.skipped],
     )
 

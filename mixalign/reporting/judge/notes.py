@@ -3,19 +3,23 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from mixalign.reporting.judge.same_specialists import losses_differ
 from mixalign.reporting.read.labels import differing_keys
 from mixalign.reporting.read.runs import Run
 
 __all__ = ["notes_on"]
 
 
-def notes_on(runs: Sequence[Run], titles: Mapping[str, str], has_excess: bool) -> list[str]:
+def notes_on(runs: Sequence[Run], titles: Mapping[str, str], differing: Sequence[str]) -> list[str]:
     """A sentence on everything that makes the numbers of these runs unlike.
 
     Args:
         titles: What the scores that are shown are called, by name.
+        differing: What differs between the specialists over which their excess is.
     """
-    notes = [] if has_excess else ["No run has specialist losses, so there is no excess: the worst loss is used."]
+    notes = [_other_specialists(differing)] if differing else []
+    if not differing and "worst_excess" not in titles:
+        notes.append("No run has specialist losses, so there is no excess: the worst loss is used.")
     for what, values in (("objectives", {r.objective for r in runs}), ("splits", {r.split for r in runs})):
         if len(values) > 1:
             names = ", ".join(sorted(map(str, values)))
@@ -28,6 +32,17 @@ def notes_on(runs: Sequence[Run], titles: Mapping[str, str], has_excess: bool) -
             notes.append(f"{run.label} seed {run.seed} has no {', '.join(lost)}; it is left out there.")
     notes += [f"{r.label} seed {r.seed} was stopped {r.eval['stopped']}." for r in runs if r.eval.get("stopped")]
     return notes + _unequal_settings(runs)
+
+
+def _other_specialists(differing: Sequence[str]) -> str:
+    note = (
+        f"The runs' excess is over different specialists, and does not compare: {', '.join(differing)}. They are "
+        "ranked by the worst loss. `specialists.of=first` gives all runs of a sweep the same specialists, and "
+        "`specialists.of=RUN` those of a run."
+    )
+    if losses_differ(differing):
+        note += " What their losses are measured by differs too: these do not compare either."
+    return note
 
 
 def _unequal_settings(runs: Sequence[Run]) -> list[str]:

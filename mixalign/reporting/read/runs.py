@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from mixalign.errors import MixalignError
 from mixalign.reporting.read.costs import Cost, read_cost
@@ -15,6 +17,7 @@ __all__ = ["Method", "Run", "load_run", "run_folders", "worst"]
 
 Method = Literal["static", "adaptive", "merge"]
 LOWER_IS_WORSE = frozenset({"accuracy", "margin"})
+OF_SPECIALISTS = ("eval_excess/", "eval_gap/", "eval_specialist_loss/", "eval/worst_excess", "eval/worst_gap")
 MERGE = "merge_"  # how the mixer of a merge of specialists is named, which trains nothing
 
 
@@ -27,6 +30,7 @@ class Run:
         method: Whether its mixture stays, is decided while it trains (or by trainings before it), or it is a merge.
         config: All of config.yaml. `settings`: by dotted key, those that are worth showing; `find_runs` fills it.
         validation: `eval_excess/reverse` and the like -> (steps, values), both of shape (N,).
+        specialists: The recipe of each task's, over which its excess is; empty where its folder does not say.
         cost: What it cost; None when its folder does not say.
         skipped: Why this run cannot be compared; empty when it can.
     """
@@ -42,6 +46,7 @@ class Run:
     settings: RunConfig = field(default_factory=dict)
     eval: RunConfig = field(default_factory=dict)
     mixture: RunConfig = field(default_factory=dict)
+    specialists: RunConfig = field(default_factory=dict)
     mix_history: MixHistory | None = None
     validation: dict[str, Series] = field(default_factory=dict)
     cost: Cost | None = None
@@ -61,6 +66,23 @@ class Run:
         if kind == "worst":
             value = value.get("value") if isinstance(value, dict) else None
         return number(value) if value is not None or kind == "mean" else worst(self.eval.get("tasks"), key)[1]
+
+    def without_excess(self) -> "Run":
+        """The run as one without specialists would be, for comparisons with runs that have other ones."""
+        history = self.mix_history
+        if history is not None:
+            history = replace(history, excess_NK=np.full_like(history.excess_NK, np.nan))
+        kept = {name: series for name, series in self.validation.items() if not name.startswith(OF_SPECIALISTS)}
+        scores = {key: _without_excess(value) for key, value in self.eval.items()}
+        return replace(self, eval=scores, validation=kept, mix_history=history)
+
+
+def _without_excess(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: _without_excess(value) for key, value in node.items() if key not in ("excess", "gap", "specialist_loss")
+    }
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -101,6 +123,7 @@ def load_run(path: str | Path) -> Run:
         config=config,
         eval=scores,
         mixture=mixture,
+        specialists=read_object(path / "specialists.json"),
         mix_history=history,
         validation=read_validation(path / "metrics.csv"),
         cost=read_cost(path, number(config.get("steps"))),

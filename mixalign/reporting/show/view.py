@@ -109,6 +109,8 @@ class Page:
 def page_of(runs: Sequence[Run], comparison: Comparison) -> Page:
     """The view of these finished runs, with all figures drawn."""
     best = comparison.rows[0]
+    if comparison.metric == "worst_loss":  # excess over several sets of specialists compares nowhere on the page
+        runs = [run.without_excess() for run in runs]
     return Page(
         lead=f"Lowest {TITLES[comparison.metric]}: {best.label}, {_spelled(best.scores[comparison.metric])} nats.",
         notes=comparison.notes,
