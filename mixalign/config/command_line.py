@@ -26,11 +26,14 @@ NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=c
 """Overrides for verbs that leave no run folder."""
 
 
-def with_settings(verb: Callable[[RunSettings], Any], *fixed: str) -> None:
+def with_settings(
+    verb: Callable[[RunSettings], Any], *fixed: str, before: Callable[[DictConfig], None] = lambda config: None
+) -> None:
     """Runs a function of the settings under Hydra: overrides from the command line, --help, and -m for sweeps.
 
     Args:
         fixed: overrides that the verb sets.
+        before: may change the composed configuration, before it becomes settings.
 
     Raises:
         Exception: what the function raises; in a sweep when all runs have had their turn, see `judged`.
@@ -43,6 +46,7 @@ def with_settings(verb: Callable[[RunSettings], Any], *fixed: str) -> None:
     began, main = time.time(), os.getpid()
 
     def job(config: DictConfig) -> Any:
+        before(config)
         settings = settings_of(config)
         kept = f"what is finished is kept in {settings.cache_dir}"
         again = "The same command goes on from there."

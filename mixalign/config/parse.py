@@ -13,6 +13,7 @@ from hydra.utils import get_object
 from mixalign.checks import check_mapping, check_text
 from mixalign.config.build import build, build_mixer, check_buildable
 from mixalign.config.defaults import AUTO, Situation, fill
+from mixalign.config.pin import pinned
 from mixalign.config.settings import GROUPS, RATE, DataSettings, RunSettings, TrainerSettings
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError, did_you_mean
@@ -51,6 +52,7 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     """
     _check_groups(config)
     _check_secrets(config)
+    config = pinned(config)
     form, model = _form(config), build(config["model"])
     is_random, recommended = isinstance(model, TinyLlama), config["data"].get("recommended")
     for key in recommended or ():
@@ -144,8 +146,9 @@ def _known_part(config: Mapping[str, Any]) -> dict[str, Any]:
     names = {entry.name for entry in fields(RunSettings) if "touches" in entry.metadata}
     known = {key: value for key, value in config.items() if key in names}
     for group, kind in GROUPS.items():
-        inner = {entry.name for entry in fields(kind)}
-        known[group] = {key: value for key, value in known[group].items() if key in inner}
+        inner = {entry.name: entry.default for entry in fields(kind)}
+        later = {name: default for name, default in inner.items() if isinstance(default, str | int | float | None)}
+        known[group] = later | {key: value for key, value in known[group].items() if key in inner}
     return known
 
 

@@ -113,7 +113,12 @@ class ReferenceSettings:
 
 @dataclass(frozen=True)
 class SpecialistsSettings:
-    """One model a task, whose per-sample losses say how good is good enough."""
+    """One model a task, whose per-sample losses say how good is good enough.
+
+    Attributes:
+        trained_with: settings outside of this group that they are trained with, where `of` names a run: `optimizer`,
+            `lora`, `precision`, maybe `steps` by task; see `mixalign.config.pin`.
+    """
 
     train: str = setting(word("auto", "always", "never"))
     dir: str | None = setting(TEXT_OR_NULL)
@@ -124,6 +129,8 @@ class SpecialistsSettings:
     seed: int = setting(SEED)
     folds: int = setting(COUNT, default=1)
     export: str = setting(word("best", "last"), default="last")
+    of: str | None = setting(TEXT_OR_NULL, "place", default=None)
+    trained_with: Mapping[str, Any] | None = setting(MAPPING_OR_NULL, "place", default=None)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
 from mixalign.frozen.folds import attach_cross_fitted, outside
+from mixalign.frozen.pinned import as_trained, check_comparable
 from mixalign.frozen.trainings import Training, recipe_from_reference, train_frozen
 from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
@@ -29,9 +30,8 @@ log = logging.getLogger(__name__)
 
 def specialist_recipes(job: Job, reference: Frozen) -> dict[str, dict[str, Any]]:
     """All that decides the losses of every task's specialist, or of its cross-fitted ones together."""
-    settings = job.settings.specialists
-    more: dict[str, Any] = {"folds": settings.folds} if settings.folds > 1 else {}
-    recipes = {}
+    settings, job = job.settings.specialists, as_trained(job)
+    more, recipes = {"folds": settings.folds} if settings.folds > 1 else {}, {}
     for number, task in enumerate(job.tasks):
         recipes[task] = recipe_from_reference(job, reference, [job.data["train"][number]]) | {
             "stage": "specialist",
@@ -42,6 +42,7 @@ def specialist_recipes(job: Job, reference: Frozen) -> dict[str, dict[str, Any]]
         }
         if settings.export == "best":
             recipes[task]["best_on"] = rows_fingerprint([job.data["validation"][number]])
+    check_comparable(job, recipes)
     return recipes
 
 
@@ -55,8 +56,8 @@ def find_folds(job: Job, reference: Frozen) -> dict[str, list[CachedModel]]:
             if folds > 1:
                 rows = outside(job.data["train"][number], folds, fold)
                 fit = recipe["fit"] | {"steps": specialist_steps(job, number, len(rows))}
-                name, own = f"{task}.{fold + 1}of{folds}", recipe | {"fold": fold, "rows": rows_fingerprint([rows])}
-                own["fit"] = fit
+                more = {"fold": fold, "rows": rows_fingerprint([rows]), "fit": fit}
+                name, own = f"{task}.{fold + 1}of{folds}", recipe | more
             cached = job.cache / "specialists" / f"{name}-{fingerprint(own)}"
             place = Path(settings.dir) / name if settings.dir else cached
             models.setdefault(task, []).append(CachedModel(place, own))
@@ -96,25 +97,23 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
                 part = f", fold {fold + 1} of {len(models)}" * (len(models) > 1)
                 log.info("specialist %d/%d: %s%s", number + 1, len(found), task, part)
             ensure(job, model, partial(_train, job, reference, number, fold))
-        frozen = [model.frozen(reference) for model in models]
-        if len(frozen) > 1:
-            attach_cross_fitted(job, frozen, number)
-        else:
-            attach_losses(job, frozen[0], "specialist", [entry for entry in job.all_datasets if entry[0] == number])
+        if len(models) > 1:
+            attach_cross_fitted(job, [model.frozen(reference) for model in models], number)
+            continue
+        tables = [entry for entry in job.all_datasets if entry[0] == number]
+        attach_losses(job, models[0].frozen(reference), "specialist", tables)
     return True
 
 
 def specialist_steps(job: Job, task: int, rows: int | None = None) -> int:
-    """Optimizer steps of the specialist of one task.
-
-    Args:
-        rows: that it is trained on; None: all of the task's.
-    """
+    """Optimizer steps of the specialist of one task, on so many of its rows; None: on all of them."""
     s = job.settings.specialists
-    return num_steps("specialists.", s.steps, s.epochs, rows or len(job.data["train"][task]), s.batch_size)
+    steps = ((s.trained_with or {}).get("steps") or {}).get(job.tasks[task], s.steps)
+    return num_steps("specialists.", steps, s.epochs, rows or len(job.data["train"][task]), s.batch_size)
 
 
 def _train(job: Job, reference: Frozen, number: int, fold: int, left: Unfinished) -> nn.Module:
+    job = as_trained(job)
     settings, rows = job.settings.specialists, job.data["train"][number]
     if settings.folds > 1:
         rows = outside(rows, settings.folds, fold)

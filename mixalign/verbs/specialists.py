@@ -4,6 +4,7 @@ from mixalign.config.command_line import NO_FOLDER, with_settings
 from mixalign.config.settings import RunSettings
 from mixalign.frozen.scored import scored
 from mixalign.frozen.specialists import find_folds
+from mixalign.frozen.worse import warn_of_useless
 from mixalign.jobs.job import prepare
 from mixalign.terminal import Column, say_result, table_text
 from mixalign.together.agree import is_first
@@ -21,6 +22,7 @@ def main() -> None:
 def run(settings: RunSettings) -> None:
     """Trains the specialists that are missing, scores every row, and prints their losses in nats."""
     job, reference = scored(prepare(settings), train=True)
+    warn_of_useless(job, reference)
     if not is_first():
         return
     places = [[model.place for model in models] for models in find_folds(job, reference).values()]

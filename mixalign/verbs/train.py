@@ -12,15 +12,18 @@ from typing import Any, Concatenate, ParamSpec
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
 
 from mixalign.config.command_line import NO_FOLDER, with_settings
 from mixalign.config.parse import check_place
 from mixalign.config.settings import RunSettings
+from mixalign.config.sweep_specialists import changes_specialists, note_swept, pin_to_first, swept
 from mixalign.errors import MixalignError
 from mixalign.files import read_json
 from mixalign.frozen.cache import Frozen
 from mixalign.frozen.policy import attach_reference, reference_policy
 from mixalign.frozen.specialists import attach_specialists
+from mixalign.frozen.worse import warn_of_useless
 from mixalign.jobs.job import Job, prepare
 from mixalign.merging.runs import merges_of, run_merges
 from mixalign.mixers.base import Rule
@@ -52,7 +55,10 @@ __all__ = ["main", "run"]
 
 log = logging.getLogger(__name__)
 TRIAL = re.compile(r"\+*(trainer\.)?fast_dev_run=true", re.IGNORECASE)
-
+MOVING = (
+    "specialists change with %s, so that excess does not compare between the runs of this sweep: its value is the "
+    "worst loss. `specialists.of=first` gives all runs those of the first."
+)
 
 P = ParamSpec("P")
 
@@ -74,13 +80,35 @@ def _named(
 def main() -> None:
     """`mixalign train` with what stands behind it on the command line."""
 
+    moving: list[str] = []
+
+    def look(config: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            moving[:] = changes_specialists(config, swept())
+            pin_to_first(config)
+
     def job(settings: RunSettings) -> float:
         hydra = HydraConfig.get()
-        result = run(settings, Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN)
-        worst = result["worst"].get("excess", result["worst"]["loss"])
-        return float(worst["value"])  # what a sweeper that searches minimises
+        in_sweep = hydra.mode == RunMode.MULTIRUN
+        if moving and hydra.job.num == 0:
+            log.info(MOVING, ", ".join(moving))
+        result = run(settings, Path(hydra.runtime.output_dir), in_sweep)
+        has_one_set = not moving and (settings.specialists.train != "never" or settings.specialists.dir)
+        return swept_value(result, over_specialists=bool(has_one_set) or not in_sweep)
 
-    with_settings(job, *(NO_FOLDER if any(TRIAL.fullmatch(text) for text in sys.argv[1:]) else ()))
+    note_swept(sys.argv[1:])
+    with_settings(job, *(NO_FOLDER if any(TRIAL.fullmatch(text) for text in sys.argv[1:]) else ()), before=look)
+
+
+def swept_value(result: dict[str, Any], over_specialists: bool) -> float:
+    """What a sweeper that searches minimises: the worst excess, or the worst loss where runs have other specialists.
+
+    Args:
+        result: what `eval.json` holds.
+    """
+    worst = result["worst"]
+    chosen = worst.get("excess", worst["loss"]) if over_specialists else worst["loss"]
+    return float(chosen["value"])
 
 
 @on_all_ranks
@@ -141,6 +169,7 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
         has_specialists = _attach_specialists(job, reference, train_specialists, run_dir)
         if has_specialists:
             keep_specialists(run_dir, job, reference)
+            warn_of_useless(job, reference)
         run = Generalist(job, mixer, reference, has_specialists, run_dir, settings.export, job.steps)
         result = _train(replace(run, resume=claimed.resume))
     _say(f"{eval_table(result)}\nrun folder: {run_dir}")
