@@ -94,8 +94,7 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
     model = add_lora(run.reference.build(), settings.lora, settings.seed)
     L.seed_everything(settings.seed, verbose=False)
     module, data = align_module(job, run.mixer, model), _data(run)
-    rows_K = data.sampler.volume_K.tolist()
-    mixing = Mixing(run.mixer, job.tasks, rows_K, run.folder / "mix.jsonl", settings.on_nan)
+    mixing = Mixing(run.mixer, job.tasks, data.sampler.volume_K.tolist(), run.folder / "mix.jsonl", settings.on_nan)
     loggers = [build(node, save_dir=str(run.folder)) for node in settings.logger.values()]
     try:
         if done := prepare_generalist(job, model, run.steps):
@@ -106,8 +105,7 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
                 fit(trainer, module, data, run.resume)
         except RuntimeError as error:
             raise _too_large(error, trainer, data) or error from None
-        exported = {"exported": _exported(run, trainer, module)}
-        run = replace(run, results=exported | ended_early(trainer) | dict(run.results))
+        run = replace(run, results={"exported": _exported(run, trainer, module), **ended_early(trainer), **run.results})
         _write_cost(trainer, run)
         return _finish(run, trainer, module, data, mixing)
     finally:
