@@ -30,7 +30,7 @@ from mixalign.runs.summary import write_results
 from mixalign.runs.yardstick import excess_over
 from mixalign.stopping import stage
 from mixalign.together.trainer import trainer_options
-from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
+from mixalign.training.callbacks.best_checkpoint import MONITORS, BestCheckpoint
 from mixalign.training.callbacks.cost import Cost
 from mixalign.training.callbacks.leave import Leave
 from mixalign.training.callbacks.mixing import Mixing
@@ -49,7 +49,6 @@ __all__ = ["Generalist", "train_generalist"]
 
 log = logging.getLogger(__name__)
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-MONITORS = {"best": "eval/worst_excess", "best_gap": "eval/worst_gap", "last": "eval/worst_excess"}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mixalign.errors import MixalignError
 from mixalign.files import copy_whole
 
-__all__ = ["BestCheckpoint"]
+__all__ = ["MONITORS", "BestCheckpoint"]
 
+MONITORS = {
+    "best": "eval/worst_excess",
+    "best_gap": "eval/worst_gap",
+    "last": "eval/worst_excess",
+}  # by what `export` says
 log = logging.getLogger(__name__)
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in Lightning's state, absolute
 

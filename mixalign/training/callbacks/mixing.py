@@ -90,8 +90,7 @@ class Mixing(L.Callback):
         self._eval = {"eval_loss_K": means["loss"], "eval_excess_K": clip_mean(excess_K, self.mixer.clip)}
 
     def _update(self, trainer: Any, pl_module: Any) -> None:
-        self.signal, bad_K = self._measure(pl_module)
-        self.taken = self.mix
+        self.taken, (self.signal, bad_K) = self.mix, self._measure(pl_module)
         self.history.add(self.updates + 1, self.mix, self.signal, write=trainer.is_global_zero)
         if not bad_K.any():
             self.mix, self.state = self.mixer.update(self.signal, self.state)
