@@ -1,6 +1,6 @@
 """The LightningModule: one model, one objective, and the weights that the mixture puts on its losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -8,17 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mixalign.data.batches.collate import Sides
 from mixalign.data.batches.even import is_filler
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip, clip_sample
 from mixalign.models.dropout import set_dropout
+from mixalign.models.forward import score_completions
 from mixalign.models.precision import sum_dtype
-from mixalign.objectives.base import Objective
+from mixalign.objectives.base import Objective, Scores
 from mixalign.training import sharding
+from mixalign.training.ahead import Look, kl_of, look, look_ahead, over_zero, with_kl, without_inputs
 from mixalign.training.lightning_quirks import clip_gradients
 from mixalign.training.optimizer import Optimizer
 from mixalign.training.task_mean import TaskMean
-from mixalign.types import Batch
+from mixalign.types import Batch, on_device
 
 __all__ = ["SUMMARY", "SUMMARY_OF_EXCESS", "AlignModule"]
 
@@ -63,13 +66,43 @@ class AlignModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold trained weights only
         self.seed, self._has_dropout = seed, set_dropout(model, in_adapters=objective.form == "supervised")
         self._validation: TaskMean | None = None
+        self._waiting: Look = []  # validation rows whose losses are not known yet
+        self._kl_K = self._gate_K = torch.empty(0)  # of the step at work
 
     def configure_model(self) -> None:
         # the mesh comes from a strategy that spreads parameters; Lightning calls this before a validation once more
         if self.device_mesh is not None and not sharding.is_sharded(self):
             sharding.shard(self, self.model, self.device_mesh["data_parallel"])
 
+    @property
+    def reads_kl(self) -> bool:
+        """Whether losses are measured from KTO's KL, which is one of many rows."""
+        return self.objective.form == "mismatched"
+
+    @property
+    def sides(self) -> Sides:
+        """The completions that training reads with gradients; None: all."""
+        return (0,) if self.reads_kl else None
+
+    def gates_ahead(self, accumulate: int) -> bool:
+        """Whether `clip=task` has to know the losses of other micro-batches."""
+        return self.clip == "task" and self.descends_on == "excess" and accumulate > 1
+
+    def reads_ahead(self, accumulate: int, num_completions: int) -> tuple[int, ...]:
+        """The completions of all rows of a step that are read before its first backward pass; none: no pass is needed.
+
+        Args:
+            accumulate: micro-batches of a step on each process.
+        """
+        if self.gates_ahead(accumulate):
+            return tuple(range(num_completions))
+        return (1,) if self.reads_kl else ()
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        if "ahead" in batch:
+            self._kl_K, self._gate_K = look_ahead(self, batch.pop("ahead"))
+        if self.reads_kl:
+            batch["kl_K"] = self._kl_K
         if self._has_dropout:  # the same noise for a training that goes on
             torch.manual_seed(
                 int(np.random.SeedSequence([self.seed, batch_idx, self.global_rank]).generate_state(1)[0])
@@ -109,29 +142,50 @@ class AlignModule(L.LightningModule):
         return weight_B.float() * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def _gate(self, gap_B: Tensor, batch: Batch) -> Tensor:
-        """With `clip=task`, 0 for the samples of a task whose mean excess is not positive, else 1."""
+        """With `clip=task`, 0 for the samples of a task whose mean excess over the step is not positive, else 1."""
         if self.clip != "task":
             return torch.ones_like(gap_B)
-        task_B, counted_B = batch["task_B"], gap_B.detach()
-        if "weight_B" in batch:
-            counted_B = counted_B * batch["weight_B"]
-        sums_K = torch.zeros(len(self.tasks), device=gap_B.device).index_add_(0, task_B, counted_B)
-        return (self.trainer.strategy.reduce(sums_K, reduce_op="sum") > 0).float()[task_B]
+        whole = self.trainer.accumulate_grad_batches == 1
+        gate_K = over_zero(self, [(gap_B, batch)]) if whole else self._gate_K
+        return gate_K[batch["task_B"]]
+
+    def logp(self, batch: Batch) -> Tensor:
+        """Log-probability of each completion (B, S), nats; the batch gets those of a reference that is run beside."""
+        self._put_reference(batch)
+        return score_completions(self.model, batch).logp_BS
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """What the objective says of each sample of a batch, (B,) each; `loss` is one of them, in nats."""
+        self._put_reference(batch)
+        return self.objective(self.model, batch)
+
+    def together(self, batches: Sequence[Batch]) -> list[Batch]:
+        """The batches on the model's device, with what the losses of all of them, on all processes, have in common."""
+        moved = [on_device(batch, self.device) for batch in batches]
+        if not self.reads_kl:
+            return moved
+        kl_K = kl_of(self, look(self, moved))
+        return [batch | Batch(kl_K=kl_K) for batch in moved]
+
+    def _put_reference(self, batch: Batch) -> None:
         if self.live_reference is not None and "reference_logp_BS" not in batch:
             batch["reference_logp_BS"] = self.live_reference(batch)
-        return self.objective(self.model, batch)
 
     def on_validation_epoch_start(self) -> None:
         names = ["loss", *self.objective.metrics, "specialist_loss", "gap", "excess"]
         self._validation = TaskMean(names, len(self.tasks), sum_dtype(self.device)).to(self.device)
+        self._waiting = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.reads_kl:  # known when all rows were read
+            seen = self.logp(batch), without_inputs(batch)
+            self._waiting += [] if is_filler(batch) else [seen]
+            return
         scores = self.scores(batch)
-        if is_filler(batch):
-            return  # there only for the forward pass, which takes all processes
+        if not is_filler(batch):  # which is there only for the forward pass that takes all processes
+            self._validate(scores, batch)
+
+    def _validate(self, scores: Scores, batch: Batch) -> None:
         loss_B = scores["loss"]
         specialist_B = batch.get("specialist_loss_B", torch.full_like(loss_B, torch.nan))
         gap_B = loss_B - specialist_B
@@ -147,6 +201,10 @@ class AlignModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         assert self._validation is not None
+        if self.reads_kl:
+            for logp_BS, batch in with_kl(self._waiting, kl_of(self, self._waiting)):
+                self._validate(self.objective.scores(logp_BS, batch), batch)
+            self._waiting = []
         means = self._validation.by_name()
         means.pop("weight", None)
         if means["specialist_loss"].isnan().all():

@@ -14,6 +14,7 @@ import torch
 from mixalign.data.batches.collate import collate
 from mixalign.data.tokens.tokenise import tokenise
 from mixalign.frozen.score import score_rows
+from mixalign.losses.kto import kl_estimate
 from mixalign.models.forward import score_completions
 from mixalign.models.tiny import TinyLlama
 from mixalign.objectives.dpo import DPO
