@@ -24,7 +24,6 @@ from mixalign.objectives.sft import SFT
 from mixalign.training.callbacks.gradient_probe import GradientProbe
 from mixalign.training.callbacks.trial_step import TrialStep
 from mixalign.training.callbacks.validation_probe import ValidationProbe
-
 from tests.conftest import make_job
 
 OBJECTIVES = {name: DPO(beta=0.5, loss=name) for name in LOSSES}
