@@ -14,7 +14,7 @@ from mixalign.losses.kto import kl_estimate
 from mixalign.models.precision import sum_dtype
 from mixalign.types import Batch, on_device
 
-__all__ = ["Look", "kl_of", "look", "look_ahead", "over_zero", "with_kl", "without_inputs"]
+__all__ = ["Look", "kl_of", "look", "look_ahead", "over_zero", "together", "with_kl", "without_inputs"]
 
 Look = list[tuple[Tensor, Batch]]
 """Log-probabilities (B, S) and the batch that they are of."""
@@ -51,6 +51,15 @@ def kl_of(module: Any, seen: Look) -> Tensor:
 def with_kl(seen: Look, kl_K: Tensor) -> Look:
     """The same, with the KL that their losses are measured from."""
     return [(logp_BS, batch | Batch(kl_K=kl_K)) for logp_BS, batch in seen]
+
+
+def together(module: Any, batches: Sequence[Batch]) -> list[Batch]:
+    """The batches on the model's device, with what the losses of all of them, on all processes, have in common."""
+    moved = [on_device(batch, module.device) for batch in batches]
+    if not module.reads_kl:
+        return moved
+    kl_K = kl_of(module, look(module, moved))
+    return [batch | Batch(kl_K=kl_K) for batch in moved]
 
 
 def look_ahead(module: Any, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:

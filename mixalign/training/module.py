@@ -1,6 +1,6 @@
 """The LightningModule: one model, one objective, and the weights that the mixture puts on its losses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -9,24 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from mixalign.data.batches.collate import Sides
-from mixalign.data.batches.even import is_filler
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip, clip_sample
 from mixalign.models.dropout import set_dropout
 from mixalign.models.forward import score_completions
-from mixalign.models.precision import sum_dtype
-from mixalign.objectives.base import Objective, Scores
+from mixalign.objectives.base import Objective
 from mixalign.training import sharding
-from mixalign.training.ahead import Look, kl_of, look, look_ahead, over_zero, with_kl, without_inputs
+from mixalign.training.ahead import look_ahead, over_zero
 from mixalign.training.lightning_quirks import clip_gradients
 from mixalign.training.optimizer import Optimizer
-from mixalign.training.task_mean import TaskMean
-from mixalign.types import Batch, on_device
+from mixalign.training.validation import SUMMARY, SUMMARY_OF_EXCESS, Validation, summary_of
+from mixalign.types import Batch
 
 __all__ = ["SUMMARY", "SUMMARY_OF_EXCESS", "AlignModule"]
-
-SUMMARY = ("eval/mean_loss", "eval/worst_loss", "eval/worst_accuracy")  # what callbacks may watch
-SUMMARY_OF_EXCESS = ("eval/worst_excess", "eval/worst_gap")  # where validation rows carry specialists' losses
 
 
 class AlignModule(L.LightningModule):
@@ -65,8 +60,7 @@ class AlignModule(L.LightningModule):
         self.measured: dict[str, Tensor] = {}  # what the last micro-batch showed of each sample, (B,)
         self.strict_loading = False  # checkpoints hold trained weights only
         self.seed, self._has_dropout = seed, set_dropout(model, in_adapters=objective.form == "supervised")
-        self._validation: TaskMean | None = None
-        self._waiting: Look = []  # validation rows whose losses are not known yet
+        self._validation: Validation | None = None
         self._kl_K = self._gate_K = torch.empty(0)  # of the step at work
 
     def configure_model(self) -> None:
@@ -89,14 +83,9 @@ class AlignModule(L.LightningModule):
         return self.clip == "task" and self.descends_on == "excess" and accumulate > 1
 
     def reads_ahead(self, accumulate: int, num_completions: int) -> tuple[int, ...]:
-        """The completions of all rows of a step that are read before its first backward pass; none: no pass is needed.
-
-        Args:
-            accumulate: micro-batches of a step on each process.
-        """
-        if self.gates_ahead(accumulate):
-            return tuple(range(num_completions))
-        return (1,) if self.reads_kl else ()
+        """The completions of all rows of a step that are read before its first backward pass, or none."""
+        everything = tuple(range(num_completions)) if self.gates_ahead(accumulate) else ()
+        return everything or ((1,) if self.reads_kl else ())
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         if "ahead" in batch:
@@ -159,64 +148,22 @@ class AlignModule(L.LightningModule):
         self._put_reference(batch)
         return self.objective(self.model, batch)
 
-    def together(self, batches: Sequence[Batch]) -> list[Batch]:
-        """The batches on the model's device, with what the losses of all of them, on all processes, have in common."""
-        moved = [on_device(batch, self.device) for batch in batches]
-        if not self.reads_kl:
-            return moved
-        kl_K = kl_of(self, look(self, moved))
-        return [batch | Batch(kl_K=kl_K) for batch in moved]
-
     def _put_reference(self, batch: Batch) -> None:
         if self.live_reference is not None and "reference_logp_BS" not in batch:
             batch["reference_logp_BS"] = self.live_reference(batch)
 
     def on_validation_epoch_start(self) -> None:
-        names = ["loss", *self.objective.metrics, "specialist_loss", "gap", "excess"]
-        self._validation = TaskMean(names, len(self.tasks), sum_dtype(self.device)).to(self.device)
-        self._waiting = []
+        self._validation = Validation(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if self.reads_kl:  # known when all rows were read
-            seen = self.logp(batch), without_inputs(batch)
-            self._waiting += [] if is_filler(batch) else [seen]
-            return
-        scores = self.scores(batch)
-        if not is_filler(batch):  # which is there only for the forward pass that takes all processes
-            self._validate(scores, batch)
-
-    def _validate(self, scores: Scores, batch: Batch) -> None:
-        loss_B = scores["loss"]
-        specialist_B = batch.get("specialist_loss_B", torch.full_like(loss_B, torch.nan))
-        gap_B = loss_B - specialist_B
         assert self._validation is not None
-        self._validation.update(
-            batch["task_B"],
-            batch.get("weight_B"),
-            **scores,
-            specialist_loss=specialist_B,
-            gap=gap_B,
-            excess=gap_B.clamp_min(0),
-        )
+        self._validation.add(batch)
 
     def on_validation_epoch_end(self) -> None:
         assert self._validation is not None
-        if self.reads_kl:
-            for logp_BS, batch in with_kl(self._waiting, kl_of(self, self._waiting)):
-                self._validate(self.objective.scores(logp_BS, batch), batch)
-            self._waiting = []
-        means = self._validation.by_name()
-        means.pop("weight", None)
-        if means["specialist_loss"].isnan().all():
-            means = {k: v for k, v in means.items() if k not in ("specialist_loss", "gap", "excess")}
-        self.evaluation = means
-        summary = {"eval/mean_loss": means["loss"].mean(), "eval/worst_loss": means["loss"].max()}
-        if "accuracy" in means:
-            summary["eval/worst_accuracy"] = means["accuracy"].min()
-        if "excess" in means:
-            summary |= {"eval/worst_excess": means["excess"].max(), "eval/worst_gap": means["gap"].max()}
+        self.evaluation, self._validation = self._validation.means(), None
         if self.trainer.state.fn == "fit":  # else the final test rows would end the validation's curve
-            self.summary = {k: float(v) for k, v in summary.items()}
+            self.summary = summary_of(self.evaluation)
         # for callbacks that watch them; TaskLog sends them to the loggers, at the step of the per-task numbers
         self.log_dict(self.summary, logger=False, rank_zero_only=True)
 

@@ -15,6 +15,7 @@ from mixalign.checks import check_number, check_pattern
 from mixalign.errors import MixalignError
 from mixalign.mixers.base import Mixer
 from mixalign.models.precision import sum_dtype
+from mixalign.training.ahead import together
 from mixalign.training.callbacks.probe import Probe, task_batches, weighted
 from mixalign.training.lightning_quirks import gradient_scaler
 from mixalign.types import Batch
@@ -107,7 +108,7 @@ def _together(trainer: Any, pl_module: Any, halves: Sequence[list[Batch]]) -> tu
     """The batches of both halves, with what all their losses have in common."""
     first, second = halves
     with trainer.precision_plugin.forward_context():
-        found = pl_module.together([*first, *second])
+        found = together(pl_module, [*first, *second])
     return found[: len(first)], found[len(first) :]
 
 

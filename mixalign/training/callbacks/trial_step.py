@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mixalign.checks import check_number
 from mixalign.models.precision import sum_dtype
+from mixalign.training.ahead import together
 from mixalign.training.callbacks.probe import Probe, task_batches, weighted
 from mixalign.training.lightning_quirks import gradient_scaler
 from mixalign.types import Batch
@@ -94,7 +95,7 @@ def _loss(trainer: Any, pl_module: Any, batch: Batch, num_rows: int) -> Tensor:
 
 def _together(trainer: Any, pl_module: Any, batches: Sequence[Batch]) -> list[Batch]:
     with isolate_rng(), trainer.precision_plugin.forward_context():
-        found: list[Batch] = pl_module.together(batches)
+        found = together(pl_module, batches)
     return found
 
 
