@@ -14,7 +14,7 @@ from mixalign.losses.kto import kl_estimate
 from mixalign.models.precision import sum_dtype
 from mixalign.types import Batch, on_device
 
-__all__ = ["Look", "kl_of", "look", "look_ahead", "over_zero", "together", "with_kl", "without_inputs"]
+__all__ = ["Look", "gate", "gates_ahead", "kl_of", "look", "look_ahead", "together", "with_kl", "without_inputs"]
 
 Look = list[tuple[Tensor, Batch]]
 """Log-probabilities (B, S) and the batch that they are of."""
@@ -56,10 +56,28 @@ def with_kl(seen: Look, kl_K: Tensor) -> Look:
 def together(module: Any, batches: Sequence[Batch]) -> list[Batch]:
     """The batches on the model's device, with what the losses of all of them, on all processes, have in common."""
     moved = [on_device(batch, module.device) for batch in batches]
-    if not module.reads_kl:
+    if not getattr(module, "reads_kl", False):
         return moved
     kl_K = kl_of(module, look(module, moved))
     return [batch | Batch(kl_K=kl_K) for batch in moved]
+
+
+def gates_ahead(module: Any, accumulate: int) -> bool:
+    """Whether `clip=task` has to know the losses of other micro-batches.
+
+    Args:
+        accumulate: micro-batches of a step on each process.
+    """
+    return bool(module.clip == "task" and module.descends_on == "excess" and accumulate > 1)
+
+
+def gate(module: Any, gap_B: Tensor, batch: Batch) -> Tensor:
+    """With `clip=task`, 0 for the samples of a task whose mean excess over the step is not positive, else 1, (B,)."""
+    if module.clip != "task":
+        return torch.ones_like(gap_B)
+    whole = module.trainer.accumulate_grad_batches == 1
+    gate_K: Tensor = _over_zero(module, [(gap_B, batch)]) if whole else module.gate_K
+    return gate_K[batch["task_B"]]
 
 
 def look_ahead(module: Any, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
@@ -69,13 +87,13 @@ def look_ahead(module: Any, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
     if module.reads_kl:
         kl_K = kl_of(module, seen)
         seen = with_kl(seen, kl_K)
-    if module.gates_ahead(module.trainer.accumulate_grad_batches):
+    if gates_ahead(module, module.trainer.accumulate_grad_batches):
         losses = [(module.objective.scores(logp_BS, batch)["loss"], batch) for logp_BS, batch in seen]
-        gate_K = over_zero(module, [(loss_B - batch["specialist_loss_B"], batch) for loss_B, batch in losses])
+        gate_K = _over_zero(module, [(loss_B - batch["specialist_loss_B"], batch) for loss_B, batch in losses])
     return kl_K, gate_K
 
 
-def over_zero(module: Any, gaps: Sequence[tuple[Tensor, Batch]]) -> Tensor:
+def _over_zero(module: Any, gaps: Sequence[tuple[Tensor, Batch]]) -> Tensor:
     """1 for tasks whose mean gap over all batches and processes is positive, else 0, (K,); each must call it.
 
     Args:

@@ -15,7 +15,7 @@ from mixalign.models.dropout import set_dropout
 from mixalign.models.forward import score_completions
 from mixalign.objectives.base import Objective
 from mixalign.training import sharding
-from mixalign.training.ahead import look_ahead, over_zero
+from mixalign.training.ahead import gate, gates_ahead, look_ahead
 from mixalign.training.lightning_quirks import clip_gradients
 from mixalign.training.optimizer import Optimizer
 from mixalign.training.validation import SUMMARY, SUMMARY_OF_EXCESS, Validation, summary_of
@@ -60,8 +60,8 @@ class AlignModule(L.LightningModule):
         self.measured: dict[str, Tensor] = {}  # what the last micro-batch showed of each sample, (B,)
         self.strict_loading = False  # checkpoints hold trained weights only
         self.seed, self._has_dropout = seed, set_dropout(model, in_adapters=objective.form == "supervised")
-        self._validation: Validation | None = None
-        self._kl_K = self._gate_K = torch.empty(0)  # of the step at work
+        self._validation: Validation
+        self._kl_K = self.gate_K = torch.empty(0)  # of the step at work
 
     def configure_model(self) -> None:
         # the mesh comes from a strategy that spreads parameters; Lightning calls this before a validation once more
@@ -78,18 +78,13 @@ class AlignModule(L.LightningModule):
         """The completions that training reads with gradients; None: all."""
         return (0,) if self.reads_kl else None
 
-    def gates_ahead(self, accumulate: int) -> bool:
-        """Whether `clip=task` has to know the losses of other micro-batches."""
-        return self.clip == "task" and self.descends_on == "excess" and accumulate > 1
-
     def reads_ahead(self, accumulate: int, num_completions: int) -> tuple[int, ...]:
         """The completions of all rows of a step that are read before its first backward pass, or none."""
-        everything = tuple(range(num_completions)) if self.gates_ahead(accumulate) else ()
-        return everything or ((1,) if self.reads_kl else ())
+        return tuple(range(num_completions)) if gates_ahead(self, accumulate) else (1,) * self.reads_kl
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         if "ahead" in batch:
-            self._kl_K, self._gate_K = look_ahead(self, batch.pop("ahead"))
+            self._kl_K, self.gate_K = look_ahead(self, batch.pop("ahead"))
         if self.reads_kl:
             batch["kl_K"] = self._kl_K
         if self._has_dropout:  # the same noise for a training that goes on
@@ -104,7 +99,7 @@ class AlignModule(L.LightningModule):
             excess_B = clip_sample(gap_B, self.clip)
             measured["excess_B"] = excess_B.detach()
             if self.descends_on == "excess":
-                value_B = excess_B * self._gate(gap_B, batch)
+                value_B = excess_B * gate(self, gap_B, batch)
         elif self.descends_on == "excess":
             raise MixalignError("This mixer descends on excess loss, but the batches carry no specialist losses.")
         if "weight_B" in batch:
@@ -130,14 +125,6 @@ class AlignModule(L.LightningModule):
             weight_B = weight_B * batch["weight_B"]
         return weight_B.float() * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
-    def _gate(self, gap_B: Tensor, batch: Batch) -> Tensor:
-        """With `clip=task`, 0 for the samples of a task whose mean excess over the step is not positive, else 1."""
-        if self.clip != "task":
-            return torch.ones_like(gap_B)
-        whole = self.trainer.accumulate_grad_batches == 1
-        gate_K = over_zero(self, [(gap_B, batch)]) if whole else self._gate_K
-        return gate_K[batch["task_B"]]
-
     def logp(self, batch: Batch) -> Tensor:
         """Log-probability of each completion (B, S), nats; the batch gets those of a reference that is run beside."""
         self._put_reference(batch)
@@ -156,12 +143,10 @@ class AlignModule(L.LightningModule):
         self._validation = Validation(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        assert self._validation is not None
         self._validation.add(batch)
 
     def on_validation_epoch_end(self) -> None:
-        assert self._validation is not None
-        self.evaluation, self._validation = self._validation.means(), None
+        self.evaluation = self._validation.means()
         if self.trainer.state.fn == "fit":  # else the final test rows would end the validation's curve
             self.summary = summary_of(self.evaluation)
         # for callbacks that watch them; TaskLog sends them to the loggers, at the step of the per-task numbers
