@@ -61,22 +61,14 @@ class AlignModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold trained weights only
         self.seed, self._has_dropout = seed, set_dropout(model, in_adapters=objective.form == "supervised")
         self._validation: Validation
+        self.reads_kl = objective.form == "mismatched"  # whether losses are measured from KTO's KL, one of many rows
+        self.sides: Sides = (0,) if self.reads_kl else None  # completions that training reads with gradients
         self._kl_K = self.gate_K = torch.empty(0)  # of the step at work
 
     def configure_model(self) -> None:
         # the mesh comes from a strategy that spreads parameters; Lightning calls this before a validation once more
         if self.device_mesh is not None and not sharding.is_sharded(self):
             sharding.shard(self, self.model, self.device_mesh["data_parallel"])
-
-    @property
-    def reads_kl(self) -> bool:
-        """Whether losses are measured from KTO's KL, which is one of many rows."""
-        return self.objective.form == "mismatched"
-
-    @property
-    def sides(self) -> Sides:
-        """The completions that training reads with gradients; None: all."""
-        return (0,) if self.reads_kl else None
 
     def reads_ahead(self, accumulate: int, num_completions: int) -> tuple[int, ...]:
         """The completions of all rows of a step that are read before its first backward pass, or none."""

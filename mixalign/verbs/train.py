@@ -127,9 +127,7 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", name, len(job.tasks), rows, job.steps, settings.batch_size)
     if job.settings.chosen:
         log.info("chosen: %s", "; ".join(job.settings.chosen))
-    for note in notes_of(job, mixer):
-        log.warning(note)
-    for advice in warm_up_advice(job, train_specialists):
+    for advice in [*notes_of(job, mixer), *warm_up_advice(job, train_specialists)]:
         log.warning("%s", advice)
     job, reference = reference_policy(job, same)
     if claimed.finished:
