@@ -60,7 +60,6 @@ class AlignModule(L.LightningModule):
         self.measured: dict[str, Tensor] = {}  # what the last micro-batch showed of each sample, (B,)
         self.strict_loading = False  # checkpoints hold trained weights only
         self.seed, self._has_dropout = seed, set_dropout(model, in_adapters=objective.form == "supervised")
-        self._validation: Validation
         self.reads_kl = objective.form == "mismatched"  # whether losses are measured from KTO's KL, one of many rows
         self.sides: Sides = (0,) if self.reads_kl else None  # completions that training reads with gradients
         self._kl_K = self.gate_K = torch.empty(0)  # of the step at work
