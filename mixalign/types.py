@@ -81,6 +81,8 @@ class Batch(TypedDict, total=False):
     label_B: Tensor  # bool (B,): whether the completion is a desirable one; unpaired rows only
     weight_B: Tensor  # float32 (B,): what the row counts in means of its task, 1 on average; where a task has weights
     specialist_loss_B: Tensor  # float32 (B,): loss of the task's specialist on this row, nats
+    kl_K: Tensor  # float64 (K,): what KTO measures log ratios of each task from, nats; see `mixalign.objectives.kto`
+    ahead: "list[Batch]"  # with a step's first micro-batch: rows of the whole step that are read before it, on the CPU
 
 
 def on_device(batch: Batch, where: device) -> Batch:

@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import Tensor
 
 from mixalign import terminal
+from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
@@ -141,6 +142,7 @@ class SmallJob:
         module_class: type[AlignModule] = AlignModule,
         live: Callable[..., Any] | None = None,
         model: Any = None,
+        layout: Layout = collate,
         trainer_options: Mapping[str, Any] | None = None,
         mixing_class: Callable[..., Mixing] = Mixing,
         **module_options: Any,
@@ -158,7 +160,7 @@ class SmallJob:
         )
         rows_K = [len(d) for d in self.train]
         sampler = MixtureSampler(rows_K, batch_size, composition or mixer.composition, seed)
-        data = MixtureData(self.train, self.validation, sampler, steps, eval_batch_size)
+        data = MixtureData(self.train, self.validation, sampler, steps, eval_batch_size, layout)
         mixing = mixing_class(mixer, self.tasks, rows_K, history)
         seen = Recorder(mixing)
         more = callbacks({"mixing": mixing, "seen": seen}) if callable(callbacks) else callbacks

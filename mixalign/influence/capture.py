@@ -16,7 +16,7 @@ from mixalign.errors import MixalignError
 from mixalign.models.precision import autocast
 from mixalign.types import Batch
 
-__all__ = ["Each", "at_rest", "observe", "spans"]
+__all__ = ["Each", "at_rest", "observe", "once", "spans"]
 
 Each = Callable[[str, Tensor, Tensor], None]
 """Takes a layer's name, its inputs x (P, I) and its output gradients delta (P, O), at least float32."""
@@ -112,6 +112,32 @@ def _flat(name: str, x: Tensor, positions: int) -> Tensor:
             "told apart by row. Leave such layers out with a pattern in `influence.layers`."
         )
     return flat.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def once(each: Each, batch: Batch, prompt_B: np.ndarray) -> Each:
+    """`each` with the positions of every prompt once, in any layout: a padded batch repeats it for each completion.
+
+    All copies have the same inputs, and their gradients are those of one position in parts. A pack has one copy; here
+    the output gradients of further ones are added to the first and are 0 afterwards. Apart they would be taken for
+    positions that are independent of each other, where those of a pair nearly cancel.
+
+    Args:
+        prompt_B: tokens of each sample's prompt.
+    """
+    num_completions, device = batch["num_tokens_BS"].shape[1], batch["input_ids"].device
+    if "segments" in batch or num_completions == 1:
+        return each
+    width = batch["input_ids"].shape[1]
+    places = [(b, s, t) for b, size in enumerate(prompt_B) for s in range(1, num_completions) for t in range(size)]
+    b_N, s_N, t_N = torch.tensor(places, dtype=torch.int64, device=device).reshape(-1, 3).T
+    first_N = b_N * num_completions * width + t_N
+    copy_N = first_N + s_N * width
+
+    def merged(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
+        delta_PO = delta_PO.index_add(0, first_N, delta_PO[copy_N]).index_fill(0, copy_N, 0)
+        each(name, x_PI, delta_PO)
+
+    return merged
 
 
 def spans(batch: Batch) -> list[slice]:

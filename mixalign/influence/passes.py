@@ -5,20 +5,22 @@ M chosen rows of a table, D directions; P positions of a batch, I inputs and O o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mixalign.data.dataset import TaskDataset
-from mixalign.influence.capture import Each, observe, spans
+from mixalign.influence.capture import Each, observe, once, spans
 from mixalign.influence.curvature import CURVATURES
 from mixalign.influence.factors import Moments, Spectrum, zeros
 from mixalign.influence.rows import Part
 from mixalign.influence.settings import Influence, Reading
 from mixalign.influence.solve import Basis, Block, Gradient
-from mixalign.models.precision import sum_dtype
+from mixalign.losses.kto import kl_estimate
+from mixalign.models.forward import score_completions
+from mixalign.models.precision import autocast, sum_dtype
 from mixalign.objectives.base import Objective
 from mixalign.types import Batch, on_device
 
@@ -67,6 +69,7 @@ class Passes:
         self.drawn = self.influence.is_curved and self.influence.draws_labels
         # curvature is a second moment, which wants another scale than the gradient of the same loss
         self.apart = self.drawn or (self.influence.is_curved and any("weight" in t.columns for t in self.tables))
+        self.kl_T: Tensor | None = None  # of each table's chosen rows, where the loss is measured from that
         self.done = 0
         self.total = sum(len(part.row_B) * self._runs(part) for part in self._mine())
         self.tokens = sum(self._tokens(part) * self._runs(part) for part in self._mine())
@@ -75,6 +78,7 @@ class Passes:
     def means(self) -> Means:
         """Reads all rows once, and the domains' a second time for labels that are drawn, or rows that have weights."""
         sums = [{n: zeros(x, x.out_features, x.in_features) for n, x in self.layers.items()} for _ in self.tables]
+        self._measure_kl()
         moments = Moments(self.layers) if self.influence.is_curved else None
         for part in self._mine():
             batch = self._batch(part)
@@ -145,7 +149,24 @@ class Passes:
         batch = on_device(batch, self.device)
         if self.reading.live_reference is not None and "reference_logp_BS" not in batch:
             batch["reference_logp_BS"] = self.reading.live_reference(batch)
+        if self.kl_T is not None:
+            batch["kl_K"] = self.kl_T[part.table].expand(max(self.task_T) + 1)
         return batch
+
+    @torch.no_grad()
+    def _measure_kl(self) -> None:
+        """KTO's KL over the chosen rows of each table; a pass over them."""
+        if self.objective.form != "mismatched":
+            return
+        objective: Any = self.objective
+        sums_2T = torch.zeros(2, len(self.tables), dtype=sum_dtype(self.device), device=self.device)
+        for part in self._mine():
+            batch = self._batch(part)
+            with autocast(self.device, self.reading.precision):
+                logp_BS = score_completions(self.model, batch).logp_BS
+            numbered = batch | Batch(task_B=torch.full_like(batch["task_B"], part.table))
+            sums_2T += objective.kl_sums(logp_BS, numbered, len(self.tables))
+        self.kl_T = kl_estimate(self.reading.reduce(sums_2T))
 
     def _loss(self, batch: Batch, power: float = 1.0) -> Callable[[], Tensor]:
         return lambda: _weighted(self.objective(self.model, batch)["loss"], batch, power)
@@ -163,7 +184,8 @@ class Passes:
             for one in watched:
                 one(name, x_PI, delta_PO)
 
-        observe(self.layers, batch, loss, each, self.reading.precision)
+        prompt_B = self.tables[part.table].length_NS[part.row_B, 0]
+        observe(self.layers, batch, loss, once(each, batch, prompt_B), self.reading.precision)
         self.done += len(batch["task_B"])
         self.tokens_done += self._tokens(part)
         self.reading.on_batch(self.done, self.total)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ class Job:
     Attributes:
         tasks: names of the K tasks, in the order of every K-vector.
         overrides: objective settings of each task.
-        data: `train`, `validation` and, where every task has one, `test`: one table a task.
+        data: `train`, `validation` and, where a task has one, `test`: one table a task. In the place of a test table
+            that a task lacks is its validation table.
         targets: tables whose loss IDEAL lowers: validation splits, or tables of their own.
         counts: (split, what tokenisation kept and dropped), one entry a task and split.
         objective: with the settings of every task.
@@ -121,6 +122,11 @@ class Job:
         """The split on which a trained model is judged."""
         return "test" if "test" in self.data else "validation"
 
+    def splits_of(self, split: str) -> list[str]:
+        """The split that each task's rows are of where all are judged on this one (K,)."""
+        lacks = [split == "test" and d is v for d, v in zip(self.data[split], self.data["validation"], strict=True)]
+        return ["validation" if is_lacking else split for is_lacking in lacks]
+
     @property
     def rows_K(self) -> torch.Tensor:
         """Training rows of each task (K,), float64."""
@@ -146,17 +152,17 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     day = template_day(tokenizer, settings.data.date, settings.cache_dir)
     cache = TokenCache(tokenizer, folder, settings.data.workers, day, settings.data.on_lost_text)
     tokens = _Tokens(cache, objective, settings.data.max_length)
-    data: dict[str, list[TaskDataset]] = {}
+    made: dict[str, dict[str, TaskDataset]] = {}
     columns: dict[str, ColumnUse] = {}
     for task, spec in specs.items():
         rows = read_task(task, spec, settings.data, chat=tokens.chat)
         columns[task] = rows.columns
         for split, examples in rows.items():
-            data.setdefault(split, []).append(tokens.table(task, spec, split, examples))
-    if len(data.get("test", [])) != len(specs):
-        data.pop("test", None)
+            made.setdefault(split, {})[task] = tokens.table(task, spec, split, examples)
+    data = _filled(made)
     targets = _targets(settings, specs, data["validation"], tokens)
     _warn_of_losses(tokens.counts)
+    _warn_of_few(specs, tokens.counts)
     num_rows = sum(map(len, data["train"]))
     steps = num_steps("", settings.steps, settings.epochs, num_rows, settings.batch_size)
     val_every, why = validation_interval(settings, steps, data["train"], data["validation"])
@@ -175,6 +181,30 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
         columns=columns,
         day=day,
     )
+
+
+def _warn_of_few(specs: Mapping[str, TaskSpec], counts: Sequence[tuple[str, TokenCounts]]) -> None:
+    """Says how many rows remain where `max_rows` chose some that tokenisation dropped."""
+    for split, c in counts:
+        wanted = specs[c.task].max_rows if split == "train" else None
+        if wanted is not None and c.kept < c.rows:
+            log.warning(
+                "Task `%s`: of the rows that `max_rows: %d` chose, %d of %d are dropped as too long or without an "
+                "answer, and %d are trained on. It chooses before that; raise it, or `max_length`.",
+                c.task, wanted, c.rows - c.kept, c.rows, c.kept,
+            )  # fmt: skip
+
+
+def _filled(made: Mapping[str, Mapping[str, TaskDataset]]) -> dict[str, list[TaskDataset]]:
+    """One table a task and split; tasks without test rows are judged on their validation rows, which is said."""
+    if lacking := [f"`{task}`" for task in made["train"] if "test" in made and task not in made["test"]]:
+        log.warning(
+            "Of the tasks only %s have test rows. In the results %s stand on validation rows, which training looks at "
+            "to choose a checkpoint: `held_out` is false for them. Give each task test rows, `data.tasks.<name>.test`.",
+            ", ".join(f"`{task}`" for task in made["test"]), ", ".join(lacking),
+        )  # fmt: skip
+    validation = made["validation"]
+    return {split: [tables.get(task, validation[task]) for task in made["train"]] for split, tables in made.items()}
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,15 @@ class Rule(Mixer):
         """Passes over a task's rows after which it gets no weight any more."""
         return inf
 
+    @property
+    def averages(self) -> bool:
+        """Whether it averages excess over updates itself: with `clip=task` it then gets means that are not clipped."""
+        return False
+
+    def exhausted(self, state: State, banned_K: Tensor) -> bool:
+        """Whether no task is left to draw: each has had its `max_epochs`, is banned, or has no weight."""
+        return False
+
     def for_run(self, tasks: list[str], steps: int) -> Self:
         """The rule for a run of these tasks and of that many steps."""
         return self

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixalign.checks import check_flag, check_number
 from mixalign.errors import MixalignError
-from mixalign.losses.excess import Clip
+from mixalign.losses.excess import Clip, clip_mean
 from mixalign.mixers.base import PROBED, Cadence, Composition, DescendsOn, ExcessOver, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.lengths import in_steps, known
 from mixalign.mixers.simplex import normalise, uniform
@@ -40,8 +40,8 @@ class Wrapped(Rule):
         every: steps between two updates of the rule. In between, means are weighted by counts, importance-weighted
             sums are averaged over batches, and of validations and probes the last one counts. Not for rules that
             have steps of their own (`asks`).
-        max_epochs: a task of whose rows so many passes were drawn gets no weight any more; once all are, each has its
-            weight again. A batch may overshoot it.
+        max_epochs: a task of whose rows so many passes were drawn gets no weight any more; once that is true of all,
+            the training ends (`exhausted`). The batch in which a task reaches it may overshoot it.
     """
 
     mixer: Rule
@@ -106,6 +106,15 @@ class Wrapped(Rule):
     @property
     def baseline(self) -> Any:
         return self.mixer.baseline
+
+    @property
+    def averages(self) -> bool:
+        return self.every > 1 or self.mixer.averages
+
+    def exhausted(self, state: State, banned_K: Tensor) -> bool:
+        weight_K = state["lever_K"] + self.floor * self._prior(state["rows_K"])
+        left_K = (weight_K > 0) & ~banned_K & self._open(state)
+        return self.max_epochs != inf and not bool(left_K.any())
 
     def caution(self, num_tasks: int, batch_size: int) -> str | None:
         """The rule's own warning; it sees the samples of `every` batches at once."""
@@ -175,6 +184,8 @@ class Wrapped(Rule):
             sum_K = state[f"sum.{name}"]
             batches_or_count = state["batches"] if name.endswith("_iw_K") else state.get("weight_K", state["count_K"])
             means[name] = sum_K if _counts_last(name) else sum_K / batches_or_count  # 0 / 0: nan, not measured
+            if name in ("excess_K", "excess_iw_K"):
+                means[name] = clip_mean(means[name], self.clip)  # the mean of all, not of each batch
         return replace(signal, count_K=state["count_K"], **means)
 
     def _decide(self, mix: Mix, inner: State, state: State) -> State:
@@ -206,8 +217,12 @@ class Wrapped(Rule):
     def _capped(self, weight_K: Tensor, state: State) -> Tensor:
         if self.max_epochs == inf:
             return weight_K
-        left_K = weight_K * (state["seen_K"] < self.max_epochs * state["rows_K"])
+        left_K = weight_K * self._open(state)
         return normalise(left_K) if left_K.sum() > 0 else weight_K
+
+    def _open(self, state: State) -> Tensor:
+        """Whether each task may still be drawn, bool (K,)."""
+        return state["seen_K"] < self.max_epochs * state["rows_K"]
 
 
 def _counts_last(name: str) -> bool:

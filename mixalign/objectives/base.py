@@ -27,6 +27,8 @@ class Objective(Protocol):
     def form(self) -> Form:
         """Rows it needs."""
 
+    # one of the form `mismatched` has `kl_sums` beside, and reads `kl_K` of a batch: see `KTO`
+
     @property
     def uses_reference(self) -> bool:
         """Whether `reference_logp_BS` is read."""

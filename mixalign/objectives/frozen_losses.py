@@ -1,9 +1,13 @@
 """Losses of a frozen model, from its log-probabilities of the rows."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
 from mixalign.data.dataset import TaskDataset
+from mixalign.losses.kto import kl_estimate
 from mixalign.objectives.base import Objective
 from mixalign.types import Batch
 
@@ -19,16 +23,29 @@ def frozen_losses(objective: Objective, dataset: TaskDataset, logp_NS: np.ndarra
         objective: with the settings of every task.
         task: index of the dataset's task among them.
     """
-    parts = [
-        _losses(objective, dataset, logp_NS, task, start, min(start + CHUNK, len(dataset)))
-        for start in range(0, len(dataset), CHUNK)
-    ]
-    return np.concatenate([np.zeros(0, np.float32), *parts])
+    spans = [(start, min(start + CHUNK, len(dataset))) for start in range(0, len(dataset), CHUNK)]
+    common = _common(objective, dataset, logp_NS, task, spans)
+    parts = [np.zeros(0, np.float32)]
+    for start, stop in spans:
+        batch = _batch(objective, dataset, task, start, stop) | common
+        parts.append(objective.scores(torch.tensor(logp_NS[start:stop]), batch)["loss"].numpy())
+    return np.concatenate(parts)
 
 
-def _losses(
-    objective: Objective, dataset: TaskDataset, logp_NS: np.ndarray, task: int, start: int, stop: int
-) -> np.ndarray:
+def _common(
+    objective: Any, dataset: TaskDataset, logp_NS: np.ndarray, task: int, spans: Sequence[tuple[int, int]]
+) -> Batch:
+    """What the losses of all rows of the table have in common: KTO's KL."""
+    if objective.form != "mismatched" or not spans:
+        return Batch()
+    sums_2K = torch.zeros(2, task + 1, dtype=torch.float64)
+    for start, stop in spans:
+        batch = _batch(objective, dataset, task, start, stop)
+        sums_2K += objective.kl_sums(torch.tensor(logp_NS[start:stop]), batch, task + 1)
+    return Batch(kl_K=kl_estimate(sums_2K))
+
+
+def _batch(objective: Objective, dataset: TaskDataset, task: int, start: int, stop: int) -> Batch:
     batch = Batch(
         task_B=torch.full((stop - start,), task),
         num_tokens_BS=torch.from_numpy(dataset.num_tokens(start, stop).astype(np.float32)),
@@ -39,4 +56,4 @@ def _losses(
         batch["weight_B"] = torch.from_numpy(dataset.relative_weights(slice(start, stop)))
     if objective.uses_reference:
         batch["reference_logp_BS"] = torch.tensor(dataset.columns["reference_logp"][start:stop])
-    return objective.scores(torch.tensor(logp_NS[start:stop]), batch)["loss"].numpy()
+    return batch

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from mixalign.checks import check_choice
 from mixalign.losses.curvature import draw_slopes
-from mixalign.losses.kto import kl_estimate, kto
+from mixalign.losses.kto import kl_sums, kto
 from mixalign.models.forward import score_completions
 from mixalign.objectives.base import Form, Scores, by_task, check_each, check_overrides, per_task
 from mixalign.types import Batch
@@ -24,11 +24,24 @@ FORMS: dict[str, Form] = {"kto": "mismatched", "apo_zero_unpaired": "unpaired"}
 class KTO:
     """The KTO loss of each answer (arXiv 2402.01306, eq. 7), as TRL 1.16's KTOTrainer has it.
 
-    The point that an answer's log ratio is measured from is the mean log ratio, over the micro-batch of this process,
-    of every row's prompt with another row's answer. TRL pairs the answers of one batch with each other and averages
-    over processes; here the other answer is a row's second completion (see `with_mismatched`), so that its score under
-    the reference policy is known from the tables. Accuracy is the share of answers on their side of that point, a tie
-    not being one, and the margin how far on it they are, beta times nats.
+    The point that an answer's log ratio is measured from, z_0 in the paper, is the mean log ratio of prompts of the
+    same task with another row's answer, at least 0, without a gradient. The other answer is a row's second completion
+    (see `with_mismatched`), so that its score under the reference policy is known from the tables. The mean is
+
+    - in training over the task's rows of the global batch of the step: all micro-batches and processes. A pass without
+      gradients over the other answers comes before the first backward pass of the step, and the rows' own answers
+      alone are read with gradients: a pass more over the prompts, and no gradients of other answers;
+    - in validation, evaluation and the losses of specialists over all rows of the task's table, after one pass;
+    - in probes and influence over the task's rows that were drawn for them.
+
+    So no loss depends on `micro_batch_size`, `eval_batch_size`, the layout of batches or the number of processes, nor
+    on the other tasks of the mixture. The paper and TRL have one mean over each micro-batch (TRL: of all processes),
+    whatever tasks its rows are of, and TRL pairs answers within that batch; with one task and no accumulation the
+    losses are TRL's. A mean over n rows that is cut off at 0 is too large for small n: by .4 standard deviations of a
+    row's ratio over sqrt(n) where the true mean is 0, and by nothing at the reference policy.
+
+    Accuracy is the share of answers on their side of the point, a tie not being one, and the margin how far on it they
+    are, beta times nats.
 
     Attributes:
         beta: how soon an answer counts as good enough; a tuple has one value a task, here and below.
@@ -64,9 +77,12 @@ class KTO:
         return replace(self, **settings)
 
     def scores(self, logp_BS: Tensor, batch: Batch) -> Scores:
-        ratio_BS = _ratios(logp_BS, batch)
-        loss_B, h_B = self._loss(ratio_BS[:, :1], self._kl(ratio_BS, batch), batch)
+        loss_B, h_B = self._loss(_ratios(logp_BS, batch)[:, :1], self._kl(batch), batch)
         return {"loss": loss_B.float(), "accuracy": (h_B > 0).float(), "margin": h_B.detach().float()}
+
+    def kl_sums(self, logp_BS: Tensor, batch: Batch, num_tasks: int) -> Tensor:
+        """The sums (2, K) behind `kl_K`, see `mixalign.losses.kto`, of batches whose last completion is the other."""
+        return kl_sums(_ratios(logp_BS, batch)[:, -1], batch["task_B"], num_tasks, batch.get("weight_B"))
 
     def __call__(self, model: nn.Module, batch: Batch) -> Scores:
         return self.scores(score_completions(model, batch).logp_BS, batch)
@@ -76,18 +92,18 @@ class KTO:
 
         The loss is convex where an answer is on its side of the point, which is held fixed.
         """
-        ratio_BS = _ratios(score_completions(model, batch).logp_BS, batch)
-        kl, own_BS = self._kl(ratio_BS, batch), ratio_BS[:, :1]
-        slope_BS = draw_slopes(lambda x_BS: self._loss(x_BS, kl, batch)[0], own_BS.detach(), generator)
+        own_BS = _ratios(score_completions(model, batch).logp_BS, batch)[:, :1]
+        kl_B = self._kl(batch)
+        slope_BS = draw_slopes(lambda x_BS: self._loss(x_BS, kl_B, batch)[0], own_BS.detach(), generator)
         return (slope_BS * own_BS).sum(1).float()
 
-    def _kl(self, ratio_BS: Tensor, batch: Batch) -> Tensor | float:
-        return kl_estimate(ratio_BS[:, 1], batch.get("weight_B")) if self.loss == "kto" else 0.0
+    def _kl(self, batch: Batch) -> Tensor | float:
+        return batch["kl_K"][batch["task_B"]] if self.loss == "kto" else 0.0
 
-    def _loss(self, own_BS: Tensor, kl: Tensor | float, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _loss(self, own_BS: Tensor, kl_B: Tensor | float, batch: Batch) -> tuple[Tensor, Tensor]:
         """The weighted loss and h (B,), of the log ratios of the rows' own answers (B, 1)."""
         task_B, desirable_B = batch["task_B"], batch["label_B"]
-        loss_B, h_B = kto(own_BS[:, 0], kl, desirable_B, by_task(self.beta, task_B))
+        loss_B, h_B = kto(own_BS[:, 0], kl_B, desirable_B, by_task(self.beta, task_B))
         weights = by_task(self.desirable_weight, task_B), by_task(self.undesirable_weight, task_B)
         return torch.where(desirable_B, *weights) * loss_B, h_B
 

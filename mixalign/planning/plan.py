@@ -19,6 +19,7 @@ from mixalign.planning.rows import ShownRow, shown_rows
 from mixalign.runs.advice import warm_up_advice
 from mixalign.runs.check import needs_specialists
 from mixalign.runs.influence_cost import influence_text
+from mixalign.runs.notes import notes_of
 
 __all__ = ["Plan", "PlanRow", "make_plan", "plan_rows", "stages", "warnings_of"]
 
@@ -94,7 +95,11 @@ def make_plan(job: Job, num_rows: int = 1) -> Plan:
         shown={d.task: shown_rows(d, job.tokenizer, job.objective.form, num_rows) for d in job.data["train"]},
         stages=stages(job, mixer),
         chosen=list(settings.chosen),
-        warnings=warnings_of(rows) + warm_up_advice(job, needs_specialists(settings, in_sweep=False)),
+        warnings=[
+            *warnings_of(rows),
+            *warm_up_advice(job, needs_specialists(settings, in_sweep=False)),
+            *notes_of(job, mixer),
+        ],
     )
 
 

@@ -73,6 +73,7 @@ def evaluate(job: Job, trainer: L.Trainer, module: AlignModule, split: str) -> d
         objective=settings.objective_name,
         seed=settings.seed,
         split=split,
+        split_of=job.splits_of(split),
         tasks=job.tasks,
         evaluation=module.evaluation,
     )

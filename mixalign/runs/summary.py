@@ -24,6 +24,7 @@ def eval_json(
     objective: str,
     seed: int,
     split: str,
+    split_of: list[str],
     tasks: list[str],
     evaluation: Mapping[str, Tensor],
 ) -> dict[str, Any]:
@@ -31,15 +32,17 @@ def eval_json(
 
     Args:
         static: whether the mixer never moves its mixture; reports compare with such runs.
+        split_of: the split that each task's rows are of.
         evaluation: means by task (K,), and `count`; nan where a task has no row.
 
     Returns:
-        `tasks` (every number of each task), `mean` over tasks, and the `worst` task of each quantity. Losses are in
-        nats; `excess` is mean max(loss - specialist loss, 0), `gap` the same without the clip.
+        `tasks` (every number of each task, its `split`, and `held_out`: whether training never looks at these rows),
+        `mean` over tasks, and the `worst` task of each quantity. Losses are in nats; `excess` is
+        mean max(loss - specialist loss, 0), `gap` the same without the clip.
     """
     quantities = {name: value_K.tolist() for name, value_K in evaluation.items() if name != "count"}
     by_task = {
-        task: {"rows": int(evaluation["count"][k])} | {name: values[k] for name, values in quantities.items()}
+        task: _rows(int(evaluation["count"][k]), split_of[k]) | {name: values[k] for name, values in quantities.items()}
         for k, task in enumerate(tasks)
     }
     worst = {}
@@ -64,7 +67,7 @@ def eval_json(
 def write_results(path: Path, result: Mapping[str, Any]) -> None:
     """Writes results as JSON, which has no infinity and no nan: they become null, and a warning names their tasks."""
     for task, row in result["tasks"].items():
-        if bad := [name for name, value in row.items() if not isfinite(value)]:
+        if bad := [name for name, value in row.items() if isinstance(value, float) and not isfinite(value)]:
             log.warning(
                 "Task `%s` has no finite %s on its %s %s rows: null in %s, and left out of the worst task where it is "
                 "not a number. Look for rows far from the rest, or lower `optimizer.lr`.",
@@ -85,10 +88,15 @@ def _shown(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
+def _rows(number: int, split: str) -> dict[str, Any]:
+    return {"rows": number, "split": split, "held_out": split == "test"}
+
+
 def eval_table(result: dict[str, Any]) -> str:
     """The results as a table, losses in nats, the task with the worst excess (or loss) marked."""
     names = [n for n in SHOWN if n in result["mean"]]
     title = f"{result['mixer']} ({result['objective']}, seed {result['seed']}) on the {result['split']} rows"
+    title += _not_held_out(result["tasks"])
     worst = result["worst"].get("excess", result["worst"]["loss"])["task"]
     rows = [
         [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(_shown(row[n]) for n in names)]
@@ -107,3 +115,11 @@ def _exported(result: Mapping[str, Any]) -> str:
     if exported["monitor"] is None:
         return f"{step}, the last one"
     return f"{step}, the best by {exported['monitor']} ({exported['value']:.4g})"
+
+
+def _not_held_out(tasks: Mapping[str, Any]) -> str:
+    """Which tasks stand on validation rows, for the title."""
+    seen = [task for task, row in tasks.items() if row.get("split") == "validation"]
+    if not seen:
+        return ""
+    return f" ({'' if len(seen) == len(tasks) else ', '.join(seen) + ': validation rows, '}not held out from training)"

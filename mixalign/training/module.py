@@ -8,22 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixalign.data.batches.even import is_filler
+from mixalign.data.batches.collate import Sides
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip, clip_sample
 from mixalign.models.dropout import set_dropout
-from mixalign.models.precision import sum_dtype
+from mixalign.models.forward import score_completions
 from mixalign.objectives.base import Objective
 from mixalign.training import sharding
+from mixalign.training.ahead import gate, gates_ahead, look_ahead
 from mixalign.training.lightning_quirks import clip_gradients
 from mixalign.training.optimizer import Optimizer
-from mixalign.training.task_mean import TaskMean
+from mixalign.training.validation import SUMMARY, SUMMARY_OF_EXCESS, Validation, summary_of
 from mixalign.types import Batch
 
 __all__ = ["SUMMARY", "SUMMARY_OF_EXCESS", "AlignModule"]
-
-SUMMARY = ("eval/mean_loss", "eval/worst_loss", "eval/worst_accuracy")  # what callbacks may watch
-SUMMARY_OF_EXCESS = ("eval/worst_excess", "eval/worst_gap")  # where validation rows carry specialists' losses
 
 
 class AlignModule(L.LightningModule):
@@ -62,14 +60,24 @@ class AlignModule(L.LightningModule):
         self.measured: dict[str, Tensor] = {}  # what the last micro-batch showed of each sample, (B,)
         self.strict_loading = False  # checkpoints hold trained weights only
         self.seed, self._has_dropout = seed, set_dropout(model, in_adapters=objective.form == "supervised")
-        self._validation: TaskMean | None = None
+        self.reads_kl = objective.form == "mismatched"  # whether losses are measured from KTO's KL, one of many rows
+        self.sides: Sides = (0,) if self.reads_kl else None  # completions that training reads with gradients
+        self._kl_K = self.gate_K = torch.empty(0)  # of the step at work
 
     def configure_model(self) -> None:
         # the mesh comes from a strategy that spreads parameters; Lightning calls this before a validation once more
         if self.device_mesh is not None and not sharding.is_sharded(self):
             sharding.shard(self, self.model, self.device_mesh["data_parallel"])
 
+    def reads_ahead(self, accumulate: int, num_completions: int) -> tuple[int, ...]:
+        """The completions of all rows of a step that are read before its first backward pass, or none."""
+        return tuple(range(num_completions)) if gates_ahead(self, accumulate) else (1,) * self.reads_kl
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        if "ahead" in batch:
+            self._kl_K, self.gate_K = look_ahead(self, batch.pop("ahead"))
+        if self.reads_kl:
+            batch["kl_K"] = self._kl_K
         if self._has_dropout:  # the same noise for a training that goes on
             torch.manual_seed(
                 int(np.random.SeedSequence([self.seed, batch_idx, self.global_rank]).generate_state(1)[0])
@@ -82,7 +90,7 @@ class AlignModule(L.LightningModule):
             excess_B = clip_sample(gap_B, self.clip)
             measured["excess_B"] = excess_B.detach()
             if self.descends_on == "excess":
-                value_B = excess_B * self._gate(gap_B, batch)
+                value_B = excess_B * gate(self, gap_B, batch)
         elif self.descends_on == "excess":
             raise MixalignError("This mixer descends on excess loss, but the batches carry no specialist losses.")
         if "weight_B" in batch:
@@ -108,57 +116,30 @@ class AlignModule(L.LightningModule):
             weight_B = weight_B * batch["weight_B"]
         return weight_B.float() * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
-    def _gate(self, gap_B: Tensor, batch: Batch) -> Tensor:
-        """With `clip=task`, 0 for the samples of a task whose mean excess is not positive, else 1."""
-        if self.clip != "task":
-            return torch.ones_like(gap_B)
-        task_B, counted_B = batch["task_B"], gap_B.detach()
-        if "weight_B" in batch:
-            counted_B = counted_B * batch["weight_B"]
-        sums_K = torch.zeros(len(self.tasks), device=gap_B.device).index_add_(0, task_B, counted_B)
-        return (self.trainer.strategy.reduce(sums_K, reduce_op="sum") > 0).float()[task_B]
+    def logp(self, batch: Batch) -> Tensor:
+        """Log-probability of each completion (B, S), nats; the batch gets those of a reference that is run beside."""
+        self._put_reference(batch)
+        return score_completions(self.model, batch).logp_BS
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """What the objective says of each sample of a batch, (B,) each; `loss` is one of them, in nats."""
-        if self.live_reference is not None and "reference_logp_BS" not in batch:
-            batch["reference_logp_BS"] = self.live_reference(batch)
+        self._put_reference(batch)
         return self.objective(self.model, batch)
 
+    def _put_reference(self, batch: Batch) -> None:
+        if self.live_reference is not None and "reference_logp_BS" not in batch:
+            batch["reference_logp_BS"] = self.live_reference(batch)
+
     def on_validation_epoch_start(self) -> None:
-        names = ["loss", *self.objective.metrics, "specialist_loss", "gap", "excess"]
-        self._validation = TaskMean(names, len(self.tasks), sum_dtype(self.device)).to(self.device)
+        self._validation = Validation(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        scores = self.scores(batch)
-        if is_filler(batch):
-            return  # there only for the forward pass, which takes all processes
-        loss_B = scores["loss"]
-        specialist_B = batch.get("specialist_loss_B", torch.full_like(loss_B, torch.nan))
-        gap_B = loss_B - specialist_B
-        assert self._validation is not None
-        self._validation.update(
-            batch["task_B"],
-            batch.get("weight_B"),
-            **scores,
-            specialist_loss=specialist_B,
-            gap=gap_B,
-            excess=gap_B.clamp_min(0),
-        )
+        self._validation.add(batch)
 
     def on_validation_epoch_end(self) -> None:
-        assert self._validation is not None
-        means = self._validation.by_name()
-        means.pop("weight", None)
-        if means["specialist_loss"].isnan().all():
-            means = {k: v for k, v in means.items() if k not in ("specialist_loss", "gap", "excess")}
-        self.evaluation = means
-        summary = {"eval/mean_loss": means["loss"].mean(), "eval/worst_loss": means["loss"].max()}
-        if "accuracy" in means:
-            summary["eval/worst_accuracy"] = means["accuracy"].min()
-        if "excess" in means:
-            summary |= {"eval/worst_excess": means["excess"].max(), "eval/worst_gap": means["gap"].max()}
+        self.evaluation = self._validation.means()
         if self.trainer.state.fn == "fit":  # else the final test rows would end the validation's curve
-            self.summary = {k: float(v) for k, v in summary.items()}
+            self.summary = summary_of(self.evaluation)
         # for callbacks that watch them; TaskLog sends them to the loggers, at the step of the per-task numbers
         self.log_dict(self.summary, logger=False, rank_zero_only=True)
 

@@ -40,6 +40,7 @@ from mixalign.runs.identity import (
     write_identity,
     write_specialists,
 )
+from mixalign.runs.notes import notes_of
 from mixalign.runs.proxy import run_proxy, with_baseline
 from mixalign.runs.rounds import run_rounds
 from mixalign.runs.summary import eval_table
@@ -154,7 +155,7 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", name, len(job.tasks), rows, job.steps, settings.batch_size)
     if job.settings.chosen:
         log.info("chosen: %s", "; ".join(job.settings.chosen))
-    for advice in warm_up_advice(job, train_specialists):
+    for advice in [*notes_of(job, mixer), *warm_up_advice(job, train_specialists)]:
         log.warning("%s", advice)
     job, reference = reference_policy(job, same)
     if claimed.finished:

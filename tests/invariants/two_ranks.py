@@ -24,6 +24,7 @@ from mixalign.mixers.group_dro import GroupDRO
 from mixalign.models.load import LoRA
 from mixalign.models.reference import LIVE
 from mixalign.models.tiny import TinyLlama
+from mixalign.objectives.kto import KTO
 from mixalign.training.callbacks.save_newest import SaveNewest
 from mixalign.training.checkpoints import LAST, REST, newest_checkpoint
 from mixalign.training.sharding import FullySharded, load_weights, save_model, whole
@@ -34,6 +35,10 @@ CASES = {
     "ama_r clipped by task": (AMAR(eta=0.5, clip="task"), None),
     "ama_s": (AMAS(eta=0.5), None),
     "group_dro accumulated": (GroupDRO(eta=0.5), 1),
+    "kto": (AMAR(eta=0.5), None),
+    "kto accumulated": (AMAR(eta=0.5), 2),
+    "kto clipped by task, accumulated": (AMAR(eta=0.5, clip="task"), 1),
+    "ama_r clipped by task, accumulated": (AMAR(eta=0.5, clip="task"), 1),
     "ama_s with weights of rows": (AMAS(eta=0.5), 2),
 }
 
@@ -41,9 +46,10 @@ CASES = {
 SETTINGS = {"steps": 6, "batch_size": 8, "val_every": 3, "eval_batch_size": 4, "lr": 1e-3}
 
 
-def prepare(make_job: Callable):
+def prepare(make_job: Callable, case: str = ""):
     """Nine validation rows in batches of four: two batches on the first of two processes, and one on the other."""
-    return make_job(validation_rows=3, dtype=torch.float64)
+    objective = KTO(beta=0.5) if case.startswith("kto") else None
+    return make_job(validation_rows=3, dtype=torch.float64, objective=objective)
 
 
 def weigh(job) -> None:
@@ -61,9 +67,9 @@ def keeper(folder: Path) -> ModelCheckpoint:
 
 
 def main(devices: int, folder: Path, make_job: Callable) -> None:
-    job = prepare(make_job)
     out, rank = {}, 0
     for name, (mixer, micro) in CASES.items():
+        job = prepare(make_job, name)
         keep = keeper(folder / f"{devices} ranks" / name)
         options = {"devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
         if "weights" in name:

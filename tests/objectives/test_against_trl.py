@@ -14,6 +14,7 @@ import torch
 from mixalign.data.batches.collate import collate
 from mixalign.data.tokens.tokenise import tokenise
 from mixalign.frozen.score import score_rows
+from mixalign.losses.kto import kl_estimate
 from mixalign.models.forward import score_completions
 from mixalign.models.tiny import TinyLlama
 from mixalign.objectives.dpo import DPO
@@ -165,6 +166,9 @@ def ours(objective, policy, table, rows: list[int], weight_B=None) -> tuple[torc
     """Our loss of each row, and the gradients of their weighted sum; the mean unless told otherwise."""
     policy.zero_grad()
     batch = collate([table], np.zeros(len(rows), int), np.array(rows))
+    if objective.form == "mismatched":
+        with torch.no_grad():
+            batch["kl_K"] = kl_estimate(objective.kl_sums(score_completions(policy, batch).logp_BS, batch, 1))
     loss_B = objective(policy, batch)["loss"]
     (loss_B.mean() if weight_B is None else (weight_B * loss_B).sum()).backward()
     return loss_B.detach(), {name: p.grad.clone() for name, p in policy.named_parameters()}

@@ -10,6 +10,7 @@ import torch
 from mixalign.data.batches.collate import collate
 from mixalign.data.batches.pack import pack
 from mixalign.errors import MixalignError
+from mixalign.losses.kto import kl_estimate
 from mixalign.objectives.frozen_losses import frozen_losses
 from mixalign.objectives.kto import KTO
 from mixalign.types import Batch
@@ -20,6 +21,7 @@ BATCH = Batch(
     reference_logp_BS=torch.full((3, 2), -10.0, dtype=torch.float64),
     label_B=torch.tensor([True, False, True]),
     task_B=torch.tensor([0, 0, 1]),
+    kl_K=torch.ones(2, dtype=torch.float64),
 )
 P = 1 / (1 + 1 / e)  # sigmoid(1) = 0.731059
 
@@ -38,9 +40,18 @@ def test_without_the_estimate_ratios_are_measured_from_0():
     assert scores["margin"].tolist() == pytest.approx([1, -1, -1 / 3])
 
 
-def test_the_estimate_is_at_least_0():
+def test_the_estimate_is_the_mean_ratio_of_other_answers_of_each_task_at_least_0():
+    weighted = BATCH | Batch(weight_B=torch.tensor([1.0, 3.0, 1.0]))
     low = BATCH | Batch(reference_logp_BS=torch.tensor([[-10.0, 0.0]], dtype=torch.float64).repeat(3, 1))
-    assert KTO(beta=1.0).scores(LOGP_BS, low)["margin"].tolist() == pytest.approx([3, -3, -1])
+    for batch, wanted in ((BATCH, [1, 1, 0]), (weighted, [0.5, 1, 0]), (low, [0, 0, 0])):
+        sums_2K = KTO().kl_sums(LOGP_BS.clone().requires_grad_(), batch, 3)  # nobody of the third task is there
+        assert kl_estimate(sums_2K).tolist() == pytest.approx(wanted)
+        assert not sums_2K.requires_grad
+
+
+def test_each_task_is_measured_from_its_own_estimate():
+    scores = KTO(beta=0.5).scores(LOGP_BS, BATCH | Batch(kl_K=torch.tensor([1.0, 0.0])))
+    assert scores["margin"].tolist() == pytest.approx([1, -1, -0.5])
 
 
 def test_weights_and_beta_by_task():
@@ -51,7 +62,8 @@ def test_weights_and_beta_by_task():
 
 
 def test_a_tie_is_no_win():
-    assert KTO().scores(torch.full((3, 2), -10.0), BATCH)["accuracy"].tolist() == [0, 0, 0]
+    tie = BATCH | Batch(kl_K=torch.zeros(2))
+    assert KTO().scores(torch.full((3, 2), -10.0), tie)["accuracy"].tolist() == [0, 0, 0]
 
 
 def test_only_own_answers_have_a_gradient():
@@ -110,7 +122,8 @@ def test_layouts_agree(kto_job):
         for weight in model.parameters():
             weight *= 1.1  # away from the reference
     rows = torch.tensor([[0, 1, 2, 2], [1, 2, 3, 90]]).numpy()
-    padded, packed = (KTO(0.5)(model, layout(kto_job.train, *rows)) for layout in (collate, pack))
+    kl = Batch(kl_K=torch.full((3,), 0.3))
+    padded, packed = (KTO(0.5)(model, layout(kto_job.train, *rows) | kl) for layout in (collate, pack))
     assert padded["margin"].abs().min() > 0
     for key, value_B in padded.items():
         torch.testing.assert_close(packed[key], value_B, rtol=1e-5, atol=1e-5)

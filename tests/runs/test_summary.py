@@ -11,13 +11,12 @@ TASKS = ["easy", "hard", "empty"]
 NAN = float("nan")
 
 
-def summary(**quantities: list[float]) -> dict:
+def summary(split_of=("test",) * 3, **quantities: list[float]) -> dict:
     counts = torch.tensor([3.0, 2.0, 4.0])
     values = {name: torch.tensor(value, dtype=torch.float64) for name, value in quantities.items()}
     evaluation = {"count": counts, **values}
-    return eval_json(
-        mixer="ama_s", static=False, objective="dpo", seed=7, split="test", tasks=TASKS, evaluation=evaluation
-    )
+    about = {"mixer": "ama_s", "static": False, "objective": "dpo", "seed": 7, "split": "test"}
+    return eval_json(**about, split_of=list(split_of), tasks=TASKS, evaluation=evaluation)
 
 
 @pytest.fixture
@@ -38,6 +37,8 @@ def test_every_task_has_its_rows_and_numbers(result):
     assert (result["mixer"], result["objective"], result["seed"], result["split"]) == ("ama_s", "dpo", 7, "test")
     assert result["static"] is False
     assert result["tasks"]["hard"] == {
+        "split": "test",
+        "held_out": True,
         "rows": 2,
         "loss": 0.25,
         "accuracy": 0.5,
@@ -66,13 +67,23 @@ def test_the_worst_is_the_highest_loss_and_the_lowest_accuracy(result):
 def test_what_was_not_measured_is_absent():
     found = summary(loss=[0.5, 0.25, 0.125], accuracy=[1.0, 0.5, 0.75])
     assert set(found["worst"]) == {"loss", "accuracy"}
-    assert set(found["tasks"]["easy"]) == {"rows", "loss", "accuracy"}
+    assert set(found["tasks"]["easy"]) == {"rows", "split", "held_out", "loss", "accuracy"}
     assert "excess" not in eval_table(found)
 
 
 def test_a_task_without_a_row_is_not_the_worst():
     found = summary(loss=[0.5, 0.25, NAN], accuracy=[1.0, 0.5, NAN])
     assert found["worst"] == {"loss": {"task": "easy", "value": 0.5}, "accuracy": {"task": "hard", "value": 0.5}}
+
+
+def test_validation_rows_are_never_held_out_without_a_word():
+    loss = {"loss": [0.5, 0.25, 0.125]}
+    some = summary(("test", "validation", "test"), **loss)
+    assert [row["held_out"] for row in some["tasks"].values()] == [True, False, True]
+    assert [row["split"] for row in some["tasks"].values()] == ["test", "validation", "test"]
+    assert "(hard: validation rows, not held out from training)" in " ".join(eval_table(some).split())
+    assert "(not held out from training)" in " ".join(eval_table(summary(("validation",) * 3, **loss)).split())
+    assert "held out" not in eval_table(summary(**loss))
 
 
 def test_it_is_plain_json(result):

@@ -3,6 +3,7 @@
 import json
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 
@@ -10,8 +11,9 @@ from mixalign.errors import MixalignError
 from mixalign.mixers.ama_r import AMAR
 from mixalign.mixers.ama_s import AMAS
 from mixalign.mixers.base import Mix
-from mixalign.mixers.fixed import Temperature
+from mixalign.mixers.fixed import Fixed, Temperature
 from mixalign.mixers.group_dro import GroupDRO
+from mixalign.mixers.wrapped import Wrapped
 from mixalign.training.callbacks.mixing import Mixing
 
 MIXERS = {"ama_r": AMAR(eta=0.5), "ama_s": AMAS(eta=0.5), "group_dro": GroupDRO(eta=0.5), "temperature": Temperature()}
@@ -227,3 +229,41 @@ def test_an_unsafe_step_size_is_said_before_training(dpo_job, tmp_path, caplog):
     with caplog.at_level("WARNING", logger="mixalign"):
         dpo_job.run(tmp_path, AMAS(eta=0.1), steps=1)
     assert not caplog.records
+
+
+def test_a_run_ends_when_every_task_has_had_its_max_epochs(dpo_job, tmp_path, caplog):
+    """Of 60, 40 and 50 rows: 150, in batches of 12, so that each is seen at least once and at most once and a batch."""
+    with caplog.at_level("INFO", logger="mixalign"):
+        run = dpo_job.run(tmp_path, Wrapped(Temperature(float("inf")), max_epochs=1), steps=40, val_every=30)
+    assert 13 <= run.trainer.global_step < 17
+    assert ((run.data.sampler.epochs_K >= 1) & (run.data.sampler.cursor_K < run.data.sampler.rows_K + 12)).all()
+    (said,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("every task")]
+    assert said == f"every task has had its max_epochs: the run ends at step {run.trainer.global_step} of 40"
+    assert run.module.evaluation["count"].tolist() == [7, 7, 7], "validated at the end"
+
+
+def test_a_task_of_weight_0_does_not_keep_a_run_going(dpo_job, tmp_path):
+    run = dpo_job.run(tmp_path, Wrapped(Fixed([0, 1, 0]), max_epochs=1), steps=40)
+    assert run.data.sampler.cursor_K.tolist() == [0, 48, 0]
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_clip_by_task_averages_over_the_updates_before_it_clips(dpo_job, tmp_path, every):
+    for table in dpo_job.train:  # gaps of either sign, 0 on average
+        table.columns["specialist_loss"][:] = np.log(2) + np.where(np.arange(len(table)) % 2, 0.5, -0.5)
+    seen = []
+
+    class Listening(AMAR):
+        def update(self, signal, state):
+            seen.append(signal.excess_K)
+            return super().update(signal, state)
+
+    run = dpo_job.run(
+        tmp_path, Wrapped(Listening(clip="task"), every=every), steps=4, lr=1e-9, composition="multinomial"
+    )
+    gap_K = torch.zeros(3, dtype=torch.float64)
+    count_K = torch.zeros(3, dtype=torch.float64)
+    for batch in run.seen.batches[-every:]:
+        gap_K.index_add_(0, batch.task_B, (batch.loss_B - batch.specialist_loss_B).double())
+        count_K.index_add_(0, batch.task_B, torch.ones(len(batch.task_B), dtype=torch.float64))
+    torch.testing.assert_close(seen[-1], (gap_K / count_K).clamp_min(0), rtol=1e-4, atol=1e-6)

@@ -18,7 +18,8 @@ from mixalign.jobs.job import prepare
 
 TASKS = ["helpful", "reverse", "compare"]
 MIXERS = sorted(path.stem for path in (CONF / "mixer").glob("*.yaml"))
-DPO_ROW = {"rows", "loss", "accuracy", "margin", "specialist_loss", "gap", "excess"}
+ABOUT = {"rows", "split", "held_out"}
+DPO_ROW = ABOUT | {"loss", "accuracy", "margin", "specialist_loss", "gap", "excess"}
 BETA = 0.5
 
 
@@ -133,7 +134,7 @@ def test_eval_json_has_exactly_the_documented_keys(finished):
         assert row["rows"] == 8
         assert row["gap"] == pytest.approx(row["loss"] - row["specialist_loss"], abs=1e-6)
         assert row["excess"] >= max(row["gap"], 0) - 1e-6
-    assert set(result["mean"]) == DPO_ROW - {"rows"}
+    assert set(result["mean"]) == DPO_ROW - ABOUT
     assert set(result["worst"]) == {"excess", "gap", "loss", "accuracy"}
     for name, worst in result["worst"].items():
         values = {task: row[name] for task, row in result["tasks"].items()}
@@ -158,7 +159,7 @@ def test_an_sft_run_has_no_margin_and_its_model_gives_its_losses(train):
     run = train("objective=sft", "mixer=ama_s")
     result = read(run / "eval.json")
     assert set(result["tasks"]["helpful"]) == DPO_ROW - {"margin"}
-    assert set(result["mean"]) == DPO_ROW - {"margin", "rows"}
+    assert set(result["mean"]) == DPO_ROW - ABOUT - {"margin"}
     policy, tokenizer = (kind.from_pretrained(run / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
     for task in TASKS:
         loss = sft_losses(policy, tokenizer, task).mean().item()

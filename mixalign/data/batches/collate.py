@@ -1,20 +1,31 @@
 """Tokenised rows to a padded batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from mixalign.data.dataset import TaskDataset
-from mixalign.types import Batch
+from mixalign.types import Batch, TokenRow
 
-__all__ = ["Layout", "collate", "score_columns"]
+__all__ = ["Layout", "Sides", "collate", "pick", "score_columns"]
 
-Layout = Callable[[Sequence[TaskDataset], np.ndarray, np.ndarray], Batch]
-"""Makes a batch of the chosen rows of some tasks: `collate` here, or `pack`."""
+Sides = tuple[int, ...] | None
+"""Which completions of each row a batch has; None: all S."""
 
 
-def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, pad_id: int = 0) -> Batch:
+class Layout(Protocol):
+    """Makes a batch of the chosen rows of some tasks: `collate` here, or `pack`."""
+
+    def __call__(
+        self, datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, /, sides: Sides = None
+    ) -> Batch: ...
+
+
+def collate(
+    datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, /, sides: Sides = None, *, pad_id: int = 0
+) -> Batch:
     """Pads the chosen rows to one rectangle and lists the positions whose targets the loss reads.
 
     Padding is on the right and needs no mask: under causal attention no real token sees it, and only listed
@@ -24,8 +35,9 @@ def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarr
         datasets: the tasks' tables, all with the same number of completions S.
         task_B: task of each sample.
         row_B: row of each sample within its task.
+        sides: which of the completions are there, and in `reference_logp_BS`.
     """
-    rows = [datasets[t][int(r)] for t, r in zip(task_B, row_B, strict=True)]
+    rows = [pick(datasets[t][int(r)], sides) for t, r in zip(task_B, row_B, strict=True)]
     sequences = [
         (row["prompt"], c, m) for row in rows for c, m in zip(row["completions"], row["supervised"], strict=True)
     ]
@@ -49,10 +61,18 @@ def collate(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarr
         task_B=torch.from_numpy(np.asarray(task_B, np.int64)),
         row_id_B=torch.tensor([row["row_id"] for row in rows]),
     )
-    return batch | score_columns(datasets, task_B, row_B)
+    return batch | score_columns(datasets, task_B, row_B, sides)
 
 
-def score_columns(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray) -> Batch:
+def pick(row: TokenRow, sides: Sides) -> TokenRow:
+    """The row with some of its completions."""
+    if sides is None:
+        return row
+    completions, supervised = ([part[s] for s in sides] for part in (row["completions"], row["supervised"]))
+    return TokenRow(row_id=row["row_id"], prompt=row["prompt"], completions=completions, supervised=supervised)
+
+
+def score_columns(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, sides: Sides = None) -> Batch:
     """The scores, labels and weights that the tasks carry, one entry a sample.
 
     Weights are there when any of the tasks has some; a row's is over the mean weight of its table, see `TaskDataset`.
@@ -63,7 +83,8 @@ def score_columns(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np
     if all("label" in datasets[t].columns for t in task_B):
         out["label_B"] = _column(datasets, task_B, row_B, "label")
     if all("reference_logp" in datasets[t].columns for t in task_B):
-        out["reference_logp_BS"] = _column(datasets, task_B, row_B, "reference_logp")
+        logp_BS = _column(datasets, task_B, row_B, "reference_logp")
+        out["reference_logp_BS"] = logp_BS if sides is None else logp_BS[:, list(sides)]
     if all("specialist_loss" in datasets[t].columns for t in task_B):
         out["specialist_loss_B"] = _column(datasets, task_B, row_B, "specialist_loss")
     return out

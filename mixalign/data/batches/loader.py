@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mixalign.checks import check_number
-from mixalign.data.batches.collate import Layout, collate
+from mixalign.data.batches.collate import Layout, Sides, collate
 from mixalign.data.batches.sampler import Draw, MixtureSampler
 from mixalign.data.dataset import TaskDataset
 from mixalign.types import Batch
@@ -26,6 +26,9 @@ class MixtureLoader:
         rank: this process; it takes every `world`-th micro-batch of a global draw.
         world: number of processes.
         layout: makes a batch of rows.
+        sides: which completions of each row a micro-batch has.
+        ahead: which of them the first micro-batch of a step brings along of all this rank's rows of the step, as
+            `ahead`; none: it brings nothing.
     """
 
     def __init__(
@@ -37,8 +40,12 @@ class MixtureLoader:
         rank: int = 0,
         world: int = 1,
         layout: Layout = collate,
+        *,
+        sides: Sides = None,
+        ahead: tuple[int, ...] = (),
     ):
         self.datasets, self.sampler, self.layout = datasets, sampler, layout
+        self.sides, self.ahead = sides, ahead
         self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
 
     def __len__(self) -> int:
@@ -48,9 +55,16 @@ class MixtureLoader:
         while self.sampler.step < self.steps:
             draw = self.sampler.draw()
             count_K = torch.from_numpy(draw.count_K.astype(np.float64))
-            for mine in self._deal(draw)[self.rank :: self.world]:
-                batch = self.layout(self.datasets, draw.task_B[mine], draw.row_B[mine])
+            parts = self._deal(draw)[self.rank :: self.world]
+            ahead = Batch(ahead=[self._batch(draw, mine, self.ahead) for mine in parts]) if self.ahead else Batch()
+            for mine in parts:
+                batch = self._batch(draw, mine, self.sides) | ahead
+                ahead = Batch()
                 yield batch | Batch(count_K=count_K, draw_prob_B=torch.from_numpy(draw.prob_B[mine]))
+
+    def _batch(self, draw: Draw, mine: np.ndarray, sides: Sides) -> Batch:
+        chosen = self.datasets, draw.task_B[mine], draw.row_B[mine]
+        return self.layout(*chosen) if sides is None else self.layout(*chosen, sides)
 
     def _deal(self, draw: Draw) -> np.ndarray:
         """Places in the draw of each micro-batch (parts, rows), dealt out so that all have about as many tokens."""

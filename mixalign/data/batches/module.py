@@ -64,6 +64,7 @@ class MixtureData(L.LightningDataModule):
     def train_dataloader(self) -> MixtureLoader:
         trainer = self.trainer
         assert trainer is not None
+        reads: Any = trainer.lightning_module
         parts = trainer.world_size * trainer.accumulate_grad_batches
         if self.sampler.batch_size % parts:
             raise MixalignError(
@@ -79,6 +80,8 @@ class MixtureData(L.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             self.layout,
+            sides=reads.sides,
+            ahead=reads.reads_ahead(trainer.accumulate_grad_batches, self.train[0].num_completions),
         )
 
     def val_dataloader(self) -> EvalLoader | EvenBatches:

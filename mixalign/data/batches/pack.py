@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mixalign.data.batches.collate import score_columns
+from mixalign.data.batches.collate import Sides, pick, score_columns
 from mixalign.data.dataset import TaskDataset
-from mixalign.types import Batch, Segment
+from mixalign.types import Batch, Segment, TokenRow
 
 __all__ = ["pack"]
 
@@ -26,7 +26,9 @@ class _Row(NamedTuple):
     counts: list[int]
 
 
-def pack(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, pad_id: int = 0) -> Batch:
+def pack(
+    datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray, /, sides: Sides = None, *, pad_id: int = 0
+) -> Batch:
     """Lays the chosen rows one behind the other: `prompt completion_1 .. completion_S` for each.
 
     The first completion continues its prompt; every further one is a segment of its own that looks back at the
@@ -37,11 +39,12 @@ def pack(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray,
         datasets: the tasks' tables, all with the same number of completions S.
         task_B: task of each sample.
         row_B: row of each sample within its task.
+        sides: which of the completions are there, and in `reference_logp_BS`.
     """
     placed: list[_Row] = []
     offset = 0
     for task, row in zip(task_B, row_B, strict=True):
-        placed.append(_place(datasets[task], int(row), offset))
+        placed.append(_place(pick(datasets[task][int(row)], sides), offset))
         offset += len(placed[-1].ids)
     extra = -offset % ROUND
     filler = np.full(extra, pad_id, np.int32)
@@ -59,11 +62,10 @@ def pack(datasets: Sequence[TaskDataset], task_B: np.ndarray, row_B: np.ndarray,
         task_B=torch.from_numpy(np.asarray(task_B, np.int64)),
         row_id_B=torch.tensor([int(datasets[t].row_id_N[int(r)]) for t, r in zip(task_B, row_B, strict=True)]),
     )
-    return batch | score_columns(datasets, task_B, row_B)
+    return batch | score_columns(datasets, task_B, row_B, sides)
 
 
-def _place(dataset: TaskDataset, index: int, offset: int) -> _Row:
-    row = dataset[index]
+def _place(row: TokenRow, offset: int) -> _Row:
     prompt, completions = row["prompt"], row["completions"]
     num_prompt = len(prompt)
     positions, segments, predict, target, counts = [np.arange(num_prompt)], [], [], [], []

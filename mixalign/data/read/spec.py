@@ -39,7 +39,9 @@ class TaskSpec:
     train_on: str = (
         "assistant"  # of conversations: every turn of the assistant, the last one (last), or all tokens (all)
     )
-    max_rows: int | None = None  # of the training split: a seeded uniform subset, whatever the order of the rows
+    # of the training split: a seeded uniform subset, whatever the order of the rows; rows of it that are too long are
+    # dropped afterwards, and a warning says how many remain
+    max_rows: int | None = None
     max_length: int | None = None  # tokens of prompt and completion; default: that of all tasks
     objective: Mapping[str, Any] = field(default_factory=dict)  # this task's settings of it: beta, loss, ...
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # variables of the chat template

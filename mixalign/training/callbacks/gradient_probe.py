@@ -15,9 +15,10 @@ from mixalign.checks import check_number, check_pattern
 from mixalign.errors import MixalignError
 from mixalign.mixers.base import Mixer
 from mixalign.models.precision import sum_dtype
+from mixalign.training.ahead import together
 from mixalign.training.callbacks.probe import Probe, task_batches, weighted
 from mixalign.training.lightning_quirks import gradient_scaler
-from mixalign.types import Batch, on_device
+from mixalign.types import Batch
 
 __all__ = ["GradientProbe", "products", "square_and_noise"]
 
@@ -69,6 +70,7 @@ class GradientProbe(Probe):
         with isolate_rng():
             for task, halves in enumerate(zip(*(self._batches(trainer, half) for half in (0, 1)), strict=True)):
                 half_2d = torch.zeros(2, mean_Kd.shape[1], device=device)
+                halves = _together(trainer, pl_module, halves)
                 for half_d, batches in zip(half_2d, halves, strict=True):
                     _add_gradients(half_d, trainer, pl_module, weights, batches)
                 half_2d = trainer.strategy.reduce(half_2d, reduce_op="sum")
@@ -102,6 +104,14 @@ class GradientProbe(Probe):
         return task_batches(*drawn, 2 * rank + half, 2 * world)
 
 
+def _together(trainer: Any, pl_module: Any, halves: Sequence[list[Batch]]) -> tuple[list[Batch], list[Batch]]:
+    """The batches of both halves, with what all their losses have in common."""
+    first, second = halves
+    with trainer.precision_plugin.forward_context():
+        found = together(pl_module, [*first, *second])
+    return found[: len(first)], found[len(first) :]
+
+
 def _add_gradients(
     sum_d: Tensor, trainer: Any, pl_module: Any, weights: Sequence[nn.Parameter], batches: Sequence[Batch]
 ) -> None:
@@ -111,7 +121,6 @@ def _add_gradients(
     scale = 1.0 if scaler is None else scaler.get_scale()  # else small gradients are lost in float16
     for batch in batches:
         with torch.enable_grad(), trainer.precision_plugin.forward_context():
-            batch = on_device(batch, pl_module.device)
             loss = weighted(pl_module.scores(batch)["loss"], batch).sum()
         grads = torch.autograd.grad(loss * scale, weights, allow_unused=True, materialize_grads=True)
         for part, grad in zip(parts, grads, strict=True):

@@ -1,5 +1,6 @@
 """The callback that closes the loop: measure, reduce over ranks, update the mixture, apply it."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mixalign.data.batches.module import check_same_tasks
 from mixalign.data.batches.sampler import MixtureSampler
-from mixalign.losses.excess import clip_mean
+from mixalign.losses.excess import Clip, clip_mean
 from mixalign.mixers.base import PROBED, Mix, Mixer, MixSignal, State
 from mixalign.mixers.outside import as_rule
 from mixalign.models.precision import sum_dtype
@@ -19,6 +20,8 @@ from mixalign.training.callbacks.on_nan import BadTasks, OnNan
 from mixalign.training.task_mean import OnItsWay, TaskMean
 
 __all__ = ["Mixing"]
+
+log = logging.getLogger(__name__)
 
 
 class Mixing(L.Callback):
@@ -99,6 +102,11 @@ class Mixing(L.Callback):
         self.updates += 1
         self._apply(trainer, pl_module)
         self.history.look_back(self.updates)
+        if self.mixer.exhausted(self.state, self.bad_tasks.banned_K) and not trainer.should_stop:
+            log.info(
+                "every task has had its max_epochs: the run ends at step %d of %d", self.updates, trainer.max_steps
+            )
+            trainer.should_stop = True
 
     def _measure(self, pl_module: Any) -> tuple[MixSignal, Tensor]:
         """Means over all ranks and micro-batches of the step, and tasks whose loss is not finite (K,).
@@ -117,7 +125,7 @@ class Mixing(L.Callback):
         signal = replace(signal, weight_K=means.get("weight"), **self._take_probed(pl_module))
         if means["excess"].isnan().all():
             return signal, bad_K
-        clip = self.mixer.clip
+        clip: Clip = "none" if self.mixer.averages else self.mixer.clip
         weighted_K = (means["weighted"] * counted_K).nan_to_num(0.0) / count_K.sum()
         excess_K, weighted_K = clip_mean(means["excess"], clip), clip_mean(weighted_K, clip)
         return replace(signal, excess_K=excess_K, excess_iw_K=weighted_K, **self._eval), bad_K

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mixalign.checks import check_number
 from mixalign.models.precision import sum_dtype
+from mixalign.training.ahead import together
 from mixalign.training.callbacks.probe import Probe, task_batches, weighted
 from mixalign.training.lightning_quirks import gradient_scaler
-from mixalign.types import Batch, on_device
+from mixalign.types import Batch
 
 __all__ = ["TrialStep"]
 
@@ -48,7 +49,6 @@ class TrialStep(Probe):
         drawn = (data.train, self.rows, (self.seed, trainer.global_step), data.layout, size)
         loss_2K = torch.zeros(2, len(data.train), dtype=sum_dtype(device), device=device)
         for task, batches in enumerate(task_batches(*drawn, trainer.global_rank, trainer.world_size)):
-            batches = [on_device(batch, device) for batch in batches]
             loss_2K[:, task] = _trial(trainer, pl_module, batches, min(self.rows, len(data.train[task])))
         before_K, after_K = trainer.strategy.reduce(loss_2K, reduce_op="sum").to("cpu", torch.float64)
         return {"gain_K": (before_K - after_K) / before_K.abs()}
@@ -58,13 +58,14 @@ def _trial(trainer: Any, pl_module: Any, batches: Sequence[Batch], num_rows: int
     """This process's part of the mean loss of `num_rows` rows before and after a step on them (2,)."""
     (optimizer,) = trainer.optimizers
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    before, grads = _gradient(trainer, pl_module, batches, weights, num_rows)
+    before, grads = _gradient(trainer, pl_module, _together(trainer, pl_module, batches), weights, num_rows)
     for grad in grads:
         trainer.strategy.reduce(grad, reduce_op="sum")  # in place
     with torch.no_grad(), _put_back(weights):
         _step(optimizer, dict(zip(weights, grads, strict=True)), pl_module.settings.max_grad_norm)
         with isolate_rng():  # the same dropout as before the step
-            after = sum((_loss(trainer, pl_module, batch, num_rows) for batch in batches), torch.zeros_like(before))
+            moved = _together(trainer, pl_module, batches)
+            after = sum((_loss(trainer, pl_module, batch, num_rows) for batch in moved), torch.zeros_like(before))
     return torch.stack([before, after])
 
 
@@ -90,6 +91,12 @@ def _loss(trainer: Any, pl_module: Any, batch: Batch, num_rows: int) -> Tensor:
     with trainer.precision_plugin.forward_context():
         loss_B: Tensor = pl_module.scores(batch)["loss"]
     return weighted(loss_B.to(sum_dtype(loss_B.device)), batch).sum() / num_rows
+
+
+def _together(trainer: Any, pl_module: Any, batches: Sequence[Batch]) -> list[Batch]:
+    with isolate_rng(), trainer.precision_plugin.forward_context():
+        found = together(pl_module, batches)
+    return found
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mixalign.checks import check_number
 from mixalign.errors import MixalignError
 from mixalign.models.precision import sum_dtype
+from mixalign.training.ahead import together
 from mixalign.training.callbacks.probe import Probe, task_batches, weighted
-from mixalign.types import on_device
 
 __all__ = ["ValidationProbe"]
 
@@ -44,8 +44,7 @@ class ValidationProbe(Probe):
         sum_2K = torch.zeros(2, len(data.validation), dtype=sum_dtype(device), device=device)  # of losses, of weights
         with isolate_rng(), _evaluating(pl_module), trainer.precision_plugin.forward_context():
             for task, batches in enumerate(task_batches(*drawn, trainer.global_rank, trainer.world_size)):
-                for batch in batches:
-                    batch = on_device(batch, device)
+                for batch in together(pl_module, batches):
                     loss_B = weighted(pl_module.scores(batch)["loss"].to(sum_2K.dtype), batch)
                     sum_2K[0, task] += loss_B.sum()
                     sum_2K[1, task] += weighted(torch.ones_like(loss_B), batch).sum()
