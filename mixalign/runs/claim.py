@@ -13,6 +13,7 @@ from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.runs.folder import read_settings, that_matter
 from mixalign.runs.identity import begun_from
+from mixalign.training.callbacks.probes import probes_for
 from mixalign.training.checkpoints import (
     checkpoint_name,
     checkpoint_step,
@@ -194,7 +195,23 @@ def _wrong(then: Mapping[str, Any], job: Job, extended: int | None, finished: bo
         left_out.add("export")  # for a run whose best checkpoint was lost
     if extended and job.settings.val_every is None:
         left_out.add("val_every")  # a share of the steps
-    for key in left_out:
-        before.pop(key, None)
-        wanted.pop(key, None)
+    unread = _unread(job)
+    for key in (*before, *wanted):
+        if key in left_out or key.startswith(unread):
+            before.pop(key, None)
+            wanted.pop(key, None)
     return differences(before, wanted)
+
+
+def _unread(job: Job) -> tuple[str, ...]:
+    """How the keys begin that the job reads nowhere, so that it is the same run whatever their values are."""
+    unread = []
+    if job.settings.mixer.cadence != "round":
+        unread.append("influence.")
+    if not probes_for(job.settings.mixer):
+        unread.append("probe.")
+    if not job.objective.uses_reference:
+        unread.append("reference.")
+    elif job.settings.reference.sft_steps == 0:
+        unread += ["reference.sft_lr", "reference.sft_epochs", "reference.sft_batch_size", "reference.seed"]
+    return tuple(unread)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mixalign.config.compose import compose_settings
 from mixalign.errors import MixalignError
+from mixalign.jobs.job import prepare
 from mixalign.reporting.read.runs import load_run
-from mixalign.runs import train_one
 from mixalign.runs.claim import EARLIER
+from mixalign.runs.folder import write_config
 from mixalign.training.checkpoints import checkpoint_name, newest_checkpoint
 from tests.tiny_runs import train_from_overrides
 
@@ -154,6 +156,37 @@ def test_the_interval_of_validations_follows_the_steps_where_nobody_set_it(go, t
     assert "val_every: 2" in (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(MixalignError, match=r"other settings .val_every: got 2, wanted 3"):
         go("run", "val_every=3", "steps=48")
+
+
+UNREAD = ("influence.samples=7", "influence.damping=.3", "probe.rows=3", "probe.weights=q_proj", "reference.seed=5")
+
+
+@pytest.mark.parametrize("more", [(), ("objective=dpo", "reference.sft_steps=0")])
+def test_settings_that_a_run_does_not_read_are_not_compared(go, tmp_path, power_cut, caplog, more):
+    unread = (*UNREAD, "reference.sft_lr=.2", "reference.sft_batch_size=3", *["reference.sft_steps=9"] * (not more))
+    with power_cut(3):
+        go("run", "steps=4", *more)
+    result = go("run", "steps=4", *more, *unread)
+    assert "goes on from step" in caplog.text
+    assert "samples: 7" in (tmp_path / "run" / "config.yaml").read_text()
+    assert go("run", "steps=4", *more) == result
+    assert "is finished already" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("of", "now"),
+    [
+        (("mixer=ideal", "mixer.rounds=1"), "influence.damping=.3"),
+        (("mixer=doge", "val_every=4"), "probe.rows=3"),
+        (("objective=dpo", "reference.sft_steps=1"), "reference.seed=5"),
+        (("objective=dpo", "reference.sft_steps=0"), "reference.sft_steps=1"),
+    ],
+)
+def test_settings_that_a_run_reads_are_compared(go, short, tmp_path, of, now):
+    settings = compose_settings(short("steps=4", *of))
+    write_config(tmp_path / "run", prepare(settings))
+    with pytest.raises(MixalignError, match=rf"other settings \({now.split('=')[0]}: got"):
+        go("run", "steps=4", *of, now)
 
 
 @pytest.mark.parametrize(
@@ -300,44 +333,50 @@ def test_a_copied_checkpoint_is_known_by_its_content_and_steps(finished_run, mad
     assert newest_checkpoint(run) == run / "checkpoints" / "last.ckpt"
 
 
-CHANGED = ("optimizer.lr=0.01", "optimizer.weight_decay=0.3", "optimizer.betas=[0.5,0.6]", "optimizer.warmup_steps=0")
+CHANGED = (
+    "optimizer.lr=0.01",
+    "optimizer.weight_decay=0.3",
+    "optimizer.betas=[0.5,0.6]",
+    "optimizer.eps=1e-3",
+    "optimizer.max_grad_norm=0.05",
+    "optimizer.warmup_steps=0",
+)
 
 
 def test_another_optimizer_on_resume_is_the_one_that_trains(go, made, tmp_path, monkeypatch, caplog):
-    """Its settings, and the weights: AdamW by hand from the checkpoint's moments, for one step."""
-    seen = {}
+    """The weights behind one step: AdamW by hand from the checkpoint's moments and the step's gradients."""
+    seen, step = [], torch.optim.AdamW.step
 
-    class Watch:
-        def __init__(self, real):
-            self.real = real
+    def look(optimizer, closure=None):
+        (group,) = optimizer.param_groups
+        before = [weight.detach().clone() for weight in group["params"]]
+        result = step(optimizer, closure)
+        after = [weight.detach().clone() for weight in group["params"]]
+        seen.append((before, [weight.grad.clone() for weight in group["params"]], after))
+        return result
 
-        def __call__(self, trainer, module, data, resume):
-            step = torch.optim.AdamW.step
-
-            def look(optimizer, closure=None):
-                result = step(optimizer, closure)
-                seen.setdefault(
-                    "groups", [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-                )
-                return result
-
-            monkeypatch.setattr(torch.optim.AdamW, "step", look)
-            self.real(trainer, module, data, resume)
-            seen["weights"] = {name: p.detach().clone() for name, p in module.named_parameters()}
-
-    monkeypatch.setattr(train_one, "fit", Watch(train_one.fit))
+    monkeypatch.setattr(torch.optim.AdamW, "step", look)
     checkpoint = made("steps=4") / "checkpoints" / "last.ckpt"
+    seen.clear()
     go("changed", "steps=5", f"resume={checkpoint}", *CHANGED)
-    (group,) = seen["groups"]
-    assert (group["lr"], group["initial_lr"], group["weight_decay"]) == (0.01, 0.01, 0.3)
-    assert tuple(group["betas"]) == (0.5, 0.6)
     said = next(line for line in caplog.messages if line.startswith("The optimizer's settings are others"))
     for part in ("lr: then 0.003, now 0.01", "weight_decay: then 0", "betas: then [0.9, 0.999], now [0.5, 0.6]"):
         assert part in said
+    assert "eps: then 1e-08, now 0.001" in said
+    assert "max_grad_norm: then 1.0, now 0.05" in said
     assert "lr: 0.01" in (tmp_path / "changed" / "config.yaml").read_text()
-    changed = seen["weights"]
-    before = torch.load(checkpoint, weights_only=True)["state_dict"]
-    go("same", "steps=5", f"resume={checkpoint}")
+    ((before, gradients, after),) = seen
+    (saved,) = torch.load(checkpoint, weights_only=True)["optimizer_states"]
+    assert torch.stack([g.norm() for g in gradients]).norm().item() == pytest.approx(0.05, rel=1e-4)
+    for number, (weight, gradient, wanted) in enumerate(zip(before, gradients, after, strict=True)):
+        state = saved["state"][number]
+        assert state["step"] == 4
+        first = 0.5 * state["exp_avg"] + 0.5 * gradient
+        second = 0.6 * state["exp_avg_sq"] + 0.4 * gradient**2
+        change = first / (1 - 0.5**5) / ((second / (1 - 0.6**5)).sqrt() + 1e-3)
+        torch.testing.assert_close(weight * (1 - 0.01 * 0.3) - 0.01 * change, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_the_same_optimizer_on_resume_is_not_spoken_of(go, made, caplog):
+    go("same", "steps=5", f"resume={made('steps=4') / 'checkpoints' / 'last.ckpt'}")
     assert not any(line.startswith("The optimizer's settings") for line in caplog.messages)
-    far, near = (max(float((w[n] - before[n]).abs().max()) for n in before) for w in (changed, seen["weights"]))
-    assert far > 3 * near, "the rate is more than six times as high"
