@@ -3,27 +3,35 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from mixalign import stopping
 from mixalign.config.compose import CONF, as_today, register_resolvers, settings_of
 from mixalign.config.console import quiet_libraries
 from mixalign.config.folders import unused_removed
 from mixalign.config.messages import user_message
+from mixalign.config.parse import NEEDED
 from mixalign.config.settings import RunSettings
 from mixalign.config.sweep import judged, within_sweep
+from mixalign.errors import MixalignError
 
 __all__ = ["NO_FOLDER", "with_settings"]
 
 NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=console")
 """Overrides for verbs that leave no run folder."""
+
+_OWN = "`--config-name={}` must begin with the program's configuration: let its `defaults` list `train`, then `_self_`."
 
 
 def with_settings(
@@ -46,6 +54,8 @@ def with_settings(
     began, main = time.time(), os.getpid()
 
     def job(config: DictConfig) -> Any:
+        if HydraConfig.get().job.config_name != "train" and (missing := sorted(NEEDED - {str(key) for key in config})):
+            raise MixalignError(f"`{missing[0]}` is missing. {_OWN.format(HydraConfig.get().job.config_name)}")
         before(config)
         settings = settings_of(config)
         kept = f"what is finished is kept in {settings.cache_dir}"
@@ -63,7 +73,25 @@ def with_settings(
                 raise  # in a sweep the other runs go on
             refused.append(error)  # Hydra would print all overrides before the message
 
-    with unused_removed(), judged():
+    with unused_removed(), judged(), _of_own_name(sys.argv[1:]):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(quietly)()
     if refused:
         raise refused[0]
+
+
+@contextmanager
+def _of_own_name(arguments: Sequence[str]) -> Iterator[None]:
+    """Adds to what Hydra refuses under `--config-name` what such a configuration must begin with.
+
+    Raises:
+        MixalignError: in place of Hydra's error.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        parser = ArgumentParser(add_help=False)
+        parser.add_argument("--config-name", "-cn")
+        name = parser.parse_known_args(arguments)[0].config_name
+        if name is None or isinstance(error, MissingConfigException):
+            raise
+        raise MixalignError(f"{user_message(error)}\n{_OWN.format(name)}") from error

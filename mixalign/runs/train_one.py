@@ -27,6 +27,7 @@ from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
 from mixalign.runs.portable import export_base
 from mixalign.runs.summary import write_results
+from mixalign.runs.wandb_run import with_kept_id
 from mixalign.runs.yardstick import excess_over
 from mixalign.stopping import stage
 from mixalign.together.trainer import trainer_options
@@ -94,7 +95,8 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
     L.seed_everything(settings.seed, verbose=False)
     module, data = align_module(job, run.mixer, model), _data(run)
     mixing = Mixing(run.mixer, job.tasks, data.sampler.volume_K.tolist(), run.folder / "mix.jsonl", settings.on_nan)
-    loggers = [build(node, save_dir=str(run.folder)) for node in settings.logger.values()]
+    nodes = [with_kept_id(name, node, run.folder) for name, node in settings.logger.items()]
+    loggers = [build(node, save_dir=str(run.folder)) for node in nodes]
     try:
         if done := prepare_generalist(job, model, run.steps):
             log.info("engine: %s", ", ".join(done))
