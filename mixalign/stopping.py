@@ -8,6 +8,7 @@ import _thread
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ __all__ = ["check", "heed", "heed_for_good", "hold", "limit", "release", "reques
 log = logging.getLogger(__name__)
 SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
 AT_ONCE = 2  # signals behind the first that end the process without a word, should an exception have got lost
+REPEAT = 0.02  # seconds until a stop is raised again that could not be raised where it came
 
 
 class _Now:
@@ -34,6 +36,7 @@ class _Now:
         tell: is called then.
         stages: (title, what is kept, how to go on), the outermost first.
         before: handlers that were in place.
+        hook: for exceptions that could not be raised; likewise.
         limit: seconds, when `max_time` is set.
     """
 
@@ -44,6 +47,7 @@ class _Now:
         self.tell: Callable[[], None] | None = None
         self.stages: list[tuple[str, str, str]] = []
         self.before: dict[int, Any] = {}
+        self.hook: Callable[[Any], Any] = sys.unraisablehook
         self.limit: float | None = None
         self.over = False
         self.forever: AbstractContextManager[None] | None = None
@@ -60,6 +64,7 @@ def heed() -> Iterator[None]:
         return
     _now.number, _now.more, _now.held, _now.stages, _now.over = None, 0, False, [], False
     _now.before = {number: signal.getsignal(number) for number in SIGNALS}
+    _now.hook, sys.unraisablehook = sys.unraisablehook, _not_raised
     try:
         for number in SIGNALS:
             signal.signal(number, _hear)
@@ -67,6 +72,7 @@ def heed() -> Iterator[None]:
     finally:
         for number, handler in _now.before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        sys.unraisablehook = _now.hook
         _now.before, _now.number, _now.held = {}, None, False
 
 
@@ -142,6 +148,16 @@ def _hear(number: int, frame: FrameType | None) -> None:
         log.warning("%s: saving after this step%s", _cause(), again)
         if _now.tell is not None:
             _now.tell()
+
+
+def _not_raised(what: Any) -> None:
+    """A stop that came inside of a destructor, or of a weak reference's callback, ends nothing: it is repeated."""
+    if not isinstance(what.exc_value, Stopped):
+        _now.hook(what)
+        return
+    timer = threading.Timer(REPEAT, _thread.interrupt_main, [signal.SIGTERM])
+    timer.daemon = True
+    timer.start()
 
 
 def hold(tell: Callable[[], None] | None = None) -> None:

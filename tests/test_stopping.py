@@ -112,3 +112,40 @@ def test_a_training_saves_when_the_time_is_over(heeded, caplog):
             time.sleep(0.01)
         assert stopping.stopped("saved x").text == "stopped after `max_time` (1 s), not finished; saved x."
     assert caplog.messages == ["after `max_time` (1 s): saving after this step"]
+
+
+class Dying:
+    """Is told to stop inside of its destructor."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        send(self.number)
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_stop_inside_of_a_destructor_is_not_lost(heeded, number, code, capsys):
+    """Python cannot raise there: it prints the exception and goes on."""
+
+    def work():
+        Dying(number)
+        for _ in range(500):
+            time.sleep(0.01)
+
+    with stopping.stage("the scoring"), pytest.raises(Stopped) as caught:
+        work()
+    assert (caught.value.code, "in the scoring" in caught.value.text) == (code, True)
+    assert "ignored" not in capsys.readouterr().err
+
+
+def test_other_exceptions_of_destructors_are_shown_as_before(heeded, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stopping._now, "hook", seen.append)
+
+    class Failing:
+        def __del__(self):
+            raise ValueError("no")
+
+    Failing()
+    assert [str(what.exc_value) for what in seen] == ["no"]

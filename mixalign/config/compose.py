@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mixalign.config.elsewhere import CONF
 from mixalign.config.messages import user_message
 from mixalign.config.parse import parse
 from mixalign.config.quote import quoted
@@ -20,10 +20,6 @@ from mixalign.errors import MixalignError
 __all__ = ["CONF", "as_today", "compose_config", "compose_settings", "register_resolvers", "settings_of"]
 
 log = logging.getLogger(__name__)
-
-_PACKAGE = Path(__file__).resolve().parent.parent
-CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (p / "train.yaml").is_file())
-"""The folder of the configuration: inside the package in a wheel, beside it in a checkout."""
 
 RENAMED = {
     "data.reference": "data.target",

@@ -7,6 +7,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mixalign.config.elsewhere import nearest_key
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.training.trainer_arguments import why_not
 
@@ -53,6 +54,9 @@ def _hint(error: BaseException, cause: BaseException | None) -> str | None:
     parent = getattr(cause, "parent_node", None) or getattr(error, "parent_node", None)
     if key and parent is not None and parent._get_full_key("") == "trainer":
         return why_not(key.group(1))
+    if key and parent is not None and not parent._get_full_key(""):
+        nodes = {str(name): parent._get_node(name) for name in parent}
+        return nearest_key(key.group(1), nodes, nodes)
     if key and parent is not None:
         return did_you_mean(key.group(1), [str(k) for k in parent])
     return None

@@ -13,6 +13,7 @@ from hydra.utils import get_object
 from mixalign.checks import check_mapping, check_text
 from mixalign.config.build import build, build_mixer, check_buildable
 from mixalign.config.defaults import AUTO, Situation, fill
+from mixalign.config.elsewhere import nearest_key
 from mixalign.config.pin import pinned
 from mixalign.config.settings import GROUPS, RATE, DataSettings, RunSettings, TrainerSettings
 from mixalign.data.read.sources import TaskSpec
@@ -208,7 +209,8 @@ def _values(kind: type, node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     known = {entry.name: entry for entry in fields(kind) if "touches" in entry.metadata}
     for key in node:
         if key not in known:
-            raise MixalignError(f"`{prefix}{key}` is no setting. {did_you_mean(str(key), known)}")
+            hint = did_you_mean(str(key), known) if prefix else nearest_key(str(key), known, node)
+            raise MixalignError(f"`{prefix}{key}` is no setting. {hint}")
     values = {}
     for name, entry in known.items():
         if "check" not in entry.metadata:

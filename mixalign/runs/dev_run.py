@@ -4,7 +4,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +16,11 @@ from mixalign.data.read.sources import discover_tasks
 from mixalign.errors import MixalignError
 from mixalign.together.agree import agree, is_first, wait
 
-__all__ = ["shortened", "trial"]
+__all__ = ["least_steps", "shortened", "trial"]
 
 log = logging.getLogger(__name__)
 STEPS, ROWS, HELD_OUT = 2, 32, 8
+MOST = 1000  # steps of a generalist that a rule may need
 GENERATED = {"rows": ROWS, "validation_rows": HELD_OUT, "test_rows": HELD_OUT}
 CSV = {"csv": {"_target_": "mixalign.training.metrics_file.MetricsFile"}}
 
@@ -36,13 +37,16 @@ def trial(settings: RunSettings, in_sweep: bool = False) -> Iterator[tuple[RunSe
             "`fast_dev_run=true` tries out one run on one machine: leave out `-m` and further machines."
         )
     folder = Path(agree(tempfile.mkdtemp(prefix="mixalign-trial-") if is_first() else ""))
+    steps = least_steps(settings)
+    more = "" if steps == STEPS else f" ({steps} of the generalist: `mixer={settings.mixer_name}` has no fewer)"
     log.info(
-        "fast_dev_run: %d steps of every stage, on at most %d training rows a task that is read or generated, with a "
-        "cache of its own; nothing is kept, and the numbers mean nothing",
-        STEPS, ROWS,
+        "fast_dev_run: %d steps of every stage%s, on at most %d training rows a task that is read or generated, with "
+        "a cache of its own; nothing is kept, and the numbers mean nothing",
+        STEPS, more, ROWS,
     )  # fmt: skip
     try:
-        yield replace(parse(shortened(settings.plain, folder / "cache")), progress=settings.progress), folder / "run"
+        short = parse(shortened(settings.plain, folder / "cache", steps))
+        yield replace(short, progress=settings.progress), folder / "run"
         wait()
         log.info(
             "fast_dev_run: every stage has run; nothing of it was kept. Leave fast_dev_run out for the run itself."
@@ -52,15 +56,25 @@ def trial(settings: RunSettings, in_sweep: bool = False) -> Iterator[tuple[RunSe
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def shortened(plain: Mapping[str, Any], cache: Path) -> dict[str, Any]:
+def least_steps(settings: RunSettings) -> int:
+    """Two, or as many as the rule's own phases take; two as well where no number would do, and the run says why."""
+    for steps in range(STEPS, MOST + 1):
+        with suppress(MixalignError):
+            settings.mixer.for_run([*_tasks(settings.plain["data"])], steps)
+            return steps
+    return STEPS
+
+
+def shortened(plain: Mapping[str, Any], cache: Path, steps: int = STEPS) -> dict[str, Any]:
     """The configuration of a run with two steps in each of its stages.
 
     Args:
         cache: where its models and scores go.
+        steps: of the generalist.
     """
     config: dict[str, Any] = deepcopy(dict(plain))
     config |= {"fast_dev_run": False, "cache_dir": str(cache), "run_dir": None, "resume": None, "max_time": None}
-    config |= {"steps": STEPS, "epochs": None, "val_every": 1, "save_every": None, "log_every": 1}
+    config |= {"steps": steps, "epochs": None, "val_every": 1, "save_every": None, "log_every": 1}
     config["specialists"] |= {"steps": STEPS, "epochs": None, "dir": None}
     if config["reference"]["sft_steps"] != 0:
         config["reference"] |= {"sft_steps": STEPS, "sft_epochs": None}
@@ -72,10 +86,15 @@ def shortened(plain: Mapping[str, Any], cache: Path) -> dict[str, Any]:
 
 
 def _few_rows(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The tasks, those of `data.root` too, each with few training rows."""
+    """The tasks, each with few training rows; those that the configuration takes out stay out."""
+    out = dict.fromkeys((data["tasks"] or {}).keys())
+    return out | {task: entry | _fewer(entry) for task, entry in _tasks(data).items()}
+
+
+def _tasks(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The tasks and their entries, those of `data.root` too."""
     root: dict[str, Any] = {task: {} for task in discover_tasks(data["root"])} if data["root"] else {}
-    tasks = root | dict(data["tasks"] or {})
-    return {task: None if entry is None else entry | _fewer(entry) for task, entry in tasks.items()}
+    return {task: entry for task, entry in (root | dict(data["tasks"] or {})).items() if entry is not None}
 
 
 def _fewer(entry: Mapping[str, Any]) -> dict[str, int]:

@@ -8,8 +8,10 @@ import pytest
 from mixalign import train
 from mixalign.config.compose import compose_settings
 from mixalign.errors import MixalignError
-from mixalign.runs.dev_run import shortened, trial
-from tests.tiny_runs import snapshot
+from mixalign.runs.dev_run import least_steps, shortened, trial
+from tests.tiny_runs import ROOT, snapshot
+
+RULES = sorted(path.stem for path in (ROOT / "conf" / "mixer").glob("*.yaml") if path.stem not in ("fixed", "skill_it"))
 
 
 @pytest.mark.long
@@ -42,6 +44,22 @@ def test_what_is_shortened(tiny, tmp_path):
     assert short["data"]["tasks"]["helpful"]["rows"] == 32
     assert (short["specialists"]["dir"], [*short["logger"]]) == (None, ["csv"])
     assert plain["steps"] == 4, "what was given stays as it is"
+
+
+@pytest.mark.parametrize("mixer", RULES)
+def test_a_rule_gets_as_many_steps_as_it_needs(tiny, mixer):
+    """Aioli's learning phase does not fit into two."""
+    settings = compose_settings(tiny(f"mixer={mixer}"))
+    steps = least_steps(settings)
+    settings.mixer.for_run(["helpful", "reverse", "compare"], steps)
+    assert (steps > 2) == (mixer == "aioli")
+
+
+def test_a_trial_of_a_rule_with_phases(tiny, tmp_path, caplog):
+    settings = compose_settings(tiny("mixer=aioli"))
+    with caplog.at_level(logging.INFO, logger="mixalign"), trial(settings) as (short, _):
+        assert short.steps == least_steps(settings)
+    assert f"({short.steps} of the generalist: `mixer=aioli` has no fewer)" in caplog.text
 
 
 def test_a_sweep_is_refused():
