@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from mixalign.errors import MixalignError
 
-__all__ = ["LOCK", "NewFolder", "copy_whole", "read_json", "replacing", "write_json", "write_text"]
+__all__ = ["LOCK", "NewFolder", "copy_whole", "may_write", "read_json", "replacing", "write_json", "write_text"]
 
 LOCK = "run.lock"
 UNUSED = {LOCK, "train.log"}  # all that a command leaves in a run folder before its run begins
@@ -98,6 +98,13 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def may_write(path: Path) -> bool:
+    """Whether this user may make or change things in a folder, or make it where it is not there yet."""
+    path = path.absolute()
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def copy_whole(source: Path, path: Path) -> None:

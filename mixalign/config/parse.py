@@ -18,6 +18,7 @@ from mixalign.config.pin import pinned
 from mixalign.config.settings import GROUPS, RATE, DataSettings, RunSettings, TrainerSettings
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.files import may_write
 from mixalign.mixers.fixed import Fixed
 from mixalign.models.tiny import TinyLlama
 from mixalign.training.trainer_arguments import check_arguments
@@ -78,9 +79,9 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     )
     for key, rate in _rates(settings).items():
         settings.optimizer.check_rate(key, rate)
-    check_place("cache_dir", settings.cache_dir)
+    check_place("cache_dir", settings.cache_dir, read=True)
     if settings.specialists.dir:
-        check_place("specialists.dir", Path(settings.specialists.dir))
+        check_place("specialists.dir", Path(settings.specialists.dir), read=True)
     return settings
 
 
@@ -128,8 +129,11 @@ def _add_later_keys(node: dict[str, Any]) -> None:
             node.setdefault(entry.name, entry.default)
 
 
-def check_place(key: str, path: Path) -> None:
+def check_place(key: str, path: Path, read: bool = False) -> None:
     """Refuses a folder that cannot be made, or not be written to; makes nothing.
+
+    Args:
+        read: whether it may be read-only, where it is there: it may hold all that is needed.
 
     Raises:
         MixalignError: naming what is in the way.
@@ -138,7 +142,7 @@ def check_place(key: str, path: Path) -> None:
     there = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not there.is_dir():
         raise MixalignError(f"`{key}` is {path}, but {there} is no folder. Name another place.")
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not (read and there == path) and not may_write(path):
         raise MixalignError(f"`{key}` is {path}, but this user may not write to {there}. Name another place.")
 
 

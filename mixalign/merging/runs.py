@@ -6,7 +6,7 @@ Merging is the baseline that trains no generalist: the specialists of all tasks,
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
-from mixalign.files import write_json
+from mixalign.files import may_write, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import Frozen
 from mixalign.frozen.costs import spent_on
@@ -107,10 +107,13 @@ def merges_of(settings: RunSettings, num_tasks: int) -> list[Merge]:
     return merges
 
 
-def run_merges(job: Job, reference: Frozen, run_dir: Path) -> None:
+def run_merges(job: Job, reference: Frozen, run_dir: Path, train: bool = False) -> None:
     """Merges the specialists of a finished run by every method of `merge.methods`: a run folder each, beside it.
 
     Runs of a sweep that have the same specialists make each merge once between them, also when they run side by side.
+
+    Args:
+        train: whether specialists that are gone since are trained again, where a merge is still to be made.
     """
     merges = merges_of(job.settings, len(job.tasks))
     if merges and world() > 1:
@@ -121,17 +124,18 @@ def run_merges(job: Job, reference: Frozen, run_dir: Path) -> None:
         folder = _beside(run_dir, how.method)
         wanted = _recipe(job, reference, how, search)
         merging = stage(f"the merge by {how.method}", f"the run in {run_dir} is finished")
-        with merging, alone(job.cache / "locks" / "merges" / fingerprint(wanted)):
+        lock = job.cache / "locks" / "merges" / fingerprint(wanted)
+        with merging, alone(lock) if may_write(lock.parent) else nullcontext():  # else it may be made twice
             same = [path for path in folder.parent.glob(f"*_merge_{how.method}") if _recipe_of(path) == wanted]
             if same:  # the run was resumed, or another mixer of a sweep has the same specialists
                 log.info("merge: %s is there already", same[0])
                 continue
-            result = merge_specialists(job, reference, how, folder, search)
+            result = merge_specialists(job, reference, how, folder, search, train)
         say_result(f"{eval_table(result)}\nrun folder: {folder}")
 
 
 def merge_specialists(
-    job: Job, reference: Frozen, how: Merge, folder: Path, search: Search | None = None
+    job: Job, reference: Frozen, how: Merge, folder: Path, search: Search | None = None, train: bool = False
 ) -> dict[str, Any]:
     """Merges the cached specialists, and evaluates the merge as a generalist is evaluated.
 
@@ -139,6 +143,7 @@ def merge_specialists(
         folder: gets config.yaml (with the merge as its `mixer`), recipe.json, eval.json and model/, so that reports
             take it for a run of the mixer `merge_<method>`.
         search: None takes the weights as they are.
+        train: whether to train the specialists that are missing.
 
     Returns:
         What `eval.json` holds.
@@ -149,13 +154,13 @@ def merge_specialists(
     specialists = find_specialists(job, reference)
     places = {task: model.place for task, model in specialists.items()}
     missing = [task for task, place in places.items() if not (place / "model").is_dir()]
-    if missing:
+    if missing and not train:
         raise MixalignError(
             f"The specialist of `{missing[0]}` is not at {places[missing[0]]}. Train it: `mixalign specialists` or "
             "`mixalign train specialists.train=always`, with the settings and the cache of this run."
         )
     attach_reference(job, reference)  # again: a live reference takes its columns away
-    attach_specialists(job, reference, train=False)
+    attach_specialists(job, reference, train)
     name = f"merge_{how.method}"
     with fresh_folder(folder) as part, _base_folder(job, reference) as base:
         with Meter(job.device) as cost:
@@ -201,8 +206,10 @@ def _base_folder(job: Job, reference: Frozen) -> Iterator[Path]:
     if cached.is_dir():
         yield cached
         return
-    job.cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=job.cache, prefix=".base") as folder:
+    place = job.cache if may_write(job.cache) else None  # None: where the system has such folders
+    if place:
+        place.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=place, prefix=".base") as folder:
         save_model(reference.build(), job.tokenizer, Path(folder))
         yield Path(folder)
 

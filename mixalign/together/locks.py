@@ -6,11 +6,14 @@ A lock is the operating system's on an open file, so it ends with its process, h
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mixalign.together.agree import agree, is_first, wait
+from mixalign.errors import MixalignError
+from mixalign.files import may_write
+from mixalign.together.agree import agree, decide, is_first, wait
 
 __all__ = ["alone", "made_once"]
 
@@ -28,10 +31,14 @@ def made_once(path: Path, locks: Path) -> Iterator[bool]:
 
     Args:
         locks: folder of the lock files.
+
+    Raises:
+        MixalignError: when it is missing, and this user may not write to its place or to that of the locks.
     """
     if agree(path.exists()):
         yield False
         return
+    decide(partial(_check_may_make, path, locks))
     lock = _lock(locks / path.parent.name / path.name)
     try:
         if not agree(not is_first() or _acquire(lock)):
@@ -57,6 +64,15 @@ def alone(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_may_make(path: Path, locks: Path) -> None:
+    for folder in (path.parent, locks):
+        if not may_write(folder):
+            raise MixalignError(
+                f"{path} is missing and would have to be made, but this user may not write to {folder}. Have it made "
+                "by somebody who may, with the same settings, or name a `cache_dir` or `specialists.dir` of your own."
+            )
 
 
 def _lock(path: Path) -> FileLock:

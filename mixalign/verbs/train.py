@@ -174,7 +174,7 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
         run = Generalist(job, mixer, reference, has_specialists, run_dir, settings.export, job.steps)
         result = _train(replace(run, resume=claimed.resume))
     _say(f"{eval_table(result)}\nrun folder: {run_dir}")
-    run_merges(job, reference, run_dir)
+    run_merges(job, reference, run_dir, train_specialists)
     return result
 
 

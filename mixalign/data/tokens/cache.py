@@ -14,6 +14,7 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.data.tokens.chat import prints_date
 from mixalign.data.tokens.tokenise import TokenCounts, is_of_transformers, tokenise
 from mixalign.errors import MixalignError
+from mixalign.files import may_write
 from mixalign.fingerprint import fingerprint
 from mixalign.types import Example, Form
 
@@ -76,7 +77,7 @@ class TokenCache:
                 log.warning("%s is damaged (%s) and is made again.", path, error.__cause__)
         how: dict[str, Any] = {"source": source, "workers": self.workers, "day": self.day}
         made = tokenise(examples, self.tokenizer, task=task, **how, **settings)
-        if path is None:
+        if path is None or not may_write(path.parent):  # of a cache that this user only reads
             return made
         dataset, counts = made
         dataset.save(path, asdict(counts))
