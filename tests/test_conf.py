@@ -121,7 +121,7 @@ def test_a_task_can_be_added_without_a_plus():
         ("mixer=amas", "Available options in 'mixer'"),
         ("mixer.etta=1", "Did you mean `eta`?"),
         ("stepz=5", "Did you mean `steps`?"),
-        ("optimizer.learning_rate=1", "Key 'learning_rate' is not in struct"),
+        ("optimizer.learning_rate=1", "`optimizer.learning_rate` is no setting. Known: "),
         ("steps 5", "steps 5"),
     ],
 )

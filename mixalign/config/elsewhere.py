@@ -21,6 +21,7 @@ def nearest_key(key: str, known: Iterable[str], config: Mapping[str, Any]) -> st
         config: all of it: name -> key -> value.
     """
     places = [f"{name}.{key}" for name, node in config.items() if isinstance(node, Mapping) and key in node]
+    places.sort()
     places += [f"{entry.parent.name}={key}" for entry in sorted(CONF.glob("*/*.yaml")) if entry.stem == key]
     if not places:
         return did_you_mean(key, known)

@@ -26,7 +26,7 @@ def user_message(error: BaseException) -> str | None:
         return f"A configuration file is not valid: {error}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | YAMLError) else None
-        return "\n".join(filter(None, [_first(error), _first(cause) if cause else None, _hint(error, cause)]))
+        return _unknown(error, cause) or "\n".join(filter(None, [_first(error), _first(cause) if cause else None]))
     if isinstance(error, OSError) and error.errno in BLOCKED and error.filename:
         return f"{error.filename} cannot be used ({error.strerror}). Choose another place, or change what is there."
     if isinstance(error, ValueError) and _module_of(error).startswith("hydra."):
@@ -49,14 +49,14 @@ def _first(error: BaseException) -> str:
     return "\n".join(lines).strip()
 
 
-def _hint(error: BaseException, cause: BaseException | None) -> str | None:
-    key = re.search(r"Key '([^']+)' is not in struct", f"{error} {cause}")
+def _unknown(error: BaseException, cause: BaseException | None) -> str | None:
+    """What to tell of a key that the configuration does not have; None for other errors."""
+    found = re.search(r"Key '([^']+)' is not in struct", f"{error} {cause}")
     parent = getattr(cause, "parent_node", None) or getattr(error, "parent_node", None)
-    if key and parent is not None and parent._get_full_key("") == "trainer":
-        return why_not(key.group(1))
-    if key and parent is not None and not parent._get_full_key(""):
-        nodes = {str(name): parent._get_node(name) for name in parent}
-        return nearest_key(key.group(1), nodes, nodes)
-    if key and parent is not None:
-        return did_you_mean(key.group(1), [str(k) for k in parent])
-    return None
+    if not found or parent is None:
+        return None
+    key, place, nodes = found.group(1), parent._get_full_key(""), {str(name): parent._get_node(name) for name in parent}
+    if place == "trainer" and (why := why_not(key)):
+        return why
+    hint = did_you_mean(key, nodes) if place else nearest_key(key, nodes, nodes)
+    return f"`{place}.{key}` is no setting. {hint}" if place else f"`{key}` is no setting. {hint}"

@@ -28,7 +28,7 @@ def test_a_configuration_of_ones_own_is_used(own, in_process, tiny):
     [
         ((), "`data` is missing."),
         (("steps=4",), "`data` is missing."),
-        (("cache_dir=cache",), "Could not override 'cache_dir'"),
+        (("cache_dir=cache",), "`cache_dir` is no setting."),
         (("mixer=uniform",), "Could not override 'mixer'"),
     ],
 )

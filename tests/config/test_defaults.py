@@ -70,7 +70,15 @@ def test_what_is_set_wins_and_nothing_stays_auto():
         for value in node.values() if isinstance(node, dict) else node:
             yield from values(value) if isinstance(value, dict | list) else [value]
 
-    may_be = {"precision", "accelerator", "strategy", "train", "layout", "compile"}  # have an `auto` of their own
+    may_be = {
+        "precision",
+        "accelerator",
+        "strategy",
+        "train",
+        "layout",
+        "compile",
+        "samples",
+    }  # have an `auto` of their own
     groups = ((k, n if isinstance(n, dict) else {k: n}) for k, n in settings.plain.items())
     kept = {k: {i: v for i, v in n.items() if i not in may_be} for k, n in groups}
     assert AUTO not in values(kept)
