@@ -4,7 +4,7 @@ Every one raises a MixalignError that names the key, the value, and what it may 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, timedelta
 from math import inf
 from typing import Any
@@ -22,6 +22,7 @@ __all__ = [
     "check_numbers",
     "check_pattern",
     "check_text",
+    "or_word",
 ]
 
 
@@ -226,3 +227,13 @@ def check_list(key: str, value: Any, *, null: bool = False) -> None:
     if not isinstance(value, list | tuple) and not (value is None and null):
         wanted = f"a list: [{value}]" if isinstance(value, str) else "a list" + ", or null" * null
         raise MixalignError(f"`{key}` is {value!r}, but must be {wanted}.")
+
+
+def or_word(check: Callable[[str, Any], Any], word: str) -> Callable[[str, Any], None]:
+    """A check that takes one word besides, such as `auto`."""
+
+    def checked(key: str, value: Any) -> None:
+        if value != word:
+            check(key, value)
+
+    return checked

@@ -6,7 +6,6 @@ A value that somebody sets always wins. What is chosen goes into the run's confi
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from math import gcd
 from typing import Any
 
 from mixalign.types import Form
@@ -58,7 +57,8 @@ def fill(plain: Mapping[str, Any], situation: Situation) -> tuple[dict[str, Any]
     """The configuration with a value for each key that is `auto`.
 
     Returns:
-        A new plain configuration, and a line for each reason, with the values that were chosen for it.
+        A new plain configuration, in which the rows of a trained model's forward passes stay `auto`, and a line for
+        each reason, with the values that were chosen for it.
     """
     filled: dict[str, Any] = deepcopy(dict(plain))
     chosen: dict[str, list[str]] = {}
@@ -81,9 +81,9 @@ def fill(plain: Mapping[str, Any], situation: Situation) -> tuple[dict[str, Any]
     kind = "random weights" if situation.is_random else "a trained model"
     put("optimizer.warmup_steps", 10 if situation.is_random else WARM_UP, kind)
     put("objective.beta", 0.5 if situation.is_random else 0.1, kind)
-    rows = None if situation.is_random else gcd(filled["batch_size"], 4) if _is_count(filled.get("batch_size")) else 4
-    put("micro_batch_size", rows, kind)
-    put("eval_batch_size", 256 if situation.is_random else 8, kind)
+    if situation.is_random:  # else by memory, once the model is there: `mixalign.frozen.batch_sizes`
+        put("micro_batch_size", None, kind)
+        put("eval_batch_size", 256, kind)
     put("eval_rows", None if situation.is_random else EVAL_ROWS, kind)
     put("engine.threads", 1 if situation.is_random else None, kind)
     return filled, tuple(f"{', '.join(values)} ({why})" for why, values in chosen.items())
@@ -104,7 +104,3 @@ def _fill_lengths(filled: Mapping[str, Any], situation: Situation, put: Callable
         put(f"{group}{epochs_key}", None if "steps" in advice else 1)
     put("batch_size", advice.get("batch_size", 32), data if "batch_size" in advice else "")
     put("specialists.batch_size", filled.get("batch_size"))
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

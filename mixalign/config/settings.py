@@ -1,7 +1,7 @@
 """What a run is to do: frozen dataclasses with a field for each key of the configuration.
 
 Every field says what its key may be and what it touches; `mixalign.config.parse` fills them from plain mappings.
-Keys that are set to `auto` have their value here: see `mixalign.config.defaults`.
+Keys that are set to `auto` have their value here (see `mixalign.config.defaults`), but for what the model decides.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,9 @@ from mixalign.checks import (
     check_number,
     check_pattern,
     check_text,
+    or_word,
 )
+from mixalign.config.defaults import AUTO
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError
 from mixalign.influence.settings import Influence
@@ -222,8 +224,8 @@ class RunSettings:
     steps: int | None = setting(COUNT_OR_NULL)
     epochs: float | None = setting(EPOCHS)
     batch_size: int = setting(COUNT)
-    micro_batch_size: int | None = setting(COUNT_OR_NULL, "speed")
-    eval_batch_size: int = setting(COUNT, "speed")
+    micro_batch_size: int | str | None = setting(or_word(COUNT_OR_NULL, AUTO), "speed")
+    eval_batch_size: int | str = setting(or_word(COUNT, AUTO), "speed")
     val_every: int | None = setting(COUNT_OR_NULL)
     eval_rows: int | None = setting(COUNT_OR_NULL, default=None)
     save_every: int | None = setting(COUNT_OR_NULL, "place")
@@ -292,8 +294,8 @@ def touches(key: str) -> Touches:
 
 
 def names_a_run(key: str) -> bool:
-    """Whether runs that differ in this dotted key only are one run, made again: it says where, or is a seed."""
-    return touches(key) == "place" or key.rpartition(".")[2] == "seed"
+    """Whether runs that differ in this dotted key only are one run, made again: by place, seed or the memory there."""
+    return touches(key) == "place" or key.rpartition(".")[2] in ("seed", "micro_batch_size", "eval_batch_size")
 
 
 def _field(kind: type, name: str) -> Field[Any] | None:

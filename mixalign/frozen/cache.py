@@ -173,7 +173,7 @@ def score(job: Job, frozen: Frozen, loan: Loan, dataset: TaskDataset, title: str
         if missing:
             shown = progress(title, len(dataset), "row", disabled=not job.settings.progress)
             with stage(f"the scoring ({title})"), metered(job, recipe), shown as bar:
-                batch_size = job.settings.eval_batch_size
+                batch_size = job.eval_batch_size
                 table = score_on_ranks(loan(), dataset, recipe, batch_size, job.layout, job.precision, bar.advance)
             if is_first():
                 table.save(path)

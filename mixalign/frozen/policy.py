@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from mixalign.fingerprint import fingerprint
+from mixalign.frozen.batch_sizes import fit_batch_sizes
 from mixalign.frozen.cache import CachedModel, Frozen, ensure, on_loan, score
 from mixalign.frozen.trainings import Training, optimizer_recipe, train_frozen
 from mixalign.frozen.unfinished import Unfinished
@@ -28,11 +29,11 @@ def reference_policy(job: Job, check: Callable[[Job], None] = lambda job: None) 
         check: may refuse the job once the base model is known, before anything is trained on it.
 
     Returns:
-        The job with the base model's fingerprint and the choices that depend on it (`Job.fitted_to`), and the policy.
+        The job with the base model's fingerprint and the choices that depend on it, and the policy.
     """
     base = job.settings.model.build()
     start = weights_fingerprint(base)
-    job = replace(job.fitted_to(base), start=start)
+    job = fit_batch_sizes(replace(job.fitted_to(base), start=start), base)
     check(job)
     steps = reference_steps(job)
     if steps == 0:

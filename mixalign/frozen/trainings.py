@@ -12,6 +12,7 @@ from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
+from mixalign.frozen.batch_sizes import micro_batch_size
 from mixalign.frozen.cache import Frozen
 from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job, rows_fingerprint
@@ -20,18 +21,18 @@ from mixalign.mixers.fixed import Temperature
 from mixalign.models.load import LoRA
 from mixalign.objectives.base import Objective
 from mixalign.stopping import stage
-from mixalign.together.agree import wait, world
+from mixalign.together.agree import wait
 from mixalign.together.trainer import trainer_options
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
-from mixalign.training.engine import prepare_model, rows_within
+from mixalign.training.engine import prepare_model
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
 from mixalign.training.optimizer import Optimizer
 from mixalign.training.sharding import load_weights
 
-__all__ = ["Training", "mean_length", "micro_batch_size", "optimizer_recipe", "recipe_from_reference", "train_frozen"]
+__all__ = ["Training", "mean_length", "optimizer_recipe", "recipe_from_reference", "train_frozen"]
 
 AGAIN = "The same command goes on from there."
 UNIFORM = Temperature(float("inf"))
@@ -86,7 +87,7 @@ def train_frozen(job: Job, model: nn.Module, training: Training, left: Unfinishe
     if settings.progress:
         callbacks.append(MixtureProgress(mixing, training.title))
     prepare_model(model, settings.engine, training.steps * training.batch_size * mean_length(training.tables))
-    rows, validation = settings.eval_batch_size, list(training.best_on)
+    rows, validation = job.eval_batch_size, list(training.best_on)
     data = MixtureData(training.tables, validation, sampler, training.steps, rows, job.layout)
     keepers = [_keeper(left.folder)] if validation else []
     trainer = make_trainer(_fit_settings(job, training), job.cache, [*callbacks, *keepers, *left.callbacks()])
@@ -137,13 +138,6 @@ def _as_before(node: Mapping[str, Any], kind: type) -> dict[str, Any]:
 def mean_length(datasets: Sequence[TaskDataset]) -> float:
     """Tokens of a row, on average over tasks."""
     return sum(float(d.length_N.mean()) for d in datasets) / len(datasets)
-
-
-def micro_batch_size(job: Job, batch_size: int) -> int | None:
-    """Rows of one forward pass: as configured, or as many as `engine.max_tokens` allows; None takes all at once."""
-    if job.settings.engine.max_tokens:
-        return rows_within(job.settings.engine.max_tokens, job.data["train"], batch_size, world())
-    return job.settings.micro_batch_size
 
 
 def _fit_settings(job: Job, training: Training) -> Fit:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mixalign.config.defaults import AUTO
 from mixalign.config.settings import RunSettings
 from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.pack import pack
@@ -31,9 +32,11 @@ from mixalign.stopping import stage
 from mixalign.training.engine import choose_layout, choose_precision, prepare_process
 from mixalign.types import Example
 
-__all__ = ["Job", "num_steps", "prepare", "rows_fingerprint"]
+__all__ = ["SIZES", "Job", "num_steps", "prepare", "rows_fingerprint"]
 
 log = logging.getLogger(__name__)
+SIZES = ("micro_batch_size", "eval_batch_size")
+FEW = 8  # rows that are read at a time where nothing says how many
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class Job:
         steps: optimizer steps of the generalist.
         val_every: optimizer steps between two of its validations.
         precision: Lightning's; `auto` until `fitted_to` has seen the model.
+        micro_batch_size: rows of a training's forward pass on one process, at most; None: all of its batch.
+        eval_batch_size: rows of a forward pass in validation and scoring.
+        open_sizes: which of these two are still to be chosen, by the memory that the model leaves.
         columns: what the columns of each task's rows are used for.
         day: what the chat template takes for today; None when it prints no date.
         layout: makes a batch of rows; `fitted_to` chooses it.
@@ -68,6 +74,9 @@ class Job:
     steps: int
     val_every: int
     precision: str
+    micro_batch_size: int | None = None
+    eval_batch_size: int = FEW
+    open_sizes: tuple[str, ...] = ()
     columns: dict[str, ColumnUse] = field(default_factory=dict)
     day: str | None = None
     layout: Layout = field(default=collate)
@@ -94,11 +103,12 @@ class Job:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """The whole configuration as plain data, with the steps of this job and the precision in place of `auto`."""
+        """The whole configuration as plain data, with the steps of this job, and its choices in place of `auto`."""
         plain = dict(self.settings.plain) | {"steps": self.steps, "val_every": self.val_every}
         plain["data"] = dict(plain["data"]) | {"tasks": plain_tasks(plain["data"]["tasks"], self.tasks)}
         if self.day is not None:
             plain["data"]["date"] = self.day
+        plain |= {key: getattr(self, key) for key in SIZES if key not in self.open_sizes}
         if plain["trainer"]["precision"] == "auto":
             plain["trainer"] = dict(plain["trainer"]) | {"precision": self.precision}
         return plain
@@ -178,6 +188,8 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
         steps=steps,
         val_every=val_every,
         precision=str(settings.trainer.precision),
+        open_sizes=tuple(key for key in SIZES if getattr(settings, key) == AUTO),
+        **{key: getattr(settings, key) for key in SIZES if getattr(settings, key) != AUTO},
         columns=columns,
         day=day,
     )

@@ -7,11 +7,11 @@ from mixalign.config.parse import with_later_keys
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import differences
+from mixalign.frozen.batch_sizes import micro_batch_size
 from mixalign.frozen.cache import refuse_foreign
 from mixalign.frozen.folds import fold_of
 from mixalign.frozen.policy import reference_steps
 from mixalign.frozen.specialists import specialist_steps
-from mixalign.frozen.trainings import micro_batch_size
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule, reads_excess
 from mixalign.runs.folder import read_plain

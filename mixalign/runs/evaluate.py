@@ -64,7 +64,7 @@ def evaluate(job: Job, trainer: L.Trainer, module: AlignModule, split: str) -> d
         What `eval.json` holds; see `eval_json`.
     """
     rank, size = trainer.global_rank, trainer.world_size
-    loader = even_loader(job.data[split], job.settings.eval_batch_size, rank, size, job.layout)
+    loader = even_loader(job.data[split], job.eval_batch_size, rank, size, job.layout)
     trainer.validate(module, loader, verbose=False)
     settings = job.settings
     return eval_json(

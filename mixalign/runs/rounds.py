@@ -211,7 +211,7 @@ class _Rounds:
 
 def _reading(job: Job, on_batch: Any, on_share: Any) -> Reading:
     return Reading(
-        batch_size=min(16, job.settings.eval_batch_size),
+        batch_size=min(16, job.eval_batch_size, job.micro_batch_size or 16),
         layout=job.layout,
         precision=job.precision,
         on_batch=on_batch,
@@ -234,7 +234,7 @@ def _target_losses(job: Job, model: torch.nn.Module) -> dict[str, float]:
     names = list(dict.fromkeys([*job.tasks, *(table.task for table in job.targets)]))
     losses = {}
     for table in job.targets:
-        scores = score_on_ranks(model, table, {}, job.settings.eval_batch_size, job.layout, job.precision)
+        scores = score_on_ranks(model, table, {}, job.eval_batch_size, job.layout, job.precision)
         loss_N = frozen_losses(job.target_objective, table, scores.align(table), names.index(table.task))
         losses[table.task] = table.mean(loss_N, np.float64)
     return losses

@@ -17,9 +17,9 @@ from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.errors import MixalignError
 from mixalign.files import write_json
+from mixalign.frozen.batch_sizes import micro_batch_size
 from mixalign.frozen.behind import cost_behind
 from mixalign.frozen.cache import Frozen
-from mixalign.frozen.trainings import micro_batch_size
 from mixalign.jobs.job import Job
 from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import Rule
@@ -122,7 +122,7 @@ def _data(run: Generalist) -> MixtureData:
     sampler = MixtureSampler(rows_K, settings.batch_size, composition, settings.seed, run.volume_K)
     train = job.data["train"]
     validation = read_in_training(job.data["validation"], settings.eval_rows, settings.data.seed)
-    return MixtureData(train, validation, sampler, run.steps, settings.eval_batch_size, job.layout)
+    return MixtureData(train, validation, sampler, run.steps, job.eval_batch_size, job.layout)
 
 
 def _trainer(run: Generalist, mixing: Mixing, loggers: list[Logger]) -> L.Trainer:

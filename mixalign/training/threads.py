@@ -4,9 +4,9 @@ import os
 from math import ceil
 from pathlib import Path
 
-__all__ = ["usable_cpus", "wait_passively"]
+from mixalign.training.control_groups import OWN, ROOT, folders_of, text_of
 
-CGROUPS = Path("/sys/fs/cgroup")
+__all__ = ["usable_cpus", "wait_passively"]
 
 
 def wait_passively() -> None:
@@ -21,7 +21,7 @@ def wait_passively() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def usable_cpus(own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> int:
+def usable_cpus(own: Path = OWN, root: Path = ROOT) -> int:
     """CPUs that this process may use: its affinity, and the quota of its container, which torch does not look at.
 
     Args:
@@ -29,34 +29,16 @@ def usable_cpus(own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> 
         root: where control groups are.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for folder in _groups(own, root) if (quota := _quota(folder))]
+    quotas = [quota for folder in folders_of("cpu", own, root) if (quota := _quota(folder))]
     return max(1, min([affinity, *(ceil(quota) for quota in quotas)]))
-
-
-def _groups(own: Path, root: Path) -> list[Path]:
-    """The folders of the process's groups, each with those that it lies in; of version 1 the controller's as well."""
-    folders = [root, root / "cpu"]
-    for line in _text(own).splitlines():
-        place = line.rpartition(":")[2].strip("/")
-        for tree in (root, root / "cpu"):
-            inner = tree / place
-            folders += [inner, *(parent for parent in inner.parents if parent.is_relative_to(tree))]
-    return folders
 
 
 def _quota(folder: Path) -> float | None:
     """CPUs that a control group may use, or None where it has no limit."""
-    quota, _, period = _text(folder / "cpu.max").partition(" ")
+    quota, _, period = text_of(folder / "cpu.max").partition(" ")
     if not quota:
-        quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+        quota, period = text_of(folder / "cpu.cfs_quota_us"), text_of(folder / "cpu.cfs_period_us")
     try:
         return float(quota) / float(period) if float(quota) > 0 else None
     except (ValueError, ZeroDivisionError):
         return None  # `max`, or no such file
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

@@ -20,6 +20,7 @@ from mixalign.config.settings import RunSettings
 from mixalign.config.sweep_specialists import changes_specialists, note_swept, pin_to_first, swept
 from mixalign.errors import MixalignError
 from mixalign.files import read_json
+from mixalign.frozen.batch_sizes import with_sizes_of
 from mixalign.frozen.cache import Frozen
 from mixalign.frozen.policy import attach_reference, reference_policy
 from mixalign.frozen.specialists import attach_specialists
@@ -31,7 +32,7 @@ from mixalign.runs.advice import warm_up_advice
 from mixalign.runs.check import check_checkpoint, check_run, check_together, needs_specialists
 from mixalign.runs.claim import Claim, check_extension, claim, set_aside
 from mixalign.runs.dev_run import trial
-from mixalign.runs.folder import write_config
+from mixalign.runs.folder import read_plain, write_config
 from mixalign.runs.identity import (
     begun_specialists,
     begun_tasks,
@@ -149,6 +150,7 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
     check_run(job, mixer, train_specialists)
     claimed = decide(partial(_claim, run_dir, job, mixer))
     begins = claimed.resume if claimed.resume == settings.resume else None  # from another run's checkpoint
+    job = with_sizes_of(job, decide(partial(_saved, run_dir)))
     same = partial(_check_same, run_dir, begins)
     same(job)
     rows, name = sum(map(len, job.data["train"])), settings.name
@@ -205,6 +207,11 @@ def _claim(run_dir: Path, job: Job, mixer: Rule) -> Claim:
     if claimed.resume is not None and claimed.resume == job.settings.resume:
         check_checkpoint(job, claimed.resume)
     return claimed
+
+
+def _saved(run_dir: Path) -> dict[str, Any]:
+    """The configuration that the folder's run has; empty where there is none."""
+    return read_plain(run_dir) if (run_dir / "config.yaml").is_file() else {}
 
 
 def _check_same(run_dir: Path, begins: Path | None, job: Job) -> None:

@@ -41,9 +41,9 @@ def test_an_adapter_takes_ten_times_the_rate():
 def test_own_tasks_on_a_trained_model():
     settings = compose_settings(OWN)
     assert (settings.steps, settings.epochs, settings.batch_size) == (None, 1, 32)
-    assert (settings.micro_batch_size, settings.eval_batch_size, settings.engine.threads) == (4, 8, None)
+    assert (settings.micro_batch_size, settings.eval_batch_size) == (AUTO, AUTO), "by memory, when the model is there"
+    assert settings.engine.threads is None
     assert (settings.reference.sft_steps, settings.objective.beta) == (0, 0.1)
-    assert compose_settings([*OWN, "batch_size=6"]).micro_batch_size == 2, "must divide the batch"
 
 
 def test_generated_tasks_on_random_weights():
