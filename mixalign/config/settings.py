@@ -22,7 +22,6 @@ from mixalign.checks import (
     check_text,
     or_word,
 )
-from mixalign.config.defaults import AUTO
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError
 from mixalign.influence.settings import Influence
@@ -224,8 +223,8 @@ class RunSettings:
     steps: int | None = setting(COUNT_OR_NULL)
     epochs: float | None = setting(EPOCHS)
     batch_size: int = setting(COUNT)
-    micro_batch_size: int | str | None = setting(or_word(COUNT_OR_NULL, AUTO), "speed")
-    eval_batch_size: int | str = setting(or_word(COUNT, AUTO), "speed")
+    micro_batch_size: int | str | None = setting(or_word(COUNT_OR_NULL, "auto"), "speed")
+    eval_batch_size: int | str = setting(or_word(COUNT, "auto"), "speed")
     val_every: int | None = setting(COUNT_OR_NULL)
     eval_rows: int | None = setting(COUNT_OR_NULL, default=None)
     save_every: int | None = setting(COUNT_OR_NULL, "place")
@@ -289,8 +288,7 @@ def touches(key: str) -> Touches:
         return "weights"
     if inner and name in GROUPS and (below := _field(GROUPS[name], inner.partition(".")[0])):
         entry = below if entry.metadata["touches"] == "weights" else entry
-    answer: Touches = entry.metadata["touches"]
-    return answer
+    return entry.metadata["touches"]  # type: ignore[no-any-return]
 
 
 def names_a_run(key: str) -> bool:

@@ -25,7 +25,7 @@ from mixalign.errors import MixalignError
 from mixalign.jobs.check_model import check_model
 from mixalign.jobs.day import template_day
 from mixalign.jobs.order import as_begun, plain_tasks
-from mixalign.jobs.tasks import read_task, target_specs, task_specs
+from mixalign.jobs.tasks import read_task, target_specs, task_specs, warn_of_losses
 from mixalign.jobs.validations import validation_interval
 from mixalign.objectives.base import Objective
 from mixalign.stopping import stage
@@ -171,7 +171,7 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
             made.setdefault(split, {})[task] = tokens.table(task, spec, split, examples)
     data = _filled(made)
     targets = _targets(settings, specs, data["validation"], tokens)
-    _warn_of_losses(tokens.counts)
+    warn_of_losses(tokens.counts)
     _warn_of_few(specs, tokens.counts)
     num_rows = sum(map(len, data["train"]))
     steps = num_steps("", settings.steps, settings.epochs, num_rows, settings.batch_size)
@@ -291,18 +291,3 @@ def rows_fingerprint(datasets: Sequence[TaskDataset], *, weighted: bool = True) 
             digest.update(b"weight:")
             digest.update(np.ascontiguousarray(dataset.columns["weight"]).data)
     return digest.hexdigest()[:16]
-
-
-def _warn_of_losses(counts: list[tuple[str, TokenCounts]]) -> None:
-    """Says what tokenisation dropped or cut, by task; silent when nothing was."""
-    for split, c in counts:
-        parts = [
-            (c.dropped_long_prompt, "dropped: the prompt alone fills max_length"),
-            (c.dropped_unsupervised, "dropped: no token to learn from"),
-            (c.truncated, "truncated at max_length"),
-            (c.prefix_mismatch, "with a prompt that the tokenizer merges into the answer"),
-            (c.same, "with the same tokens in `chosen` and `rejected`, which teach nothing"),
-        ]
-        losses = [f"{n} {what}" for n, what in parts if n]
-        if losses:
-            log.warning("Task `%s` (%s): of %d rows, %s.", c.task, split, c.rows, "; ".join(losses))

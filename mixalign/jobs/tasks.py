@@ -1,9 +1,10 @@
 """Which tasks a job has: those of a folder, refined and extended by the configuration."""
 
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from mixalign.config.settings import DataSettings
 from mixalign.data.generated import generate
 from mixalign.data.read.columns import ColumnUse
 from mixalign.data.read.sources import TaskRows, TaskSpec, discover_tasks, load_task
+from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.errors import MixalignError, did_you_mean
 
-__all__ = ["read_task", "target_specs", "task_specs"]
+__all__ = ["read_task", "target_specs", "task_specs", "warn_of_losses"]
+
+log = logging.getLogger(__name__)
 
 GENERATED = ("generator", "rows", "validation_rows", "test_rows")
 SAME_ROWS = (
@@ -118,3 +122,18 @@ def _refuse_twins(specs: dict[str, TaskSpec]) -> None:
 
 def _plain(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
+
+
+def warn_of_losses(counts: Sequence[tuple[str, TokenCounts]]) -> None:
+    """Says what tokenisation dropped or cut, by task; silent when nothing was."""
+    for split, c in counts:
+        parts = [
+            (c.dropped_long_prompt, "dropped: the prompt alone fills max_length"),
+            (c.dropped_unsupervised, "dropped: no token to learn from"),
+            (c.truncated, "truncated at max_length"),
+            (c.prefix_mismatch, "with a prompt that the tokenizer merges into the answer"),
+            (c.same, "with the same tokens in `chosen` and `rejected`, which teach nothing"),
+        ]
+        losses = [f"{n} {what}" for n, what in parts if n]
+        if losses:
+            log.warning("Task `%s` (%s): of %d rows, %s.", c.task, split, c.rows, "; ".join(losses))

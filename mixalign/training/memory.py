@@ -31,7 +31,7 @@ STATE = (
     16  # bytes a trained number takes beside itself: its gradient, AdamW's two means, and a copy while they are used
 )
 SCORES = 3  # numbers of a pair of tokens and a head that plain attention keeps
-PROCESS = 2**28  # bytes of libraries, buffers and what allocators cannot use
+PROCESS = 2**29  # bytes of libraries, buffers and what allocators cannot use
 
 
 @dataclass(frozen=True)
