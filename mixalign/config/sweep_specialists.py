@@ -22,7 +22,7 @@ SWEPT = "MIXALIGN_SWEPT"  # environment variable, which the workers of a launche
 DECIDE = ("specialists", "optimizer", "lora", "objective", "model", "reference", "data", "trainer", "experiment")
 DO_NOT = ("specialists.train", "optimizer.lr")  # the second by `specialists.lr` only, which follows it unless set
 FIRST_RUN = "first_run.yaml"
-PATIENCE = 60  # seconds
+PATIENCE = 60  # seconds that runs wait for the first, where a launcher starts several at once
 
 
 def note_swept(arguments: Sequence[str]) -> None:
@@ -70,7 +70,8 @@ def pin_to_first(config: DictConfig) -> None:
     if int(hydra.job.num) == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(settings_of(config).plain))))
-    end = time.monotonic() + PATIENCE
+    one_by_one = str(hydra.launcher.get("_target_", "")).endswith("BasicLauncher")
+    end = time.monotonic() + (0 if one_by_one else PATIENCE)
     while not path.is_file():
         if time.monotonic() > end:
             raise MixalignError(

@@ -225,7 +225,8 @@ def _checked_weights(task: str, value_N: np.ndarray) -> tuple[np.ndarray, float]
     total = sum(float(chunk.sum(dtype=np.float64)) for chunk in _chunks(weight_N))
     if len(weight_N) and total == 0:
         raise MixalignError(
-            f"Every row of task `{task}` has `weight` 0, so that nothing of it counts. Give some of its rows a weight "
-            "above 0, or remove the task or the column."
+            f"Every row of task `{task}` has `weight` 0, or each of the {len(weight_N):,} of one of its splits, "
+            "so that nothing of it counts. Give some of these rows a weight above 0, cut more of them to validate "
+            "(`data.validation_fraction`), or remove the task or the column."
         )
     return weight_N, total / max(1, len(weight_N))

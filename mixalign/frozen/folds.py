@@ -4,6 +4,7 @@ A specialist knows the rows that it was trained on, so that its losses on them a
 Suffixes: `N` rows of a table, `M` some of them.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,19 +19,36 @@ __all__ = ["attach_cross_fitted", "fold_of", "inside", "outside"]
 
 
 def fold_of(dataset: TaskDataset, folds: int) -> np.ndarray:
-    """int64 (N,): the fold of each row, by its content alone: equal rows share one, whatever their order.
+    """int64 (N,): the fold of each row, by its content alone: rows of one prompt share one, whatever their order.
+
+    A specialist that was trained on the other answer to a prompt has seen half of a row, and where pairs were taken
+    apart all of it. Where a prompt has more rows than a fold should (all of them, where there are no prompts), only
+    equal rows share a fold. Rows of weight 0 fill no fold by themselves.
 
     Raises:
-        MixalignError: when the task has fewer different rows than folds.
+        MixalignError: when the task has fewer different prompts, or rows, that count than folds.
     """
-    known_M, place_N = np.unique(dataset.row_id_N, return_inverse=True)  # content hashes, so their order is random
-    if len(known_M) < folds:
+    hash_M, place_N = np.unique(_prompt_or_row(dataset, folds), return_inverse=True)  # their order is random
+    place_N = place_N.reshape(-1)
+    counts_M = np.bincount(place_N, dataset.relative_weights(slice(None)) > 0, len(hash_M)) > 0
+    if counts_M.sum() < folds:
         raise MixalignError(
-            f"`specialists.folds` is {folds}, but task `{dataset.task}` has {len(known_M)} different training row(s). "
-            "Take fewer folds, or give the task more rows."
+            f"`specialists.folds` is {folds}, but task `{dataset.task}` has {counts_M.sum()} different training row(s)"
+            f"{'' if counts_M.all() else ' of a weight above 0'}. Take fewer folds, or give the task more rows."
         )
-    fold_N: np.ndarray = place_N.reshape(-1) % folds
+    number_M = np.empty(len(hash_M), np.int64)
+    number_M[np.argsort(~counts_M, kind="stable")] = np.arange(len(hash_M))
+    fold_N: np.ndarray = number_M[place_N] % folds
     return fold_N
+
+
+def _prompt_or_row(dataset: TaskDataset, folds: int) -> np.ndarray:
+    """int64 (N,): a hash of each row's prompt, or of the whole row where prompts are too few to be dealt out."""
+    prompts = (np.ascontiguousarray(dataset[n]["prompt"], np.int32).tobytes() for n in range(len(dataset)))
+    digests = [hashlib.blake2b(prompt, digest_size=8).digest() for prompt in prompts]
+    hash_N = np.array([int.from_bytes(digest, "little") >> 1 for digest in digests], np.int64)
+    most = np.unique(hash_N, return_counts=True)[1].max(initial=0)
+    return hash_N if most * folds <= len(dataset) else dataset.row_id_N
 
 
 def inside(dataset: TaskDataset, folds: int, fold: int) -> TaskDataset:

@@ -49,4 +49,8 @@ def validation_interval(
 
 
 def _drawn(table: TaskDataset, most: int, seed: int) -> np.ndarray:
-    return np.sort(np.random.default_rng([seed, len(table)]).choice(len(table), most, replace=False))
+    """Some of the rows that count: a draw of rows of weight 0 alone would measure nothing."""
+    counted_N = np.flatnonzero(table.relative_weights(slice(None)) > 0)
+    places = np.random.default_rng([seed, len(table)]).choice(len(counted_N), min(most, len(counted_N)), replace=False)
+    drawn: np.ndarray = np.sort(counted_N[places])
+    return drawn

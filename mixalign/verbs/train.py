@@ -73,10 +73,16 @@ def _named(
     @wraps(job)
     def named(settings: RunSettings, run_dir: Path, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         kept = f"what is finished is kept in {settings.cache_dir}"
-        with stage("the run", kept, f"The same command with run_dir={run_dir} goes on from there."):
+        with stage("the run", kept, f"The same command with run_dir={_to_give_again(run_dir)} goes on from there."):
             return job(settings, run_dir, *args, **kwargs)
 
     return named
+
+
+def _to_give_again(run_dir: Path) -> Path:
+    """The `run_dir` of a command: of a sweep the folder above its runs."""
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return Path(HydraConfig.get().sweep.dir) if in_sweep else run_dir
 
 
 def main() -> None:
@@ -131,19 +137,19 @@ def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[st
     """
     if settings.fast_dev_run:
         with trial(settings, in_sweep) as (short, folder):
-            return _checked(short, folder, in_sweep)
+            return _checked(short, folder, in_sweep, kept=False)
     return _checked(settings, run_dir, in_sweep)
 
 
-def _checked(settings: RunSettings, run_dir: Path, in_sweep: bool) -> dict[str, Any]:
+def _checked(settings: RunSettings, run_dir: Path, in_sweep: bool, kept: bool = True) -> dict[str, Any]:
     check_together(settings)
     train_specialists = needs_specialists(settings, in_sweep)
     check_place("run_dir", run_dir)
     with held(run_dir):
-        return _run(settings, run_dir, train_specialists)
+        return _run(settings, run_dir, train_specialists, kept)
 
 
-def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[str, Any]:
+def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bool) -> dict[str, Any]:
     job = prepare(settings, begun_tasks(run_dir, settings.resume))
     mixer = settings.mixer.for_run(job.tasks, job.steps)
     merges_of(settings, len(job.tasks))  # refuses what cannot be merged before anything is trained
@@ -175,7 +181,7 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool) -> dict[
             warn_of_useless(job, reference)
         run = Generalist(job, mixer, reference, has_specialists, run_dir, settings.export, job.steps)
         result = _train(replace(run, resume=claimed.resume))
-    _say(f"{eval_table(result)}\nrun folder: {run_dir}")
+    _say(eval_table(result) + (f"\nrun folder: {run_dir}" if kept else ""))
     run_merges(job, reference, run_dir, train_specialists)
     return result
 

@@ -54,6 +54,38 @@ def test_more_folds_than_rows_are_refused_by_name():
         fold_of(table([1, 1, 2]), 3)
 
 
+def test_rows_of_one_prompt_share_a_fold():
+    def row(number: int) -> dict:
+        parts = {"completions": [np.array([number])], "supervised": [np.array([True])]}
+        return parts | {"row_id": number, "prompt": np.array([7, number // 2])}
+
+    rows = TaskDataset.from_rows("a", [row(number) for number in range(12)], 1)
+    fold_N = fold_of(rows, 3)
+    assert (fold_N[::2] == fold_N[1::2]).all()
+    assert np.bincount(fold_N).tolist() == [4, 4, 4]
+
+
+def test_a_pair_that_was_taken_apart_is_in_one_fold(tiny):
+    job = prepare(compose_settings(tiny("mixer=ama_s", "objective=kto")))
+    for dataset in job.data["train"]:
+        prompts = [dataset[n]["prompt"].tobytes() for n in range(len(dataset))]
+        folds = {prompt: set() for prompt in prompts}
+        for prompt, fold in zip(prompts, fold_of(dataset, 2), strict=True):
+            folds[prompt].add(int(fold))
+        if max(map(prompts.count, prompts)) <= len(prompts) / 2:
+            assert all(len(found) == 1 for found in folds.values()), dataset.task
+
+
+def test_rows_of_weight_0_fill_no_fold():
+    rows = table([4, 8, 15, 16, 23, 42])
+    rows.attach("weight", np.array([0, 0, 1, 0, 2, 0], np.float32))
+    for fold in (0, 1):
+        for part in (inside(rows, 2, fold), outside(rows, 2, fold)):
+            assert part.columns["weight"].sum() > 0
+    with pytest.raises(MixalignError, match=r"2 different training row.* of a weight above 0"):
+        fold_of(rows, 3)
+
+
 @pytest.fixture(scope="module")
 def crossed(tiny):
     """The job of a tiny run with two specialists a task, scored, and its reference."""

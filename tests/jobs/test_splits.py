@@ -39,3 +39,17 @@ def test_all_or_none_is_nothing_to_speak_of(tmp_path, tiny_local, caplog):
     job = job_of(tmp_path, tiny_local)
     assert job.splits_of(job.final_split) == ["test", "test"]
     assert "test rows" not in caplog.text
+
+
+def test_max_rows_that_chose_long_rows_says_how_many_are_left(tmp_path, tiny_local, caplog):
+    rows = [{"prompt": "so " * (100 if n % 2 else 2) + str(n), "chosen": "yes", "rejected": "no"} for n in range(60)]
+    for task in ("cut", "whole"):
+        (tmp_path / f"{task}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    tasks = (f"data.tasks.{task}.path={tmp_path / task}.jsonl" for task in ("cut", "whole"))
+    job = prepare(compose_settings(tiny_local(*tasks, "data.tasks.cut.max_rows=20", "data.max_length=60")))
+    kept = len(job.data["train"][0])
+    assert 0 < kept < 20
+    said = [message for message in caplog.messages if "`max_rows: 20`" in message]
+    assert len(said) == 1  # not of the task that takes all rows
+    assert said[0].startswith("Task `cut`: of the rows that `max_rows: 20` chose, ")
+    assert f"{20 - kept} of 20 are dropped as too long or without an answer, and {kept} are trained on." in said[0]

@@ -77,3 +77,12 @@ def test_the_end_reads_all_rows(train, monkeypatch):
     assert {rows for stage, rows in seen if stage == "validate"} == {24}
     all_of_them = train("mixer=uniform", "val_every=2", "export=last", run="all")
     assert json.loads((few / "eval.json").read_text()) == json.loads((all_of_them / "eval.json").read_text())
+
+
+def test_rows_that_count_nothing_are_not_drawn_alone():
+    rows = table(50)
+    rows.attach("weight", np.array([0] * 47 + [1, 2, 3], np.float32))
+    for most in (2, 5):
+        (few,) = read_in_training([rows], most, seed=0)
+        assert len(few) == min(most, 3)
+        assert (few.columns["weight"] > 0).all()

@@ -115,6 +115,15 @@ def test_a_sweep_over_the_rate_has_the_specialists_of_its_first_run(tiny, in_pro
     assert different_specialists(find(tmp_path / "own")) == ["specialists.lr (0.001, 1e-07)"]
 
 
+def test_runs_of_a_sweep_do_not_wait_for_a_first_run_that_was_refused(tiny, in_process, tmp_path, monkeypatch):
+    monkeypatch.setattr("mixalign.config.sweep_specialists.time.sleep", lambda _: pytest.fail("it waits"))
+    swept = ("optimizer.lr=-1,1e-3", "mixer=uniform", "specialists.of=first")
+    code, _, err = in_process("train", "-m", *tiny(*swept), f"run_dir={tmp_path / 'sweep'}")
+    assert code == 1
+    assert "2 of 2 runs failed" in err
+    assert "the first run of the sweep has not begun, or was refused" in err
+
+
 def test_a_run_does_not_go_on_with_other_specialists(tiny, refuse, train):
     run = train("mixer=ama_s")
     recipes = read(run / "specialists.json")

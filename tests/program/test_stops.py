@@ -65,6 +65,7 @@ def test_a_sweep_stops_as_a_whole(in_process, tiny, finished, tmp_path, monkeypa
     assert code == 143, err
     assert err.count("stopped by SIGTERM in the training; saved ") == 1
     became = "finished: 0 (seed=0); stopped: 1 (seed=1); not begun: 2 (seed=2), 3 (seed=3)."
+    assert f"The same command with run_dir={tmp_path} goes on from there. The sweep ends here." in err
     assert f"The sweep ends here. Of its 4 runs, {became}" in err
     folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert folders == ["0_uniform_seed0", "1_uniform_seed1"]

@@ -15,7 +15,7 @@ RULES = sorted(path.stem for path in (ROOT / "conf" / "mixer").glob("*.yaml") if
 
 
 @pytest.mark.long
-def test_every_stage_runs_and_nothing_is_left(tiny, cache, tmp_path, caplog, monkeypatch):
+def test_every_stage_runs_and_nothing_is_left(tiny, cache, tmp_path, caplog, capsys, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     before = snapshot(cache)
@@ -29,6 +29,7 @@ def test_every_stage_runs_and_nothing_is_left(tiny, cache, tmp_path, caplog, mon
     assert caplog.messages[-1].startswith("fast_dev_run: every stage has run; nothing of it was kept.")
     assert snapshot(cache) == before
     assert not (tmp_path / "run").exists()
+    assert not any(line.endswith("/run") for line in capsys.readouterr().out.splitlines()), "it is gone"
     assert not [path for path in (tmp_path / "tmp").iterdir() if path.name.startswith("mixalign-")]
 
 

@@ -67,7 +67,8 @@ def _judge(train: TaskDataset, start: float | None) -> None:
     if start is not None and specialist >= start:
         log.warning(
             "The specialist of task `%s` is no better than the model that training starts from (loss %.3f against "
-            "%.3f): its excess says nothing. Train it for more steps or with a higher learning rate.",
+            "%.3f on its training rows): its excess says nothing. Train it for more steps or with a "
+            "higher learning rate.",
             train.task, specialist, start,
         )  # fmt: skip
 
