@@ -34,6 +34,7 @@ from mixalign.together.agree import agree, is_connected
 __all__ = ["disconnect", "started_others", "take_part"]
 
 GRACE = 10.0  # seconds in which a broken connection should be noticed
+START = 300.0  # seconds that a process may take to load its libraries, whatever `trainer.timeout` says
 HOST, LAST_LINES = "127.0.0.1", 15
 AGAIN = "Start the same command again: it goes on from the last checkpoint."
 
@@ -96,7 +97,7 @@ def _start(task: Sequence[str], number: int, size: int) -> subprocess.Popen[byte
 
 
 def _wait_for_start(children: Sequence[subprocess.Popen[bytes]], store: TCPStore, patience: timedelta) -> None:
-    end = time.monotonic() + patience.total_seconds()
+    end = time.monotonic() + max(START, patience.total_seconds())
     for number, child in enumerate(children, 1):
         while not store.check([f"started {number}"]):
             if child.poll() is not None:

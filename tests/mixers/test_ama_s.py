@@ -176,6 +176,9 @@ def log_linear_dpo(model, batch):
     return {"loss": -nn.functional.logsigmoid(0.5 * log_ratio_B)}
 
 
+log_linear_dpo.form = "preference"
+
+
 ROWS = [  # task, features, specialist's loss: the second pair of task 0 is already better than its specialist
     (0, (1.0, 0.0), 0.2),
     (0, (0.0, 2.0), 0.9),

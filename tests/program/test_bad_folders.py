@@ -133,7 +133,7 @@ SPOILT = {  # what of a cache is written over by what, and what is said
     "a recipe is torn": ("reference/*/recipe.json", b"{", "recipe.json is damaged (Expecting property name"),
     "a recipe is a list": ("specialists/*/recipe.json", b"[]", "recipe.json holds a list in place of an object"),
     "scores are torn": ("scores/*", b"x" * 50, "is damaged (Error while deserializing header"),
-    "the folder of locks is a file": ("locks", None, "cannot be used (Not a directory)"),
+    "the folder of locks is a file": ("locks", None, "cannot be made"),
 }
 
 
@@ -207,7 +207,7 @@ def test_a_checkpoint_without_the_weights_that_are_trained(tiny, refuse, finishe
     """Lightning would load the others, and go on from the start with the optimizer of the end."""
     path = tmp_path / "bare.ckpt"
     torch.save(torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True) | {"state_dict": {}}, path)
-    message = refuse(tiny("mixer=ama_s", f"resume={path}"))
+    message = refuse(tiny("mixer=ama_s", "steps=8", f"resume={path}"))
     said = (
         f"The checkpoint {path} is of another model: for `model.model.embed_tokens.weight` of shape [264, 16] it has no"
     )

@@ -38,7 +38,9 @@ def own(tiny_local, tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in part))
     root = f"data.root={tmp_path / 'tasks'}"
-    return tiny_local(root, "objective=sft", "mixer=uniform", "data.tasks.sums.columns={note: null}")
+    return tiny_local(
+        root, "objective=sft", "mixer=uniform", "optimizer.warmup_steps=0", "data.tasks.sums.columns={note: null}"
+    )
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_shares_of_tokens_count_the_length_of_rows(unequal):
     ],
 )
 def test_the_plan_is_printed_and_nothing_is_trained(tiny, tmp_path, capsys, mixer, stages):
-    plan.run(compose_settings(tiny(f"mixer={mixer}", f"cache_dir={tmp_path / 'none'}")))
+    plan.run(compose_settings(tiny(f"mixer={mixer}", "optimizer.warmup_steps=0", f"cache_dir={tmp_path / 'none'}")))
     out = capsys.readouterr().out
     assert [line.split(" x ")[0] for line in out.splitlines() if " x " in line] == [
         f"{stage} of SFT" if stage.startswith("reference") else stage for stage in stages
