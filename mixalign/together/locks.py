@@ -68,6 +68,10 @@ def alone(path: Path) -> Iterator[None]:
 
 def _check_may_make(path: Path, locks: Path) -> None:
     for folder in (path.parent, locks):
+        if folder.exists() and not folder.is_dir():
+            raise MixalignError(
+                f"{folder} is a file, and a folder is wanted there. Remove it, or name another `cache_dir`."
+            )
         if not may_write(folder):
             raise MixalignError(
                 f"{path} is missing and would have to be made, but this user may not write to {folder}. Have it made "

@@ -133,7 +133,7 @@ SPOILT = {  # what of a cache is written over by what, and what is said
     "a recipe is torn": ("reference/*/recipe.json", b"{", "recipe.json is damaged (Expecting property name"),
     "a recipe is a list": ("specialists/*/recipe.json", b"[]", "recipe.json holds a list in place of an object"),
     "scores are torn": ("scores/*", b"x" * 50, "is damaged (Error while deserializing header"),
-    "the folder of locks is a file": ("locks", None, "cannot be made"),
+    "the folder of locks is a file": ("locks", None, "locks is a file, and a folder is wanted there"),
 }
 
 

@@ -28,7 +28,7 @@ COMPARED = ("mix.jsonl", "mixture.json", "eval.json", "metrics.csv")
 TASKS = ("helpful", "reverse", "compare")
 KINDS = {
     "ama_s": ("mixer=ama_s",),
-    "uniform": ("mixer=uniform", "specialists.train=never"),
+    "uniform": ("mixer=uniform", "specialists.train=always"),
     "ama_r, LoRA": ("mixer=ama_r", "lora=default", "lora.r=2"),
 }
 EVERY = ("val_every=2", "save_every=1", "log_every=1")

@@ -34,9 +34,9 @@ def read(path: Path):
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
-    """The folder of a run of three rounds that nobody may change."""
+    """The folder of a run of three rounds that nobody may change; no other test's specialists are in its cache."""
     folder = tmp_path_factory.mktemp("ideal") / "run"
-    train_from_overrides(tiny(*IDEAL), str(folder))
+    train_from_overrides(tiny(*IDEAL, f"cache_dir={folder.parent / 'cache'}"), str(folder))
     return folder
 
 
