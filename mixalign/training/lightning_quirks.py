@@ -144,6 +144,8 @@ def stopped_by(trainer: Any) -> str:
     if not trainer.should_stop or trainer.global_step >= trainer.max_steps:
         return ""
     for callback in trainer.callbacks:
+        if why := getattr(callback, "why_stopped", ""):
+            return f"{type(callback).__name__} ({why})"
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return f"{type(callback).__name__} ({' '.join(callback.stopping_reason_message.split())})"
     names = [

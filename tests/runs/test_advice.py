@@ -10,7 +10,14 @@ from mixalign.runs.advice import warm_up_advice
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["steps=12"], ["10 of 12 steps of the generalist", "3 of 3 steps of the reference policy"]),
+        (
+            ["steps=12"],
+            [
+                "10 of 12 steps of the generalist",
+                "3 of 3 steps of the reference policy, the specialist of",
+                "and 1 more",
+            ],
+        ),
         (["steps=4", "reference.sft_steps=0"], ["4 of 4 steps of the generalist", "specialist of `helpful`"]),
         (["steps=20", "reference.sft_steps=20", "specialists.steps=20"], []),
         (["optimizer.warmup_steps=0.1"], []),

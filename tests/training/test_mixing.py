@@ -15,6 +15,7 @@ from mixalign.mixers.fixed import Fixed, Temperature
 from mixalign.mixers.group_dro import GroupDRO
 from mixalign.mixers.wrapped import Wrapped
 from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.lightning_quirks import stopped_by
 
 MIXERS = {"ama_r": AMAR(eta=0.5), "ama_s": AMAS(eta=0.5), "group_dro": GroupDRO(eta=0.5), "temperature": Temperature()}
 
@@ -239,6 +240,7 @@ def test_a_run_ends_when_every_task_has_had_its_max_epochs(dpo_job, tmp_path, ca
     assert ((run.data.sampler.epochs_K >= 1) & (run.data.sampler.cursor_K < run.data.sampler.rows_K + 12)).all()
     (said,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("every task")]
     assert said == f"every task has had its max_epochs: the run ends at step {run.trainer.global_step} of 40"
+    assert stopped_by(run.trainer) == "Mixing (every task has had its max_epochs)"
     assert run.module.evaluation["count"].tolist() == [7, 7, 7], "validated at the end"
 
 

@@ -52,6 +52,7 @@ class Mixing(L.Callback):
         self.signal: MixSignal | None = None  # what the last update saw
         self.taken: Mix | None = None  # the mixture under which it was measured
         self.updates = 0
+        self.why_stopped = ""  # why it ended the training before its last step
         self._sums: TaskMean | None = None
         self._micro_batches = 0
         self._arriving: OnItsWay | None = None
@@ -103,9 +104,8 @@ class Mixing(L.Callback):
         self._apply(trainer, pl_module)
         self.history.look_back(self.updates)
         if self.mixer.exhausted(self.state, self.bad_tasks.banned_K) and not trainer.should_stop:
-            log.info(
-                "every task has had its max_epochs: the run ends at step %d of %d", self.updates, trainer.max_steps
-            )
+            self.why_stopped = "every task has had its max_epochs"
+            log.info("%s: the run ends at step %d of %d", self.why_stopped, self.updates, trainer.max_steps)
             trainer.should_stop = True
 
     def _measure(self, pl_module: Any) -> tuple[MixSignal, Tensor]:
