@@ -80,14 +80,15 @@ def begun_tasks(folder: Path, resume: Path | None = None) -> list[str]:
         resume: the checkpoint of another run that a new one goes on from, whose order it takes.
     """
 
-    def read() -> list[str]:
-        places = [folder] if resume is None else [folder, resume.resolve().parent.parent]
-        for found in filter(None, map(_read, places)):
-            with_rows = [task for task, splits in found["rows"].items() if "train" in splits]
-            return found.get("tasks", with_rows)  # type: ignore[no-any-return]
-        return []
+    return decide(partial(_tasks_then, folder, resume))
 
-    return decide(read)
+
+def _tasks_then(folder: Path, resume: Path | None = None) -> list[str]:
+    places = [folder] if resume is None else [folder, resume.resolve().parent.parent]
+    for found in filter(None, map(_read, places)):
+        with_rows = [task for task, splits in found["rows"].items() if "train" in splits]
+        return found.get("tasks", with_rows)  # type: ignore[no-any-return]
+    return []
 
 
 def check_identity(folder: Path, job: Job) -> None:
@@ -148,7 +149,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _reordered(folder: Path, job: Job) -> str:
     """That the tasks have another order than then: all that a checkpoint knows of them is by number."""
-    then, now = begun_tasks(folder), job.tasks
+    then, now = _tasks_then(folder), job.tasks
     if sorted(then) != sorted(now) or then == now or not (folder / "config.yaml").is_file():
         return ""
     return (

@@ -14,6 +14,7 @@ from mixalign.errors import MixalignError
 __all__ = ["agree", "decide", "is_connected", "is_first", "rank", "total", "wait", "world"]
 
 T = TypeVar("T")
+_alone = False  # whether the first process does something that the others only wait for
 
 
 def is_connected() -> bool:
@@ -38,12 +39,14 @@ def is_first() -> bool:
 
 def wait() -> None:
     """Until every process has come here."""
+    _check_all_are_here()
     if world() > 1:
         dist.barrier()
 
 
 def agree(value: T) -> T:
     """The first process's value, on all of them."""
+    _check_all_are_here()
     if world() == 1:
         return value
     box = [value]
@@ -54,15 +57,22 @@ def agree(value: T) -> T:
 def decide(work: Callable[[], T]) -> T:
     """Has the first process do something alone, and gives what comes of it to all.
 
+    Within the work nothing may be asked of the other processes: they would take it for the next thing that is asked.
+
     Raises:
         MixalignError: on every process, when the work raised it on the first.
     """
+    global _alone
+    _check_all_are_here()
     value: Any = None
     if is_first():
+        _alone = True
         try:
             value = work()
         except MixalignError as error:
             value = error
+        finally:
+            _alone = False
     value = agree(value)
     if isinstance(value, MixalignError):
         raise value
@@ -72,6 +82,13 @@ def decide(work: Callable[[], T]) -> T:
 
 def total(value: Tensor) -> Tensor:
     """The sum over all processes, in place."""
+    _check_all_are_here()
     if world() > 1:
         dist.all_reduce(value)
     return value
+
+
+def _check_all_are_here() -> None:
+    """In a single process as well, so that every test of it would find this defect."""
+    if _alone:
+        raise RuntimeError("one process alone asks all of them: within `decide`, call what asks nobody")

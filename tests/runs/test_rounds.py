@@ -89,7 +89,9 @@ def test_every_round_starts_from_the_same_weights(run, tiny, monkeypatch, tmp_pa
     """The first round is the run of the proportional mixture: a change of volumes is all that tells rounds apart."""
     plain = tmp_path / "plain"
     train_from_overrides(tiny("mixer=proportional", "objective=sft", "export=last"), str(plain))
-    assert read(plain / "eval.json")["tasks"] == read(run / "rounds" / "0" / "eval.json")["tasks"]
+    one, other = (read(folder / "eval.json")["tasks"] for folder in (plain, run / "rounds" / "0"))
+    measured = ("rows", "loss", "accuracy")  # excess is there where another run has left specialists in the cache
+    assert [[one[t][key] for key in measured] for t in one] == [[other[t][key] for key in measured] for t in other]
 
 
 def test_a_run_that_was_interrupted_goes_on(run, tiny, tmp_path, monkeypatch):

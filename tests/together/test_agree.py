@@ -54,3 +54,11 @@ def test_two_processes_have_the_answers_of_the_first(tmp_path):
     shared = [{"rank": 0, 1: Path("x")}, 0, [2.0, 10.0], "`seed` is odd.", 2]
     for number in range(2):
         assert (tmp_path / f"answers{number}").read_text() == repr([True, number, 2, number == 0, *shared])
+
+
+@pytest.mark.parametrize("asks", [lambda: agree(1), lambda: decide(int), wait, lambda: total(torch.zeros(1))])
+def test_what_one_process_does_alone_asks_nobody(asks):
+    """With several, its question would be taken for the next one, and all would wait for ever."""
+    with pytest.raises(RuntimeError, match="one process alone"):
+        decide(asks)
+    assert agree(3) == 3, "it is over then"
