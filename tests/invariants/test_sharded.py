@@ -4,7 +4,6 @@ import importlib.util
 import os
 import shutil
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -128,12 +127,9 @@ TORN = {
 
 @pytest.mark.parametrize("how", TORN)
 def test_a_torn_folder_is_skipped_and_said(seen, tmp_path, caplog, how):
-    for number in (1, 2):
-        whole_one = seen.folder / "fsdp2 folders tied" / "checkpoints" / "at25.ckpt"
-        shutil.copytree(whole_one, tmp_path / "checkpoints" / f"step{number}.ckpt")
-        time.sleep(0.01)
-    first, second = (tmp_path / "checkpoints" / f"step{number}.ckpt" for number in (1, 2))
-    os.utime(second / "meta.pt")
+    first, second = (tmp_path / "checkpoints" / name for name in ("step25.ckpt", "last.ckpt"))
+    for place in (first, second):
+        shutil.copytree(seen.folder / "fsdp2 folders tied" / "checkpoints" / "at25.ckpt", place)
     assert newest_checkpoint(tmp_path) == second
     tear, said = TORN[how]
     tear(second)

@@ -88,7 +88,7 @@ PAIRS = table(
 
 def batch_of(dataset: TaskDataset, *rows: int, pad_id: int = 0):
     chosen = np.array(rows or range(len(dataset)))
-    return collate([dataset], np.zeros_like(chosen), chosen, pad_id)
+    return collate([dataset], np.zeros_like(chosen), chosen, pad_id=pad_id)
 
 
 def naive(model, dataset: TaskDataset) -> torch.Tensor:
