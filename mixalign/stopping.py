@@ -95,8 +95,6 @@ def stage(title: str, kept: str = "", again: str = "") -> Iterator[None]:
     _now.stages.append((title, kept, again))
     try:
         yield
-    except Stopped:
-        raise  # its message has been made
     finally:
         _now.stages.pop()
 

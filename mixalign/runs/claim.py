@@ -68,7 +68,7 @@ def claim(run_dir: Path, job: Job) -> Claim:
         return Claim(resume=asked)
     then = read_settings(run_dir).plain
     finished = (run_dir / "eval.json").is_file()
-    resume = _own_or_first(run_dir, asked, own)
+    resume = _own_or_first(run_dir, asked, own, first)
     if resume is None and not finished and first:
         raise MixalignError(
             f"The run in {run_dir} was begun from the checkpoint {first['path']} and has none of its own yet. Give it "
@@ -154,8 +154,8 @@ def set_aside(run_dir: Path, job: Job, then: int) -> None:
     )
 
 
-def _own_or_first(run_dir: Path, asked: Path | None, own: Path | None) -> Path | None:
-    """The folder's own newest checkpoint, or before it has one, the one that it was begun from.
+def _own_or_first(run_dir: Path, asked: Path | None, own: Path | None, first: Mapping[str, Any]) -> Path | None:
+    """The folder's own newest checkpoint, or before it has one, the one that it was begun from, which `first` names.
 
     Raises:
         MixalignError: when another one is asked for.
@@ -169,7 +169,6 @@ def _own_or_first(run_dir: Path, asked: Path | None, own: Path | None) -> Path |
             f"`resume={asked}` is of step {checkpoint_step(asked)}, and its run has gone on to step "
             f"{checkpoint_step(own)}. Leave `resume` out to go on from there, or go back in another `run_dir`."
         )
-    first = begun_from(run_dir)
     if first.get("name") != checkpoint_name(asked):
         began = f"from {first['path']} as it was at step {first['step']}" if first else "without one"
         raise MixalignError(

@@ -4,12 +4,11 @@ A sweep over `mixer.m`, `decay`, `floor` and their like makes them once.
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixalign.files import read_json, replacing, write_json
+from mixalign.files import copy_whole, read_json, replacing, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.jobs.job import rows_fingerprint
 from mixalign.runs.folder import that_matter
@@ -90,9 +89,5 @@ def shared_influence(
 
 def _copy(source: Path, to: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
-    with replacing(to / "model") as part:
-        shutil.copytree(source / "model", part, dirs_exist_ok=True)
-    for name in FILES:
-        if (source / name).is_file():
-            with replacing(to / name) as part:
-                shutil.copyfile(source / name, part)
+    for name in ("model", *FILES):
+        copy_whole(source / name, to / name)

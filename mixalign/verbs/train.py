@@ -179,8 +179,10 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bo
         if has_specialists:
             keep_specialists(run_dir, job, reference)
             warn_of_useless(job, reference)
-        run = Generalist(job, mixer, reference, has_specialists, run_dir, settings.export, job.steps)
-        result = _train(replace(run, resume=claimed.resume))
+        run = Generalist(
+            job, mixer, reference, has_specialists, run_dir, settings.export, job.steps, resume=claimed.resume
+        )
+        result = _train(run)
     _say(eval_table(result) + (f"\nrun folder: {run_dir}" if kept else ""))
     run_merges(job, reference, run_dir, train_specialists)
     return result
