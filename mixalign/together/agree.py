@@ -4,6 +4,7 @@ All of it works in a single process as well, which is the first of one.
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -14,7 +15,9 @@ from mixalign.errors import MixalignError
 __all__ = ["agree", "decide", "is_connected", "is_first", "rank", "total", "wait", "world"]
 
 T = TypeVar("T")
-_alone = False  # whether the first process does something that the others only wait for
+# whether the first process does something that the others only wait for; of this thread, as several runs may share a
+# process
+_alone = ContextVar("_alone", default=False)
 
 
 def is_connected() -> bool:
@@ -62,17 +65,16 @@ def decide(work: Callable[[], T]) -> T:
     Raises:
         MixalignError: on every process, when the work raised it on the first.
     """
-    global _alone
     _check_all_are_here()
     value: Any = None
     if is_first():
-        _alone = True
+        before = _alone.set(True)
         try:
             value = work()
         except MixalignError as error:
             value = error
         finally:
-            _alone = False
+            _alone.reset(before)
     value = agree(value)
     if isinstance(value, MixalignError):
         raise value
@@ -90,5 +92,5 @@ def total(value: Tensor) -> Tensor:
 
 def _check_all_are_here() -> None:
     """In a single process as well, so that every test of it would find this defect."""
-    if _alone:
+    if _alone.get():
         raise RuntimeError("one process alone asks all of them: within `decide`, call what asks nobody")

@@ -34,6 +34,7 @@ class Logistic:
     """The objective: cross-entropy of label 0 or 1, the one word behind the category."""
 
     name: ClassVar = "logistic"
+    form: ClassVar = "supervised"
     uses_reference: ClassVar = False
 
     def __call__(self, model, batch):

@@ -26,7 +26,13 @@ def form(request) -> str:
 @pytest.fixture
 def overrides(tiny_local, form):
     objective = {"preference": "dpo", "sft": "sft"}[form]
-    return tiny_local(f"data.root={MINI / form}", f"objective={objective}", "data.max_length=1024", "steps=2")
+    return tiny_local(
+        f"data.root={MINI / form}",
+        f"objective={objective}",
+        "data.max_length=1024",
+        "steps=2",
+        "optimizer.warmup_steps=0",
+    )
 
 
 def test_every_task_is_read_whole(overrides, form):
