@@ -14,7 +14,8 @@ from mixalign.frozen.cache import CachedModel, Frozen, ensure, on_loan, score
 from mixalign.frozen.trainings import Training, optimizer_recipe, train_frozen
 from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
-from mixalign.models.load import Pretrained, weights_fingerprint
+from mixalign.models.fingerprint import weights_fingerprint
+from mixalign.models.load import Pretrained
 from mixalign.objectives.sft import SFT
 
 __all__ = ["attach_reference", "reference_policy", "reference_steps"]
