@@ -1,6 +1,5 @@
 """What lets a run's folder be used elsewhere: the base of its adapter, and where its relative paths begin."""
 
-import os
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from mixalign.files import copy_whole, read_json, write_json
 from mixalign.jobs.job import Job
 from mixalign.models.adapters import ADAPTER, BASE, NAME, TRAINED_ON
+from mixalign.runs.identity import started_in
 
 __all__ = ["export_base", "where_it_began"]
 
@@ -40,10 +40,10 @@ def export_base(folder: Path, *made_in: Path, job: Job | None = None) -> None:
 def where_it_began(folder: Path) -> Iterator[Path]:
     """Has relative paths of a run's configuration begin where it was started, if that is still there.
 
+    Every verb that takes a run and reads its rows or models works within, its own paths made absolute before.
     Gives the run's folder as an absolute path.
     """
     folder = folder.resolve()
-    found = read_json(folder / "identity.json") if (folder / "identity.json").is_file() else {}
-    began = Path(str(found.get("started_in") or os.getcwd()))
-    with chdir(began if began.is_dir() else Path.cwd()):
+    began = started_in(folder)
+    with chdir(began if began and began.is_dir() else Path.cwd()):
         yield folder

@@ -184,7 +184,7 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bo
         with stage("", again=_again(run_dir)):
             result = _train(run)
     _say(eval_table(result) + (f"\nrun folder: {run_dir}" if kept else ""))
-    run_merges(job, reference, run_dir, train_specialists)
+    run_merges(job, reference, run_dir, train_specialists, kept)
     return result
 
 
