@@ -62,8 +62,8 @@ def ended(first: int, count: int) -> list[str]:
 
 def _folder() -> list[Path]:
     """The folder, or none on another machine."""
-    path = Path(os.environ.get(FOLDER) or "/nowhere")
-    return [path] if path.is_dir() else []
+    path = os.environ.get(FOLDER)
+    return [Path(path)] if path and os.path.isdir(path) else []
 
 
 def _write(name: str, text: str) -> None:
