@@ -27,7 +27,7 @@ class Influence:
         fisher: labels of the curvature: `true` are drawn from the model, `empirical` are those of the data (one
             backward pass less, but no curvature where the model is wrong).
         damping: added to the curvature of a layer, as a share of its mean (for an adapter, of that of both factors);
-            raised tenfold while a benefit exceeds the target loss.
+            raised while 15 % of a volume would move the target loss by more than itself.
         layers: regular expression for the names of the linear layers that are read; "." is all that are trained.
         important: share of these layers that counts, those of the most even curvature (the paper's choice); None: all.
         samples: rows that are read of each domain and of each target table; all of them where there are fewer.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mixalign.errors import MixalignError
+from mixalign.influence.benefit import STEP
 
 __all__ = ["actual_change", "broken_promise", "no_loss", "predicted_change", "without_impossible"]
 
@@ -58,52 +59,44 @@ def actual_change(before: Entry, now: Entry) -> dict[str, Any]:
     return {"change": change, "mean_change": now["mean_target_loss"] - before["mean_target_loss"]}
 
 
-def without_impossible(entry: Entry, m: float) -> dict[str, float]:
-    """The confidence in each sign; a coin's where `broken_promise` would refuse a volume that is changed by m."""
-    doubtful = _impossible(entry, m)
+def without_impossible(entry: Entry) -> dict[str, float]:
+    """The confidence in each sign; a coin's for a benefit that `broken_promise` does not believe."""
+    doubtful = _impossible(entry)
     return {task: 0.5 if task in doubtful else value for task, value in entry["confidence"].items()}
 
 
-def broken_promise(entry: Entry, volumes: Mapping[str, int], m: float, damping: float) -> str:
-    """Why a change of volumes is refused: a benefit is not finite, or moves the target loss by more than the loss is.
+def broken_promise(entry: Entry) -> str:
+    """Why a change of volumes is refused: a benefit is not finite, or larger than the loss allows whatever the damping.
 
     Args:
         entry: of the round whose benefits they are.
-        volumes: that were to come next.
-        m: largest relative change of a volume.
-        damping: that was measured with.
 
     Returns:
         A sentence that says what to do; empty when there is nothing against it.
     """
-    loss, impossible = entry["mean_target_loss"], _impossible(entry, m)
+    impossible = _impossible(entry)
     if unknown := [f"`{task}`" for task, change in impossible.items() if not isfinite(change)]:
         return (
             f"the benefit of {', '.join(unknown)} is not finite, so the volumes stay. Raise `influence.damping`, or "
             "measure in `trainer.precision=32-true`"
         )
-    total = predicted_change(entry, volumes).get("mean_predicted_change", 0.0)
-    if impossible:
-        worst = max(impossible, key=lambda task: impossible[task])
-        what = f"{m:.0%} more or less of `{worst}` would move the target loss by {impossible[worst]:.3g} nats"
-    elif abs(total) > loss:
-        what = f"the change of volumes would move the target loss by {total:+.3g} nats"
-    else:
+    if not impossible:
         return ""
-    excess = max([abs(total), *impossible.values()]) / loss
+    worst = max(impossible, key=lambda task: impossible[task])
     return (
-        f"by the benefits {what}, and it is {loss:.3g}, so they are not believed and the volumes stay. Raise "
-        f"`influence.damping` to {damping * 10 ** np.ceil(np.log10(excess)):g} or more, read more rows "
-        "(`influence.samples`), take `influence=identity`, or train the model for longer"
+        f"by the benefits {STEP:.0%} more or less of `{worst}` would move the target loss by {impossible[worst]:.3g} "
+        f"nats, and it is {entry['mean_target_loss']:.3g}, so they are not believed and the volumes stay. Raise "
+        "`influence.damping`, read more rows (`influence.samples`), take `influence=identity`, or train the model for "
+        "longer"
     )
 
 
-def _impossible(entry: Entry, m: float) -> dict[str, float]:
-    """Tasks whose volume, changed by m, would move the mean target loss by more than itself, and by how much.
+def _impossible(entry: Entry) -> dict[str, float]:
+    """Tasks whose volume, changed by `STEP`, would move the mean target loss by more than itself, and by how much.
 
     A benefit that is not finite moves it by infinity, also where benefits are no nats.
     """
     tables = list(entry.get("benefit_by_target", {}).values())
-    mean = {task: m * abs(float(np.mean([table[task] for table in tables]))) for task in (tables or [{}])[0]}
+    mean = {task: STEP * abs(float(np.mean([table[task] for table in tables]))) for task in (tables or [{}])[0]}
     unknown = {task: inf for task, value in entry.get("benefit", {}).items() if not isfinite(value)}
     return {task: change for task, change in mean.items() if not change <= entry["mean_target_loss"]} | unknown

@@ -45,7 +45,7 @@ __all__ = ["run_rounds"]
 log = logging.getLogger(__name__)
 
 KEPT = ("mixture.json", "mix.jsonl", "metrics.csv")  # files of the best round that its run has as well
-RAISED = "influence %d: damping raised from %g to %g: with less, a benefit would exceed the target loss"
+RAISED = "influence %d: damping raised from %g to %g: with less, a benefit could not be true by the size of the loss"
 Entry = dict[str, Any]
 """What `eval.json` holds of one round."""
 
@@ -76,8 +76,7 @@ def run_rounds(run: Generalist, mixer: Any) -> dict[str, Any]:
         if number == mixer.rounds or (mixer.stop and _ends(entries, _has_not_fallen(entries))):
             break
         entry |= work.benefit(number, entry)
-        m = float(state["m"])
-        entry["confidence"] = without_impossible(entry, m)
+        entry["confidence"] = without_impossible(entry)
         if mixer.stop and _ends(entries, _has_turned(entries)):
             break
         benefit_K, confidence_K = (
@@ -85,7 +84,7 @@ def run_rounds(run: Generalist, mixer: Any) -> dict[str, Any]:
         )
         signal = MixSignal(number, torch.ones_like(rows_K), benefit_K=benefit_K, confidence_K=confidence_K)
         state = mixer.update(signal, state)[1]
-        if _ends(entries, broken_promise(entry, _named(run, state), m, entry.get("damping", 0.1))):
+        if _ends(entries, broken_promise(entry)):
             break
     return _finish(run.folder, entries)
 

@@ -32,8 +32,8 @@ def test_benefits_that_are_no_nats_predict_nothing(by_target):
     if by_target is None:
         del plain["benefit_by_target"]
     assert predicted_change(plain, VOLUMES) == {}
-    assert broken_promise(plain, {"a": 115, "b": 40}, 0.15, 0.1) == ""
-    assert without_impossible(plain, 0.15) == plain["confidence"]
+    assert broken_promise(plain) == ""
+    assert without_impossible(plain) == plain["confidence"]
 
 
 def test_the_actual_change_is_since_the_round_before():
@@ -46,19 +46,13 @@ def test_the_actual_change_is_since_the_round_before():
 def test_what_would_move_the_loss_by_more_than_itself_is_refused():
     """15 % of 4.5 nats are 0.675, and of 3 nats 0.45, on a loss of 0.5."""
     big = entry(15.0)
-    assert without_impossible(big, 0.15) == {"a": 0.5, "b": 0.95}
-    said = broken_promise(big, {"a": 115, "b": 45}, 0.15, 0.1)
+    assert without_impossible(big) == {"a": 0.5, "b": 0.95}
+    said = broken_promise(big)
     assert "15% more or less of `a` would move the target loss by 0.675 nats, and it is 0.5" in said
     assert "the volumes stay" in said
-    assert "Raise `influence.damping` to 1 or more" in said
-    assert without_impossible(entry(), 0.15) == {"a": 1.0, "b": 0.95}
-    assert broken_promise(entry(), {"a": 115, "b": 45}, 0.15, 0.1) == ""
-
-
-def test_a_sum_of_many_small_changes_is_refused_as_well():
-    """+15 % of 3 nats and -10 % of -2 nats: 0.65 in all."""
-    said = broken_promise(entry(10.0), {"a": 115, "b": 45}, 0.15, 0.1)
-    assert "the change of volumes would move the target loss by -0.65 nats" in said
+    assert "Raise `influence.damping`, " in said
+    assert without_impossible(entry()) == {"a": 1.0, "b": 0.95}
+    assert broken_promise(entry()) == ""
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
@@ -69,8 +63,8 @@ def test_a_benefit_that_is_not_finite_is_not_believed(value, in_nats):
     bad["benefit_by_target"]["c"]["a"] = value
     if not in_nats:
         del bad["benefit_by_target"]
-    assert without_impossible(bad, 0.15) == {"a": 0.5, "b": 0.95}
-    said = broken_promise(bad, {"a": 115, "b": 45}, 0.15, 0.1)
+    assert without_impossible(bad) == {"a": 0.5, "b": 0.95}
+    said = broken_promise(bad)
     assert said.startswith("the benefit of `a` is not finite, so the volumes stay. ")
 
 

@@ -370,7 +370,7 @@ def test_a_change_beyond_the_loss_leaves_the_volumes(tiny, tmp_path, monkeypatch
     with caplog.at_level("INFO"):
         train_from_overrides(tiny(*IDEAL, own), str(tmp_path / "run"))
     (entry,) = read(tmp_path / "run" / "eval.json")["rounds"]
-    assert "the volumes stay. Raise `influence.damping` to" in entry["stopped"]
+    assert "the volumes stay. Raise `influence.damping`, " in entry["stopped"]
     assert min(entry["confidence"].values()) == 0.5
     assert "influence 0: 48 rows of 6 tables, 144 passes over a row" in caplog.text
     assert "influence 0: it will take about" in caplog.text
