@@ -12,9 +12,9 @@ SCALE = (
     "ratios hold better than the size."
 )
 """Measured on the generated tasks (0.02 M weights, 3 tasks of 200 rows, volumes +- 30 %, SFT with batches of 16),
-predicted over actual change of each target's loss in round 1: 3 to 16 times after 30 steps (two seeds), all signs right;
-0.2 to 3 times after 300 (one seed). A direction of little curvature counts as if it had been followed to its end, which
-takes 1 / (learning rate x curvature) steps."""
+predicted over actual change of each target's loss in round 1: 3 to 16 times after 30 steps (two seeds), all signs
+right; 0.2 to 3 times after 300 (one seed). A direction of little curvature counts as if it had been
+followed to its end, which takes 1 / (learning rate x curvature) steps."""
 
 
 def rounds_table(rounds: list[dict[str, Any]], best: int) -> str:

@@ -265,7 +265,8 @@ def test_damping_rises_until_the_scores_can_be_true(tables, llama):
     held = measure(llama(), SFT(), *tables(), FEW, target_loss=bound)
     assert 0.15 * np.abs(held.score()).max() <= bound
     dampings = [digit * 10.0**power for power in range(-1, 4) for digit in (1, 2, 5)]
-    assert (place := dampings.index(pytest.approx(held.damping))) > 0
+    place = dampings.index(pytest.approx(held.damping))
+    assert place > 0
     below = measure(llama(), SFT(), *tables(), replace(FEW, damping=dampings[place - 1]))
     assert 0.15 * np.abs(below.score()).max() > bound
     assert np.array_equal(
