@@ -81,6 +81,7 @@ COUNT_OR_NULL = partial(check_number, low=1, whole=True, null=True)
 COUNT_FROM_0 = partial(check_number, low=0, whole=True)
 SEED = partial(check_number, low=0, high=2**32 - 1, whole=True)
 EPOCHS = partial(check_number, low=0, open_low=True, null=True)
+SHARE_OR_NULL = partial(check_number, low=0, high=1, open_low=True, null=True)
 RATE = partial(check_number, low=0, high=1, why="AdamW moves every weight by about that much at every step.")
 TEXT_OR_NULL = partial(check_text, null=True)
 LIST_OR_NULL = partial(check_list, null=True)
@@ -211,8 +212,7 @@ class RunSettings:
 
     Attributes:
         logger, callbacks: name -> a mapping with `_target_`: each training builds its own.
-        plain: the whole configuration as plain data, every `auto` replaced by its value: what config.yaml holds, and
-            what the recipes of cached models are taken from.
+        plain: all of it as plain data, every `auto` replaced: what config.yaml holds, and what recipes are taken from.
         chosen: what was chosen for keys that are `auto`, and why; a line a reason.
     """
 
@@ -232,7 +232,8 @@ class RunSettings:
     composition: Composition | None = setting(word(*get_args(Composition), null=True))
     resume: Path | None = setting(TEXT_OR_NULL, "place")
     on_nan: OnNan = setting(word(*get_args(OnNan)))
-    export: str = setting(word("best", "best_gap", "last"))
+    export: str = setting(word("best", "best_gap", "last", "averaged"))
+    average_last: float | None = setting(SHARE_OR_NULL, default=None)
     log_every: int = setting(COUNT, "place")
     progress: bool = setting(check_flag, "place")
     fast_dev_run: bool = setting(check_flag, "place", default=False)
@@ -283,8 +284,7 @@ GROUPS: dict[str, type] = {
 def touches(key: str) -> Touches:
     """What a dotted key of the configuration touches; an unknown one is taken to touch the weights."""
     name, _, inner = key.partition(".")
-    entry = _field(RunSettings, name)
-    if entry is None:
+    if (entry := _field(RunSettings, name)) is None:
         return "weights"
     if inner and name in GROUPS and (below := _field(GROUPS[name], inner.partition(".")[0])):
         entry = below if entry.metadata["touches"] == "weights" else entry

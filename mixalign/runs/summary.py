@@ -112,8 +112,18 @@ def _exported(result: Mapping[str, Any]) -> str:
     if not (exported := result.get("exported")):
         return ""
     step = f"exported: step {exported['step']} of {result['steps']}"
+    if "averaged" in exported:
+        first, last = exported["averaged"]
+        step = f"exported: the mean of the weights of steps {first} to {last} of {result['steps']}"
+        chosen = "" if exported["monitor"] is None else ", the best"
+    else:
+        chosen = ", the last one" if exported["monitor"] is None else ", the best"
+    if "candidates" in exported:
+        by, *values = exported["candidates"].items()
+        shown = ", ".join(f"{name} {_shown(value)}" for name, value in values)
+        return f"{step}{chosen} ({by[1]}: {shown})"
     if exported["monitor"] is None:
-        return f"{step}, the last one"
+        return f"{step}{chosen}"
     return f"{step}, the best by {exported['monitor']} ({exported['value']:.4g})"
 
 
