@@ -88,7 +88,7 @@ def stage(title: str, kept: str = "", again: str = "") -> Iterator[None]:
     """Names what is being done, for the message of a stop.
 
     Args:
-        title: as in `stopped by SIGTERM in ...`.
+        title: as in `stopped by SIGTERM in ...`; empty for what lies between stages that have one.
         kept: a clause that says what a stop leaves; by default that of the stage around it.
         again: a sentence that says how to go on; likewise.
     """
@@ -193,10 +193,10 @@ def stopped(kept: str = "") -> Stopped:
     Args:
         kept: a clause; by default that of the innermost stage that has one.
     """
-    titles = [title for title, _, _ in _now.stages]
+    title = _now.stages[-1][0] if _now.stages else ""
     kept = kept or next((text for _, text, _ in reversed(_now.stages) if text), "")
     again = next((text for _, _, text in reversed(_now.stages) if text), "")
-    where = f" in {titles[-1]}" if titles else ""
+    where = f" in {title}" if title else ""
     number = signal.SIGTERM if _now.number is None else _now.number  # another process was told
     verb = f"stopped {_cause()}, not finished," if number == 0 else f"stopped by {signal.Signals(number).name}"
     text = f"{verb}{where}".rstrip(",") + (f"; {kept}" if kept else "") + f". {again}".rstrip()

@@ -29,7 +29,7 @@ def heeded():
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_stage_is_left_at_once_and_named(heeded, number, code):
     with (
-        stopping.stage("the run", "the cache stays", "Start again."),
+        stopping.stage("", "the cache stays", "Start again."),
         stopping.stage("the scoring"),
         pytest.raises(Stopped) as caught,
     ):
@@ -39,6 +39,15 @@ def test_a_stage_is_left_at_once_and_named(heeded, number, code):
     assert caught.value.code == code
     assert (copy := pickle.loads(pickle.dumps(caught.value))).text == caught.value.text
     assert copy.code == code  # it may come from another process
+
+
+def test_a_stop_between_stages_names_none(heeded):
+    with stopping.stage("the start"), stopping.stage("", "the cache stays"):
+        with stopping.stage("the scoring"):
+            pass
+        with pytest.raises(Stopped) as caught:
+            send(signal.SIGTERM)
+    assert caught.value.text == "stopped by SIGTERM; the cache stays."
 
 
 def test_a_training_hears_it_and_leaves_by_itself(heeded, caplog):

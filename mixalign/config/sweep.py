@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import active_children
 from pathlib import Path
@@ -14,6 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from mixalign import stopping
+from mixalign.config.console import each_warning_once
 from mixalign.config.messages import user_message
 from mixalign.errors import MixalignError, Stopped
 
@@ -59,7 +60,7 @@ def within_sweep(job: Callable[[], Any], main: int) -> Any:
 
 @contextmanager
 def judged() -> Iterator[None]:
-    """Has sweeps in it end with what became of each run.
+    """Has sweeps in it show each warning once, and end with what became of each run.
 
     Raises:
         MixalignError: naming every run that failed, with its message. A defect of ours is raised as it is.
@@ -70,11 +71,13 @@ def judged() -> Iterator[None]:
     def made(self: Plugins, *args: Any, **kwargs: Any) -> Any:
         launcher: Any = make(self, *args, **kwargs)
         launcher.launch = _Launch(launcher, launcher.launch)
+        within.enter_context(each_warning_once())
         return launcher
 
     Plugins.instantiate_launcher = made  # type: ignore[method-assign]
     try:
-        yield
+        with ExitStack() as within:
+            yield
     finally:
         Plugins.instantiate_launcher = make  # type: ignore[method-assign]
 

@@ -24,7 +24,7 @@ from mixalign.training.checkpoints import (
 )
 from mixalign.training.optimizer import Optimizer
 
-__all__ = ["EARLIER", "Claim", "check_extension", "claim", "set_aside"]
+__all__ = ["EARLIER", "Claim", "check_extension", "claim", "set_aside", "still_there"]
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ def claim(run_dir: Path, job: Job) -> Claim:
         raise MixalignError(
             f"{run_dir} holds a run of {extended} steps, and `steps` is {job.steps}: its schedule was made for all of "
             f"them. Set steps={extended} to go on with it, or more to extend it, or choose another `run_dir`."
+            f"{still_there(run_dir)}"
         )
     return Claim(finished and not extended, resume, extended)
 
@@ -159,6 +160,14 @@ def set_aside(run_dir: Path, job: Job, then: int) -> None:
         schedule,
         f"; the results at {then} steps are in {place}" if place.is_dir() else "",
     )
+
+
+def still_there(run_dir: Path) -> str:
+    """A sentence that names the results of an unfinished run from before it was extended; empty where it has none."""
+    steps = [int(path.name) for path in (run_dir / EARLIER).glob("*") if path.name.isdecimal()]
+    if not steps or (run_dir / "eval.json").is_file():
+        return ""
+    return f" The results at {max(steps)} steps are still there: {run_dir / EARLIER / str(max(steps))}."
 
 
 def _own_or_first(run_dir: Path, asked: Path | None, own: Path | None, first: Mapping[str, Any]) -> Path | None:

@@ -12,6 +12,7 @@ from mixalign.errors import MixalignError
 from mixalign.files import read_json
 from mixalign.frozen.scored import scored
 from mixalign.jobs.job import Job, prepare
+from mixalign.runs.claim import still_there
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings
 from mixalign.runs.identity import begun_specialists, begun_tasks, check_measured
@@ -51,7 +52,7 @@ def run(folder: Path, split: str) -> None:
     if not (folder / "model").is_dir():
         raise MixalignError(
             f"{folder} has no model to evaluate: the run did not finish. Go on with it: the same command with "
-            f"`run_dir={folder}`."
+            f"`run_dir={folder}`.{still_there(folder)}"
         )
     _evaluate(settings, folder, split)
 

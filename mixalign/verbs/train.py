@@ -30,7 +30,7 @@ from mixalign.merging.runs import merges_of, run_merges
 from mixalign.mixers.base import Rule
 from mixalign.runs.advice import warm_up_advice
 from mixalign.runs.check import check_checkpoint, check_run, check_together, needs_specialists
-from mixalign.runs.claim import Claim, check_extension, claim, set_aside
+from mixalign.runs.claim import Claim, check_extension, claim, set_aside, still_there
 from mixalign.runs.dev_run import trial
 from mixalign.runs.folder import read_plain, write_config
 from mixalign.runs.identity import (
@@ -72,17 +72,17 @@ def _named(
 
     @wraps(job)
     def named(settings: RunSettings, run_dir: Path, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        kept = f"what is finished is kept in {settings.cache_dir}"
-        with stage("the run", kept, f"The same command with run_dir={_to_give_again(run_dir)} goes on from there."):
+        with stage("", f"what is finished is kept in {settings.cache_dir}", _again(run_dir)):
             return job(settings, run_dir, *args, **kwargs)
 
     return named
 
 
-def _to_give_again(run_dir: Path) -> Path:
-    """The `run_dir` of a command: of a sweep the folder above its runs."""
+def _again(run_dir: Path) -> str:
+    """How to go on with a run; its folder, of a sweep the one above its runs, may have been named by Hydra."""
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return Path(HydraConfig.get().sweep.dir) if in_sweep else run_dir
+    folder = Path(HydraConfig.get().sweep.dir) if in_sweep else run_dir
+    return f"The same command with run_dir={folder} goes on from there.{still_there(run_dir)}"
 
 
 def main() -> None:
@@ -182,7 +182,8 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bo
         run = Generalist(
             job, mixer, reference, has_specialists, run_dir, settings.export, job.steps, resume=claimed.resume
         )
-        result = _train(run)
+        with stage("", again=_again(run_dir)):
+            result = _train(run)
     _say(eval_table(result) + (f"\nrun folder: {run_dir}" if kept else ""))
     run_merges(job, reference, run_dir, train_specialists)
     return result

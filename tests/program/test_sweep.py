@@ -35,6 +35,14 @@ def test_a_sweep_trains_specialists_once(sweep):
     assert done.stderr.count("reference: 3 steps") == 1
 
 
+def test_a_sweep_shows_a_warning_once(sweep):
+    root, done = sweep
+    assert done.stderr.count("warning: Inside the warm-up are 4 of 4 steps of the generalist") == 1
+    assert done.stderr.count("shown once, and came 4 times in this sweep: Inside the warm-up") == 1
+    logs = [(run / "train.log").read_text() for run in (root / "runs").iterdir() if run.is_dir()]
+    assert all(log.count("WARNING mixalign.verbs.train: Inside the warm-up") == 1 for log in logs)
+
+
 def test_the_report_of_a_sweep(sweep, cli):
     root, _ = sweep
     done = cli("report", str(root / "runs"))

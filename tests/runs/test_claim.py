@@ -13,9 +13,10 @@ from mixalign.config.compose import compose_settings
 from mixalign.errors import MixalignError
 from mixalign.jobs.job import prepare
 from mixalign.reporting.read.runs import load_run
-from mixalign.runs.claim import EARLIER
+from mixalign.runs.claim import EARLIER, still_there
 from mixalign.runs.folder import write_config
 from mixalign.training.checkpoints import checkpoint_name, newest_checkpoint
+from mixalign.verbs import evaluate
 from tests.tiny_runs import train_from_overrides
 
 CHEAP = ("mixer=uniform", "specialists.train=never", "objective=sft", "val_every=2", "save_every=1")
@@ -115,9 +116,16 @@ def test_a_run_that_is_extended_is_not_finished_until_it_is(go, made, finished_r
         go("run", "steps=8")
     assert not (run / "eval.json").exists()
     assert not (run / "model").exists()
-    with pytest.raises(MixalignError, match=r"holds a run of 8 steps, and `steps` is 4.*steps=8 to go on with it"):
+    kept = f" The results at 4 steps are still there: {run / EARLIER / '4'}."
+    assert still_there(run) == kept
+    with pytest.raises(MixalignError, match=r"holds a run of 8 steps, and `steps` is 4.*steps=8 to go on") as caught:
         go("run", "steps=4")
+    assert str(caught.value).endswith(kept)
+    with pytest.raises(MixalignError, match="has no model to evaluate") as caught:
+        evaluate.run(run, "test")
+    assert str(caught.value).endswith(kept)
     go("run", "steps=8")
+    assert still_there(run) == "", "they are superseded"
     same(run, made("steps=8"))
 
 
