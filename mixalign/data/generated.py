@@ -9,13 +9,15 @@ teaches the wrong answers to the prompts of `compare`.
 
 Three families make as many tasks as one likes: `end0` to `end9` are easy, `letter0` to `letter4` are harder, and
 `shift1` to `shift6` are hard. Within a family what one task teaches helps the others. Behind any name, `~20` flips the
-labels of 20 % of the rows.
+labels of 20 % of the rows. Tasks in plain English are in `mixalign.data.english`.
 """
 
 import random
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
+from mixalign.data.english import ENGLISH, write_rows
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Example
 
@@ -26,6 +28,7 @@ TRIGGERS = "uvwxyz"
 SIGNS = "#?*+-;:%&@"
 NOISE = 0.45
 
+T = TypeVar("T")
 Triple = tuple[str, str, str]
 
 
@@ -142,7 +145,7 @@ def generate(generator: str, rows: int, split: str, seed: int) -> list[Example]:
     """Preference rows of one generated task.
 
     Args:
-        generator: one of GENERATORS, maybe with a share of flipped labels: `compare~20` has 20 %.
+        generator: one of GENERATORS or ENGLISH, maybe with a share of flipped labels: `compare~20` has 20 %.
         rows: how many.
         split: each split has its own stream of random numbers.
 
@@ -150,8 +153,8 @@ def generate(generator: str, rows: int, split: str, seed: int) -> list[Example]:
         MixalignError: for an unknown generator, a share that is no whole number from 0 to 50, or fewer than one row.
     """
     name, flips, percent = generator.partition("~")
-    if name not in GENERATORS:
-        raise MixalignError(f"There is no generator `{name}`. {did_you_mean(name, GENERATORS)}")
+    if name not in (known := {*GENERATORS, *ENGLISH}):
+        raise MixalignError(f"There is no generator `{name}`. {did_you_mean(name, known)}")
     if flips and not (percent.isdecimal() and int(percent) <= 50):
         raise MixalignError(
             f"Generator `{generator}` flips {percent or 'no number'} % of the labels, but may flip 0 to 50: beyond "
@@ -160,10 +163,14 @@ def generate(generator: str, rows: int, split: str, seed: int) -> list[Example]:
     if rows < 1:
         raise MixalignError(f"Generator `{generator}` was asked for {rows} rows, but needs at least 1.")
     rng = random.Random(f"{generator}/{split}/{seed}")
+    if name in ENGLISH:
+        written = [(e["prompt"], e["chosen"], e["rejected"]) for e in write_rows(name, rows, split, seed)]
+        turns = [_flipped(row, int(percent or 0), rng) for row in written]
+        return [Example(prompt=p, chosen=c, rejected=r) for p, c, r in turns]
     triples = [_flipped(GENERATORS[name](rng), int(percent or 0), rng) for _ in range(rows)]
     return [Example(prompt=p, chosen=c, rejected=r) for p, c, r in triples]
 
 
-def _flipped(row: Triple, percent: int, rng: random.Random) -> Triple:
+def _flipped(row: tuple[T, T, T], percent: int, rng: random.Random) -> tuple[T, T, T]:
     prompt, chosen, rejected = row
     return (prompt, rejected, chosen) if percent and rng.random() * 100 < percent else row

@@ -14,7 +14,7 @@ from mixalign.terminal import table_text
 __all__ = ["eval_json", "eval_table", "write_results"]
 
 log = logging.getLogger(__name__)
-SHOWN = ("loss", "specialist_loss", "gap", "excess", "accuracy", "margin")
+SHOWN = ("loss", "specialist_loss", "gap", "excess", "accuracy", "margin", "score_before", "score")
 
 
 def eval_json(
@@ -99,7 +99,7 @@ def eval_table(result: dict[str, Any]) -> str:
     title += _not_held_out(result["tasks"])
     worst = result["worst"].get("excess", result["worst"]["loss"])["task"]
     rows = [
-        [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(_shown(row[n]) for n in names)]
+        [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(_shown(row.get(n)) for n in names)]
         for task, row in result["tasks"].items()
     ]
     mean = ["mean", "", *(_shown(result["mean"][n]) for n in names)]
