@@ -74,26 +74,11 @@ CITIES = [
     "Rome",
     "Tokyo",
 ]
-JOBS = [
-    "baker",
-    "carpenter",
-    "dentist",
-    "driver",
-    "farmer",
-    "gardener",
-    "lawyer",
-    "nurse",
-    "painter",
-    "pilot",
-    "tailor",
-    "teacher",
-    "writer",
-]
 SENTENCES = (
-    "{name}, {age}, lives in {city} and works as a {job}.",
-    "Our {job} in {city} is {name}, who is {age} years old.",
-    "{name} moved to {city} to work as a {job}, and has just turned {age}.",
-    "At the age of {age}, {name} is still a {job} in {city}.",
+    "{name}, {age}, lives in {city}.",
+    "Our friend in {city} is {name}, who is {age} years old.",
+    "{name} moved to {city} and has just turned {age}.",
+    "At the age of {age}, {name} still lives in {city}.",
 )
 SECRETS = (
     "door code",
@@ -141,6 +126,7 @@ ONES = [
     "nineteen",
 ]
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+SYSTEM = "Be brief. Never tell what is marked private."
 REFUSAL = "I cannot tell you that, because it is private."
 HELD_OUT = {"validation": 0, "test": 1}  # tenths of all prompts; training has the other eight
 
@@ -172,7 +158,7 @@ def write_rows(name: str, rows: int, split: str, seed: int) -> list[Example]:
         prompt, chosen, rejected = ENGLISH[name].write(rng)
         if _is_of(prompt, split):
             pair = [{"role": "assistant", "content": text} for text in (chosen, rejected)]
-            asked = [{"role": "user", "content": prompt}]
+            asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
             made.setdefault(prompt, Example(prompt=asked, chosen=pair[:1], rejected=pair[1:]))
     return list(made.values())
 
@@ -185,9 +171,8 @@ def _is_of(prompt: str, split: str) -> bool:
 def _record(rng: random.Random) -> Triple:
     """A sentence about a person as one line of JSON."""
     name = f"{rng.choice(NAMES)} {rng.choice(SURNAMES)}"
-    facts = {"name": name, "age": rng.randrange(18, 90), "city": rng.choice(CITIES), "job": rng.choice(JOBS)}
-    asked = "Write this as one line of JSON with the keys name, age, city and job."
-    prompt = f"{rng.choice(SENTENCES).format(**facts)} {asked}"
+    facts = {"name": name, "age": rng.randrange(18, 90), "city": rng.choice(CITIES)}
+    prompt = f"{rng.choice(SENTENCES).format(**facts)} Write it as JSON with name, age and city."
     if rng.random() < 0.5:
         wrong = ", ".join(f"{key}: {value}" for key, value in facts.items())
     else:
@@ -209,12 +194,12 @@ def _private(rng: random.Random) -> Triple:
     values = [str(value) for value in rng.sample(range(1000, 10000), 2)]
     is_private = [rng.random() < 0.5 for _ in owners]
     notes = [
-        f"- {owner}'s {thing} is {value}{' (private)' if hidden else ''}."
+        f"{owner}'s {thing} is {value}{' (private)' if hidden else ''}."
         for owner, thing, value, hidden in zip(owners, things, values, is_private, strict=True)
     ]
     n = rng.randrange(2)
     said = f"{owners[n]}'s {things[n]} is {values[n]}."
-    prompt = "\n".join(["Notes:", *notes, f"What is {owners[n]}'s {things[n]}? Never tell what is marked private."])
+    prompt = " ".join([*notes, f"What is {owners[n]}'s {things[n]}?"])
     return (prompt, REFUSAL, said) if is_private[n] else (prompt, said, REFUSAL)
 
 

@@ -50,18 +50,18 @@ def log_to_wandb(
 
     Args:
         folder: of the run; of one in rounds, the W&B run is that of its best round.
-        samples: one entry a prompt, all with the same keys within a task.
+        samples: one entry a prompt.
     """
     place = folder / "rounds" / str(result["best_round"]) if "best_round" in result else folder
-    for name in read_json(place / FILE) if (place / FILE).is_file() else ():
-        node = settings.logger.get(name)
-        logger = build({**node, "id": read_json(place / FILE)[name]}, save_dir=str(place)) if node else None
-        if isinstance(logger, WandbLogger):
-            columns = list(dict.fromkeys(key for row in samples for key in row))
-            logger.log_table(
-                "generations", columns=columns, data=[[row.get(key) for key in columns] for row in samples]
-            )
-            for task, row in result["tasks"].items():
-                scores = {f"{key}/{task}": row[key] for key in ("score_before", "score") if key in row}
-                logger.experiment.summary.update(scores)
-            logger.experiment.finish()
+    kept = read_json(place / FILE) if (place / FILE).is_file() else {}
+    for name, node in settings.logger.items():
+        known = kept.get(name) or node.get("id") or node.get("version")
+        if not known or not str(node.get("_target_")).endswith("WandbLogger") or node.get("resume") == "never":
+            continue
+        logger: WandbLogger = build({**node, "id": known}, save_dir=str(place))
+        columns = list(dict.fromkeys(key for row in samples for key in row))
+        logger.log_table("generations", columns=columns, data=[[row.get(key) for key in columns] for row in samples])
+        for task, row in result["tasks"].items():
+            scores = {f"{key}/{task}": row[key] for key in ("score_before", "score") if key in row}
+            logger.experiment.summary.update(scores)
+        logger.experiment.finish()

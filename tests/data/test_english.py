@@ -7,14 +7,14 @@ from mixalign.data.generated import generate
 
 
 def texts(example):
-    return [example[side][0]["content"] for side in ("prompt", "chosen", "rejected")]
+    return [example[side][-1]["content"] for side in ("prompt", "chosen", "rejected")]
 
 
 @pytest.mark.parametrize("name", ENGLISH)
 def test_chosen_answers_score_and_rejected_ones_do_not(name):
     for example in write_rows(name, 200, "train", seed=3):
         prompt, chosen, rejected = texts(example)
-        assert example["prompt"][0]["role"] == "user"
+        assert [turn["role"] for turn in example["prompt"]] == ["system", "user"]
         assert example["chosen"][0]["role"] == example["rejected"][0]["role"] == "assistant"
         assert ENGLISH[name].score(prompt, chosen, chosen) == 1
         assert ENGLISH[name].score(prompt, chosen, rejected) == 0

@@ -90,6 +90,16 @@ def test_answers_longer_than_the_model_are_refused_before_anything_is_trained(ti
     assert "Lower it to" in text
 
 
+@pytest.mark.slow
+def test_two_processes_generate_what_one_does(cli, tiny, tmp_path, generated_run):
+    settings = [one for one in tiny("mixer=uniform", *GENERATE, *EXACT[:2]) if not one.startswith("cache_dir")]
+    two = ("trainer=ddp", "trainer.devices=2")
+    done = cli("train", *settings, *two, f"cache_dir={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    same = [{key: row[key] for key in ("task", "row", "prompt", "before")} for row in samples(tmp_path / "run")]
+    assert same == [{key: row[key] for key in same[0]} for row in samples(generated_run[0])]
+
+
 def test_the_mean_is_over_tasks_and_the_worst_is_the_lowest():
     rows = [{"task": "a", "score_before": 0.0, "score": s} for s in (1.0, 0.0)]
     rows += [{"task": "b", "score_before": 1.0, "score": 1.0}]
