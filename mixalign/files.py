@@ -2,9 +2,10 @@
 
 import errno
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,17 @@ from filelock import FileLock, Timeout
 
 from mixalign.errors import MixalignError
 
-__all__ = ["LOCK", "NewFolder", "copy_whole", "may_write", "read_json", "replacing", "write_json", "write_text"]
+__all__ = [
+    "LOCK",
+    "NewFolder",
+    "copy_whole",
+    "may_write",
+    "read_json",
+    "read_numbers",
+    "replacing",
+    "write_json",
+    "write_text",
+]
 
 LOCK = "run.lock"
 UNUSED = {LOCK, "train.log"}  # all that a command leaves in a run folder before its run begins
@@ -137,8 +148,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replaces the file's content by JSON."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Replaces the file's content by JSON, which has no infinity and no nan: they become null."""
+    finite = _each(content, lambda value: None if isinstance(value, float) and not math.isfinite(value) else value)
+    write_text(path, json.dumps(finite, indent=2) + "\n")
+
+
+def read_numbers(path: Path) -> dict[str, Any]:
+    """The same as `read_json`, of what has no null of its own: null, a number that was not finite, is nan again."""
+    numbers: dict[str, Any] = _each(read_json(path), lambda value: math.nan if value is None else value)
+    return numbers
+
+
+def _each(node: Any, change: Callable[[Any], Any]) -> Any:
+    """The same with every single value changed."""
+    if isinstance(node, Mapping):
+        return {key: _each(value, change) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_each(value, change) for value in node]
+    return change(node)
 
 
 @dataclass(frozen=True)

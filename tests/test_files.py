@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixalign.errors import MixalignError
-from mixalign.files import replacing, write_json, write_text
+from mixalign.files import read_json, read_numbers, replacing, write_json, write_text
 from mixalign.frozen.table import ScoreTable
 from mixalign.training.lightning_quirks import WholeCheckpoints
 
@@ -18,6 +18,13 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
     write_json(tmp_path / "a" / "x.json", {"b": 2})
     assert json.loads((tmp_path / "a" / "x.json").read_text()) == {"b": 2}
     assert os.listdir(tmp_path / "a") == ["x.json"]
+
+
+def test_numbers_that_are_not_finite_are_null_in_json_and_nan_again(tmp_path):
+    content = {"a": [1.5, float("inf"), {"b": float("nan")}], "c": "Infinity", "d": (-float("inf"), 2, True)}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == {"a": [1.5, None, {"b": None}], "c": "Infinity", "d": [None, 2, True]}
+    assert str(read_numbers(tmp_path / "a.json")["a"]) == "[1.5, nan, {'b': nan}]"
 
 
 def test_a_folder_is_replaced(tmp_path):

@@ -57,7 +57,10 @@ def _of_run(source: Path, of: str) -> dict[str, Any]:
             "with some, as with `specialists.train=always`."
         )
     found = {key: group[key] for key in COPIED if key in group}
-    found |= {"dir": group["dir"]} if group.get("dir") else {}
+    if group.get("dir"):  # relative to where that run was started
+        identity = source.parent / "identity.json"
+        began = (read_json(identity) if identity.is_file() else {}).get("started_in")
+        found["dir"] = str(Path(began or "", group["dir"]))
     return found | {"trained_with": group.get("trained_with") or elsewhere}
 
 

@@ -1,11 +1,9 @@
 """A sweep as a whole: which of its runs are finished, failed or were stopped, and how it ends."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from mixalign import stopping
 from mixalign.config.console import each_warning_once
 from mixalign.config.messages import user_message
+from mixalign.config.sweep_notes import announce, note, shared_notes, tell_processes
+from mixalign.config.sweep_notes import ended as by_notes
 from mixalign.errors import MixalignError, Stopped
 
 __all__ = ["Left", "judged", "within_sweep"]
@@ -44,18 +44,28 @@ def within_sweep(job: Callable[[], Any], main: int) -> Any:
     """
     if os.getpid() == main:
         return job()
-    stopping.heed_for_good()
-    if stopping.requested():
-        with suppress(OSError):  # Hydra has made it, and nothing is in it
-            Path(HydraConfig.get().runtime.output_dir).rmdir()
-        return Left("", 0)
-    stopping.release()
+    number = int(HydraConfig.get().job.num)
+    became = "stopped"
     try:
-        return job()
+        stopping.heed_for_good()
+        if announce() or stopping.requested():
+            became = "not begun"
+            with suppress(OSError):  # Hydra has made it, and nothing is in it
+                Path(HydraConfig.get().runtime.output_dir).rmdir()
+            return Left("", 0)
+        note(number, became)
+        stopping.release()
+        result = job()
+        became = "finished"
+        return result
     except Stopped as stop:
         return Left(stop.text, int(stop.code or 0))
+    except Exception:
+        became = "failed"
+        raise
     finally:
         stopping.hold()  # between two runs
+        note(number, became)
 
 
 @contextmanager
@@ -76,7 +86,7 @@ def judged() -> Iterator[None]:
 
     Plugins.instantiate_launcher = made  # type: ignore[method-assign]
     try:
-        with ExitStack() as within:
+        with shared_notes(), ExitStack() as within:
             yield
     finally:
         Plugins.instantiate_launcher = make  # type: ignore[method-assign]
@@ -89,20 +99,29 @@ class _Launch:
         self.launcher, self.launch = launcher, launch
 
     def __call__(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        folder = self.launcher.config.hydra.sweep.dir
+        again = f"The same command with run_dir={folder} goes on from there."
+        with stopping.stage("the sweep", f"what is finished is kept in {folder}", again):
+            return self._launched(job_overrides, initial_job_idx)
+
+    def _launched(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         names = _names(job_overrides, initial_job_idx)
         ended: list[str] = []
         kind = type(self.launcher).__name__
         if kind == "BasicLauncher":
             self.launcher.task_function = _noted(self.launcher.task_function, ended)
         elif kind == "JoblibLauncher":
-            stopping.hold(_tell_children)  # each run saves itself, and all of them come back
+            stopping.hold(tell_processes)  # each run saves itself, and all of them come back
         try:
             results = self.launch(job_overrides, initial_job_idx=initial_job_idx)
         except Stopped as stop:
             raise Stopped(f"{stop.text} {_became(names, ended)}", int(stop.code or 0)) from None
         except Exception:
-            stopping.check()  # a process was ended by the same signal
-            raise
+            if not stopping.requested():
+                raise
+            told = stopping.stopped()  # a process was ended by the same signal, and the others with it
+            became = _became(names, by_notes(initial_job_idx, len(names)))
+            raise Stopped(f"{told.text} {became}", int(told.code or 0)) from None
         finally:
             stopping.release()
         _raise_stop(names, results)
@@ -133,12 +152,6 @@ def _noted(task: Callable[[Any], Any], ended: list[str]) -> Callable[[Any], Any]
         return result
 
     return noted
-
-
-def _tell_children() -> None:
-    for process in active_children():
-        with suppress(ProcessLookupError):
-            os.kill(process.pid or 0, signal.SIGTERM)
 
 
 def _raise_stop(names: list[str], results: Sequence[JobReturn]) -> None:

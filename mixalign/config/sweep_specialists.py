@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mixalign.config.compose import settings_of
 from mixalign.config.pin import FIRST
+from mixalign.config.settings import touches
 from mixalign.errors import MixalignError
 from mixalign.files import write_text
 
@@ -20,7 +21,8 @@ __all__ = ["changes_specialists", "note_swept", "pin_to_first", "swept"]
 
 SWEPT = "MIXALIGN_SWEPT"  # environment variable, which the workers of a launcher get as well
 DECIDE = ("specialists", "optimizer", "lora", "objective", "model", "reference", "data", "trainer", "experiment")
-DO_NOT = ("specialists.train", "optimizer.lr")  # the second by `specialists.lr` only, which follows it unless set
+DO_NOT = ("specialists.train", "reference.mode", "optimizer.lr")
+"""Of these: the last decides them by `specialists.lr` only, which follows it unless set."""
 FIRST_RUN = "first_run.yaml"
 PATIENCE = 60  # seconds that runs wait for the first, where a launcher starts several at once
 
@@ -83,7 +85,7 @@ def pin_to_first(config: DictConfig) -> None:
 
 
 def _decides(key: str) -> bool:
-    return key.split(".")[0] in DECIDE and not key.startswith(DO_NOT)
+    return key.split(".")[0] in DECIDE and not key.startswith(DO_NOT) and touches(key) == "weights"
 
 
 def _texts(node: Any, prefix: str) -> Iterable[str]:
@@ -91,5 +93,5 @@ def _texts(node: Any, prefix: str) -> Iterable[str]:
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _texts(value, f"{prefix}.{key}")
-    elif isinstance(node, str) and prefix not in DO_NOT:
+    elif isinstance(node, str) and _decides(prefix):
         yield node

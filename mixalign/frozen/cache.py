@@ -19,7 +19,8 @@ from mixalign.frozen.score import score_on_ranks
 from mixalign.frozen.table import ScoreTable
 from mixalign.frozen.unfinished import Unfinished, forget, unfinished
 from mixalign.jobs.job import Job, rows_fingerprint
-from mixalign.models.load import Pretrained, load_adapter
+from mixalign.models.adapters import load_adapter
+from mixalign.models.load import Pretrained
 from mixalign.objectives.frozen_losses import frozen_losses
 from mixalign.stopping import stage
 from mixalign.terminal import progress

@@ -1,6 +1,5 @@
 """What was spent beside the generalist's own training: records in the cache, and sums of them for a run's cost.json."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixalign.files import write_json
+from mixalign.files import read_json, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.jobs.job import Job
 from mixalign.together.agree import is_first
@@ -33,7 +32,7 @@ def spent_on(job: Job, recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `steps`, from the recipes; `seconds` and `cpu_seconds`, None when the record of one is missing.
     """
     steps = sum(recipe.get("fit", {}).get("steps", 0) for recipe in recipes)
-    records = [json.loads(path.read_text()) if path.is_file() else {} for path in map(partial(_record, job), recipes)]
+    records = [read_json(path) if path.is_file() else {} for path in map(partial(_record, job), recipes)]
     total = {key: sum(record.get(key, math.nan) for record in records) for key in ("seconds", "cpu_seconds")}
     return {"steps": steps} | {key: None if math.isnan(value) else value for key, value in total.items()}
 

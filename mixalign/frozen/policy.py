@@ -4,17 +4,21 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.batch_sizes import fit_batch_sizes
 from mixalign.frozen.cache import CachedModel, Frozen, ensure, on_loan, score
 from mixalign.frozen.trainings import Training, optimizer_recipe, train_frozen
 from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
-from mixalign.models.load import Pretrained, weights_fingerprint
+from mixalign.models.adapters import BASE
+from mixalign.models.fingerprint import weights_fingerprint
+from mixalign.models.load import Pretrained
 from mixalign.objectives.sft import SFT
 
 __all__ = ["attach_reference", "reference_policy", "reference_steps"]
@@ -22,14 +26,21 @@ __all__ = ["attach_reference", "reference_policy", "reference_steps"]
 log = logging.getLogger(__name__)
 
 
-def reference_policy(job: Job, check: Callable[[Job], None] = lambda job: None) -> tuple[Job, Frozen]:
+def reference_policy(
+    job: Job, check: Callable[[Job], None] = lambda job: None, finished: Path | None = None
+) -> tuple[Job, Frozen]:
     """The model that every training of the job starts from: as loaded, or after `reference.sft_steps` of SFT.
 
     Args:
         check: may refuse the job once the base model is known, before anything is trained on it.
+        finished: the folder of a run that is measured again, whose policy is not trained again, as another machine or
+            version could make another one: it is in the cache, or the run has it.
 
     Returns:
         The job with the base model's fingerprint and the choices that depend on it, and the policy.
+
+    Raises:
+        MixalignError: when the policy of a finished run is gone.
     """
     base = job.settings.model.build()
     start = weights_fingerprint(base)
@@ -49,9 +60,23 @@ def reference_policy(job: Job, check: Callable[[Job], None] = lambda job: None) 
         "seed": settings.seed,
     }
     model = CachedModel(job.cache / "reference" / fingerprint(recipe), recipe)
-    dtype = _dtype(base)  # before a training that may convert it
-    ensure(job, model, partial(_train, job, base, steps))
-    return job, Frozen(model.identity, Pretrained(str(model.place / "model"), dtype=dtype).build)
+    dtype, place = _dtype(base), model.place / "model"  # before a training that may convert it
+    if finished and not model.is_made:
+        place = _kept(finished, model)
+    else:
+        ensure(job, model, partial(_train, job, base, steps))
+    return job, Frozen(model.identity, Pretrained(str(place), dtype=dtype).build)
+
+
+def _kept(run: Path, policy: CachedModel) -> Path:
+    """The reference policy that a run has beside its adapter."""
+    if not (run / BASE / "config.json").is_file():
+        raise MixalignError(
+            f"The reference policy of {run} is missing: {policy.place} is not there, and the run has no {BASE}/. "
+            f"Restore that folder, or name the cache that has it as `cache_dir` in {run / 'config.yaml'}. `mixalign "
+            f"score --config-dir {run} --config-name config` trains it again, on another machine perhaps not the same."
+        )
+    return run / BASE
 
 
 def _train(job: Job, base: nn.Module, steps: int, left: Unfinished) -> nn.Module:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from mixalign.data.batches.module import MixtureData
@@ -21,8 +21,9 @@ from mixalign.mixers.fixed import Temperature
 from mixalign.models.load import LoRA
 from mixalign.objectives.base import Objective
 from mixalign.stopping import stage
-from mixalign.together.agree import wait
+from mixalign.together.agree import wait, world
 from mixalign.together.trainer import trainer_options
+from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
@@ -99,15 +100,15 @@ def train_frozen(job: Job, model: nn.Module, training: Training, left: Unfinishe
             "not stored: other runs would take it for one of all its steps. Start the same command again."
         )
     for keeper in keepers:
-        load_weights(module, Path(keeper.best_model_path))
+        load_weights(module, keeper.existing())
         wait()
     return module.model
 
 
-def _keeper(folder: Path) -> ModelCheckpoint:
-    """Keeps the weights with the lowest validation loss, until the training is finished and forgotten."""
-    best = folder / "best"
-    return ModelCheckpoint(best, monitor="eval/mean_loss", save_on_train_epoch_end=False, save_weights_only=True)
+def _keeper(folder: Path) -> BestCheckpoint:
+    """Keeps the checkpoint with the lowest validation loss, until the training is finished and forgotten."""
+    instead = f"Restore it, or remove {folder}: the same command trains this model from its start."
+    return BestCheckpoint(folder / "best", "eval/mean_loss", instead=instead)
 
 
 def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskDataset]) -> dict[str, Any]:
@@ -145,6 +146,6 @@ def _fit_settings(job: Job, training: Training) -> Fit:
     options |= {"enable_progress_bar": job.settings.progress}
     options |= {} if training.best_on else {"limit_val_batches": 0}
     rows = micro_batch_size(job, training.batch_size)
-    divides = rows is not None and training.batch_size % rows == 0
+    divides = rows is not None and training.batch_size % (rows * world()) == 0
     val_every = max(1, training.steps // LOOKS)
     return Fit(training.steps, training.batch_size, rows if divides else None, val_every, options)

@@ -1,13 +1,17 @@
 """A model that does not fit the rows or the adapter, refused before anything is trained."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
+from mixalign.models.dropout import configured_dropout
 from mixalign.models.load import LoRA
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "warn_of_dropout"]
+
+log = logging.getLogger(__name__)
 
 
 def check_model(model: Any, tokenizer: Any, datasets: Sequence[TaskDataset], lora: LoRA | None) -> None:
@@ -21,6 +25,16 @@ def check_model(model: Any, tokenizer: Any, datasets: Sequence[TaskDataset], lor
         lora.check_fits(model)
     _check_vocabulary(model, tokenizer, datasets)
     _check_positions(model, datasets)
+
+
+def warn_of_dropout(model: Any, form: str) -> None:
+    """Says of a model whose configuration has dropout that it is off, where it could act: in supervised training."""
+    if form == "supervised" and (rates := configured_dropout(model)):
+        log.warning(
+            "The model's configuration has dropout (%s), which is off: a base model is trained without. In SFT that of "
+            "adapters acts, `lora.lora_dropout`.",
+            ", ".join(f"{key}={rate:g}" for key, rate in rates.items()),
+        )
 
 
 def _check_vocabulary(model: Any, tokenizer: Any, datasets: Sequence[TaskDataset]) -> None:

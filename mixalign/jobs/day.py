@@ -9,7 +9,7 @@ from typing import Any
 from mixalign.checks import check_date
 from mixalign.data.tokens.chat import prints_date
 from mixalign.errors import MixalignError
-from mixalign.files import may_write
+from mixalign.files import may_write, write_text
 
 __all__ = ["template_day"]
 
@@ -44,6 +44,8 @@ def _first_day(path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
             file.write(date.today().isoformat())
-    day = path.read_text(encoding="utf-8").strip() or date.today().isoformat()  # another process may be writing it
+    if not path.read_text(encoding="utf-8").strip():  # another process is writing it, or was killed before it did
+        write_text(path, date.today().isoformat())
+    day = path.read_text(encoding="utf-8").strip()
     check_date(str(path), day)
     return day

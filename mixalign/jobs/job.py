@@ -23,7 +23,7 @@ from mixalign.data.scorers import Scorer
 from mixalign.data.tokens.cache import TokenCache
 from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.errors import MixalignError
-from mixalign.jobs.check_model import check_model
+from mixalign.jobs.check_model import check_model, warn_of_dropout
 from mixalign.jobs.day import template_day
 from mixalign.jobs.order import as_begun, plain_tasks
 from mixalign.jobs.tasks import filled, read_task, scorer_of, target_specs, task_specs, warn_of_few, warn_of_losses
@@ -100,6 +100,7 @@ class Job:
         """
         tables = [d for _, _, d in self.all_datasets]
         check_model(model, self.tokenizer, [*tables, *self.targets], self.settings.lora)
+        warn_of_dropout(model, self.objective.form)
         layout = choose_layout(self.settings.engine, model, tables)
         precision = choose_precision(str(self.settings.trainer.precision), model)
         log.info("engine: %s batches, precision %s", "packed" if layout is pack else "padded", precision)

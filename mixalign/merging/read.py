@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mixalign.errors import MixalignError
-from mixalign.runs.portable import BASE
+from mixalign.models.adapters import ADAPTER, named_base
 
 __all__ = ["Adapter", "Weights", "model_folder", "open_model"]
 
@@ -31,7 +31,7 @@ def model_folder(path: Path) -> Path:
         MixalignError: when there is none.
     """
     for folder in (path, path / "model"):
-        if any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+        if any((folder / name).is_file() for name in (ADAPTER, "config.json")):
             return folder
     why = "the run did not finish" if (path / "config.yaml").is_file() else "it has no config.json"
     if not path.is_dir():
@@ -182,7 +182,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     Raises:
         MixalignError: when it is not of LoRA, or of a variant whose change is not `scale * B A`.
     """
-    settings = _read_json(folder / "adapter_config.json")
+    settings = _read_json(folder / ADAPTER)
     if settings.get("peft_type") != "LORA":
         raise MixalignError(f"{folder} is an adapter of type {settings.get('peft_type')}; only LORA can be merged.")
     used = [f"{key}={settings[key]}" for key in UNSUPPORTED if settings.get(key)]
@@ -198,7 +198,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 
 def open_model(folder: Path, base: Weights | None) -> Weights | Adapter:
     """The model of a folder; an adapter needs a base."""
-    if not (folder / "adapter_config.json").is_file():
+    if not (folder / ADAPTER).is_file():
         return Weights(folder)
     assert base is not None
     return Adapter(folder, base)
@@ -212,11 +212,9 @@ def find_base(folders: Sequence[Path], given: Path | None) -> Weights | None:
     """
     base = Weights(model_folder(given)) if given else None
     for folder in folders:
-        if not (folder / "adapter_config.json").is_file():
+        if not (folder / ADAPTER).is_file():
             continue
-        named = Path(adapter_settings(folder).get("base_model_name_or_path") or "")
-        if not named.is_dir() and (folder.parent / BASE / "config.json").is_file():
-            named = folder.parent / BASE  # of a run that was moved
+        named = Path(named_base(folder / ADAPTER)[0])
         found = named.is_dir() and (named / "config.json").is_file()
         if base is None and not found:
             raise MixalignError(

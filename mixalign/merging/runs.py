@@ -30,6 +30,7 @@ from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings, write_config
 from mixalign.runs.generations import Generations, with_generations
 from mixalign.runs.identity import begun_tasks, check_measured, write_identity
+from mixalign.runs.portable import where_it_began
 from mixalign.runs.summary import eval_table, write_results
 from mixalign.runs.yardstick import keep_specialists
 from mixalign.stopping import stage
@@ -69,22 +70,25 @@ def run(
     if search and how.weights:
         raise MixalignError("--search finds weights, so --weights cannot be given. Leave one of them out.")
     settings = settings or Search()
+    models, base, out = [path.absolute() for path in models], base and base.absolute(), out and out.absolute()
     if specialists:
         if base or (search and search.resolve() != specialists.resolve()):
             raise MixalignError("The base and the rows of --specialists RUN are the run's own: no --base, same RUN.")
-        job, reference = _open_run(specialists)
-        folder = out or _beside(specialists, how.method)
-        result = merge_specialists(job, reference, how, folder, settings if search else None)
+        with where_it_began(specialists) as run_dir:
+            job, reference = _open_run(run_dir)
+            folder = out or _beside(run_dir, how.method)
+            result = merge_specialists(job, reference, how, folder, settings if search else None)
         say_result(f"{eval_table(result)}\nrun folder: {folder}")
         return
     if out is None:
         raise MixalignError("Where should the merge go? Add --out FOLDER.")
     if search:
-        job, reference = _open_run(search)
-        with fresh_folder(out) as folder, _base_folder(job, reference) as start:
-            merged = Merged(models, how, base or start)
-            search_weights(job, reference, merged, settings, folder)
-            merged.write(folder)
+        with where_it_began(search) as run_dir:
+            job, reference = _open_run(run_dir)
+            with fresh_folder(out) as folder, _base_folder(job, reference) as start:
+                merged = Merged(models, how, base or start)
+                search_weights(job, reference, merged, settings, folder)
+                merged.write(folder)
     else:
         merge_folders(models, how, out, base)
     say_result(f"merge: {out}")
@@ -108,13 +112,14 @@ def merges_of(settings: RunSettings, num_tasks: int) -> list[Merge]:
     return merges
 
 
-def run_merges(job: Job, reference: Frozen, run_dir: Path, train: bool = False) -> None:
+def run_merges(job: Job, reference: Frozen, run_dir: Path, train: bool = False, kept: bool = True) -> None:
     """Merges the specialists of a finished run by every method of `merge.methods`: a run folder each, beside it.
 
     Runs of a sweep that have the same specialists make each merge once between them, also when they run side by side.
 
     Args:
         train: whether specialists that are gone since are trained again, where a merge is still to be made.
+        kept: whether the merges' folders are, and are worth a word.
     """
     merges = merges_of(job.settings, len(job.tasks))
     if merges and world() > 1:
@@ -132,7 +137,7 @@ def run_merges(job: Job, reference: Frozen, run_dir: Path, train: bool = False) 
                 log.info("merge: %s is there already", same[0])
                 continue
             result = merge_specialists(job, reference, how, folder, search, train)
-        say_result(f"{eval_table(result)}\nrun folder: {folder}")
+        say_result(eval_table(result) + (f"\nrun folder: {folder}" if kept else ""))
 
 
 def merge_specialists(
@@ -222,4 +227,4 @@ def _beside(run_dir: Path, method: str) -> Path:
 def _open_run(run_dir: Path) -> tuple[Job, Frozen]:
     """The job of a run folder, with the scores of its frozen models on every row."""
     job = prepare(read_settings(run_dir), begun_tasks(run_dir))
-    return scored(job, check=partial(check_measured, run_dir))
+    return scored(job, check=partial(check_measured, run_dir), finished=run_dir)

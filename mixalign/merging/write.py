@@ -26,6 +26,7 @@ from mixalign.errors import MixalignError
 from mixalign.merging.formulas import least_kept
 from mixalign.merging.methods import METHODS, Merge
 from mixalign.merging.read import INDEX, Adapter, Weights, find_base, model_folder, open_model
+from mixalign.models.adapters import ADAPTER, TRAINED_ON
 
 __all__ = ["Merged", "fresh_folder", "merge_folders"]
 
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 Source = Weights | Adapter
 SAME_SETTINGS = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act", "tie_word_embeddings")
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
-NOT_COPIED = (INDEX, "README.md", "adapter_config.json", "training_args.bin", "merge.json")
+NOT_COPIED = (INDEX, "README.md", ADAPTER, TRAINED_ON, "training_args.bin", "merge.json")
 
 
 def merge_folders(models: Sequence[Path], how: Merge, out: Path, base: Path | None = None) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["as_configured", "set_dropout"]
+__all__ = ["as_configured", "configured_dropout", "set_dropout"]
 
 RATE = re.compile(r"drop", re.IGNORECASE)  # dropout, attn_pdrop, layerdrop, activation_dropout, drop_path ...
 OF_ADAPTERS = "lora_dropout"  # PEFT's name of the modules
+NOT_OF_THE_LM = ("summary", "classifier")  # heads that a causal language model does not have
 BEFORE = "_mixalign_dropout"  # attribute of a model: (configuration, name, rate) of what was turned off
 
 
@@ -56,6 +57,12 @@ def as_configured(model: nn.Module) -> Iterator[None]:
     finally:
         for config, key, _ in before:
             setattr(config, key, 0.0)
+
+
+def configured_dropout(model: Any) -> dict[str, float]:
+    """The rates of dropout in a model's configuration, above 0, of what a causal language model has."""
+    config = model.config.get_text_config()
+    return {key: getattr(config, key) for key in _rates(config) if not key.startswith(NOT_OF_THE_LM)}
 
 
 def _rates(thing: Any) -> list[str]:

@@ -1,10 +1,8 @@
-"""Models and tokenizers from a folder or a hub, and their fingerprints."""
+"""Models and tokenizers from a folder or a hub, and fresh adapters."""
 
-import hashlib
-import json
 import re
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +14,12 @@ from mixalign.chat.templates import END_OF_TURN, set_template
 from mixalign.checks import check_flag, check_list, check_number, check_text
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.hub import Closed, asked
+from mixalign.models.adapters import ADAPTER, base_of, check_base, find_file, merge_adapter
 
-__all__ = ["LoRA", "ModelSource", "Pretrained", "add_lora", "load_adapter", "weights_fingerprint"]
+__all__ = ["LoRA", "ModelSource", "Pretrained", "add_lora"]
 
 TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "merges.txt")  # files of tokenizers, of any kind
 CURE = "Give a folder that exists and that `save_pretrained` wrote, or a hub id."
-ADAPTER = "adapter_config.json"  # is in PEFT's folders
 
 
 class ModelSource(Protocol):
@@ -37,7 +35,8 @@ class Pretrained:
     """A causal language model that transformers can load.
 
     Attributes:
-        path: a folder or a hub id.
+        path: a folder or a hub id. That of an adapter means one model of it and the model that it was trained on: what
+            is trained, also as a new adapter, and a reference policy, then begin there.
         revision: branch, tag or commit on the hub.
         dtype: `float32`, `bfloat16` ... of the weights. Training in 16 bits keeps float32 weights and sets
             `trainer.precision=bf16-mixed` instead.
@@ -70,6 +69,8 @@ class Pretrained:
         Raises:
             MixalignError: when it cannot be loaded, or when weights are missing, which transformers would draw.
         """
+        if (config := self.adapter()) is not None:
+            return self._on_its_base(config)
         loaded: tuple[PreTrainedModel, dict[str, Any]] = self._load(
             AutoModelForCausalLM,
             dtype=getattr(torch, self.dtype),
@@ -83,6 +84,28 @@ class Pretrained:
                 f"`model.path={self.path}` lacks {len(missing)} of the weights of {type(model).__name__}, such as "
                 f"`{missing[0]}`: they would be random. Give the whole model, as `save_pretrained` writes it."
             )
+        self._let_stop(model)
+        return model
+
+    def adapter(self) -> Path | None:
+        """The adapter_config.json where `path` is that of an adapter; None for a full model."""
+        return find_file(self.path, ADAPTER, self.revision)
+
+    def _base(self, adapter: Path) -> "Pretrained":
+        """The model that an adapter was trained on."""
+        path, revision = base_of(adapter)
+        return replace(self, path=path, revision=revision, chat_template=None)
+
+    def _on_its_base(self, config: Path) -> PreTrainedModel:
+        """One model of an adapter and its base."""
+        if self.load_in_4bit:
+            raise MixalignError(
+                f"`model.load_in_4bit=true`, but `model.path={self.path}` is an adapter, which 4 bits would round "
+                "away. Make one model of it and its base, `mixalign merge ADAPTER --out FOLDER`, and give that folder."
+            )
+        base = self._base(config).build()
+        check_base(config, base, self.dtype)
+        model: PreTrainedModel = merge_adapter(base, str(Path(self.path).expanduser()), self.revision)
         self._let_stop(model)
         return model
 
@@ -103,7 +126,10 @@ class Pretrained:
         Raises:
             MixalignError: when it cannot be loaded, or `chat_template` is neither a name of ours nor a template.
         """
-        tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer)
+        source, adapter = self, self.adapter()
+        if adapter and not find_file(self.path, "tokenizer_config.json", self.revision):
+            source = self._base(adapter)
+        tokenizer: PreTrainedTokenizerBase = source._load(AutoTokenizer)
         set_template(tokenizer, self.chat_template)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # only fills positions that nothing reads
@@ -117,11 +143,6 @@ class Pretrained:
         if not folder.is_dir() and (folder.exists() or is_made or self.path.startswith(("/", ".", "~"))):
             what = "it is a file" if folder.exists() else "there is no such folder"
             raise MixalignError(f"{name} cannot be loaded: {what}. {cure}")
-        if (folder / ADAPTER).is_file():
-            raise MixalignError(
-                f"{name} is an adapter, not a model. Give the model that it was trained on, or merge both first: "
-                "`mixalign merge ADAPTER --base MODEL --out FOLDER`."
-            )
         place = str(folder) if folder.is_dir() else self.path
         with nullcontext() if folder.is_dir() else asked(self.path, "model", self.revision) as closed:
             try:
@@ -263,37 +284,3 @@ def add_lora(model: Any, lora: LoRA | None, seed: int = 0) -> Any:
             return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **asdict(lora)))
         except (TypeError, ValueError) as error:
             raise MixalignError(f"The adapter that `lora` describes does not fit the model: {error}") from error
-
-
-def load_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
-    """The model with the adapter of a folder, frozen unless it is `trainable`.
-
-    Raises:
-        MixalignError: when the adapter cannot be read, or was made for another model.
-    """
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # of peft, safetensors, json and torch
-        reason = " ".join(str(error).split())[:300]
-        raise MixalignError(
-            f"The adapter {folder} is damaged, or does not fit the model that it is put on: {reason}. Put it on the "
-            "one that it was trained on, or train it again."
-        ) from error
-
-
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """16 hexadecimal digits that change with any weight, buffer or setting of the model."""
-    digest = hashlib.sha256()
-    config = getattr(model, "config", None)
-    if config is not None:
-        keep = {k: v for k, v in config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
-        digest.update(json.dumps(keep, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
-    return digest.hexdigest()[:16]

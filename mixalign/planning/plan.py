@@ -16,7 +16,6 @@ from mixalign.frozen.specialists import specialist_steps
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.planning.rows import ShownRow, shown_rows
-from mixalign.runs.advice import warm_up_advice
 from mixalign.runs.check import needs_specialists
 from mixalign.runs.influence_cost import influence_text
 from mixalign.runs.notes import notes_of
@@ -95,11 +94,7 @@ def make_plan(job: Job, num_rows: int = 1) -> Plan:
         shown={d.task: shown_rows(d, job.tokenizer, job.objective.form, num_rows) for d in job.data["train"]},
         stages=stages(job, mixer),
         chosen=list(settings.chosen),
-        warnings=[
-            *warnings_of(rows),
-            *warm_up_advice(job, needs_specialists(settings, in_sweep=False)),
-            *notes_of(job, mixer),
-        ],
+        warnings=[*warnings_of(rows), *notes_of(job, mixer, needs_specialists(settings, in_sweep=False))],
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from mixalign.config.parse import parse
 from mixalign.config.settings import RunSettings
 from mixalign.data.read.sources import discover_tasks
-from mixalign.errors import MixalignError
+from mixalign.errors import MixalignError, Stopped
 from mixalign.together.agree import agree, is_first, wait
 
 __all__ = ["least_steps", "shortened", "trial"]
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 STEPS, ROWS, HELD_OUT = 2, 32, 8
 MOST = 1000  # steps of a generalist that a rule may need
 GENERATED = {"rows": ROWS, "validation_rows": HELD_OUT, "test_rows": HELD_OUT}
+AGAIN = "nothing of the trial is kept. The same command tries again."
 CSV = {"csv": {"_target_": "mixalign.training.metrics_file.MetricsFile"}}
 
 
@@ -46,7 +47,8 @@ def trial(settings: RunSettings, in_sweep: bool = False) -> Iterator[tuple[RunSe
     )  # fmt: skip
     try:
         short = parse(shortened(settings.plain, folder / "cache", steps))
-        yield replace(short, progress=settings.progress), folder / "run"
+        with _nameless(folder):
+            yield replace(short, progress=settings.progress), folder / "run"
         wait()
         log.info(
             "fast_dev_run: every stage has run; nothing of it was kept. Leave fast_dev_run out for the run itself."
@@ -54,6 +56,32 @@ def trial(settings: RunSettings, in_sweep: bool = False) -> Iterator[tuple[RunSe
     finally:
         if is_first():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _nameless(folder: Path) -> Iterator[None]:
+    """Within, no log line, no error and no word of a stop names a folder that is gone when it is read."""
+
+    def plain(text: str) -> str:
+        return text.replace(str(folder), "TRIAL")
+
+    def rename(record: logging.LogRecord) -> bool:
+        record.msg, record.args = plain(record.getMessage()), ()
+        return True
+
+    handlers = logging.getLogger().handlers[:]
+    for handler in handlers:
+        handler.addFilter(rename)
+    try:
+        yield
+    except MixalignError as error:
+        raise MixalignError(plain(str(error))) from error
+    except Stopped as stop:
+        where = stop.text.split(";")[0].split(". ")[0]
+        raise Stopped(f"{where}; {AGAIN}", int(stop.code or 0)) from None
+    finally:
+        for handler in handlers:
+            handler.removeFilter(rename)
 
 
 def least_steps(settings: RunSettings) -> int:

@@ -28,6 +28,7 @@ __all__ = [
     "check_identity",
     "check_measured",
     "check_resumed",
+    "started_in",
     "write_identity",
     "write_specialists",
 ]
@@ -89,6 +90,12 @@ def _tasks_then(folder: Path, resume: Path | None = None) -> list[str]:
         with_rows = [task for task, splits in found["rows"].items() if "train" in splits]
         return found.get("tasks", with_rows)  # type: ignore[no-any-return]
     return []
+
+
+def started_in(folder: Path) -> Path | None:
+    """The working folder of the command that began a run, from which relative paths of its configuration are read."""
+    found = _read(folder).get("started_in")
+    return Path(str(found)) if found else None
 
 
 def check_identity(folder: Path, job: Job) -> None:

@@ -1,22 +1,31 @@
-"""What is worth knowing of a run before it trains, and no reason to refuse it."""
+"""What deserves a second look before a run trains: it may be meant, so nothing is refused."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from mixalign.frozen.policy import reference_steps
+from mixalign.frozen.specialists import specialist_steps
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
+from mixalign.models.load import Pretrained
 from mixalign.objectives.base import Objective, values
 
 __all__ = ["notes_of"]
 
+LONG = 0.5  # share of a training
+SHOWN = 3  # trainings of as many steps that are named
+WIDE = ("float32", "float64")
 
-def notes_of(job: Job, mixer: Rule) -> list[str]:
+
+def notes_of(job: Job, mixer: Rule, train_specialists: bool) -> list[str]:
     """One sentence or two for each.
 
     Args:
         mixer: told the run's tasks and steps.
+        train_specialists: whether missing ones are to be trained.
     """
-    return [note for note in (_scales(job.objective, job.tasks), _cap(job, mixer)) if note]
+    notes = (_scales(job.objective, job.tasks), _cap(job, mixer), _warm_up(job, train_specialists), _begins(job))
+    return [note for note in notes if note]
 
 
 def _scales(objective: Objective, tasks: Sequence[str]) -> str | None:
@@ -48,3 +57,42 @@ def _cap(job: Job, mixer: Rule) -> str | None:
         f"{batch_size} want {job.steps * batch_size:,}: the run ends after about {max(1, round(allowed / batch_size))} "
         "steps, in the middle of its learning-rate schedule. Set `steps` to that, or raise the cap."
     )
+
+
+def _warm_up(job: Job, train_specialists: bool) -> str | None:
+    """Names the trainings that are mostly warm-up: at low learning rates they learn little or nothing."""
+    optimizer = job.settings.optimizer
+    trainings = {"the generalist": job.steps, "the reference policy": reference_steps(job)}
+    for number in range(len(job.tasks)) if train_specialists else ():
+        trainings[f"the specialist of `{job.tasks[number]}`"] = specialist_steps(job, number)
+    alike: dict[str, list[str]] = {}
+    for who, steps in trainings.items():
+        warm = min(steps, optimizer.warm_steps(steps)) if steps else 0
+        if warm > LONG * steps:
+            alike.setdefault(f"{warm:g} of {steps} steps", []).append(who)
+    mostly = [f"{share} of {_named(who)}" for share, who in alike.items()]
+    if not mostly:
+        return None
+    return (
+        f"Inside the warm-up are {', '.join(mostly)}: little is learned there. Set `optimizer.warmup_steps` to a share "
+        "of the steps, such as 0.1, or train for more steps."
+    )
+
+
+def _named(trainings: list[str]) -> str:
+    more = f" and {len(trainings) - SHOWN} more" if len(trainings) > SHOWN else ""
+    return ", ".join(trainings[:SHOWN]) + more
+
+
+def _begins(job: Job) -> str | None:
+    """Says of a training that begins at an adapter what becomes of that, where it may not be what is meant."""
+    source = job.settings.model
+    if not isinstance(source, Pretrained) or source.adapter() is None:
+        return None
+    said = []
+    if job.settings.lora is None:
+        said.append("all weights of both are trained; `lora=default` trains a new adapter on them instead")
+    if source.dtype not in WIDE:
+        said.append(f"`model.dtype={source.dtype}` rounds what the adapter changes; float32 keeps it")
+    what = f"`model.path={source.path}` is an adapter, and the run begins at one model of it and its base"
+    return f"{what}: {'; '.join(said)}." if said else None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixalign.files import read_json, write_json
+from mixalign.files import read_json, read_numbers, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import load_frozen
 from mixalign.frozen.score import score_on_ranks
@@ -29,7 +29,7 @@ from mixalign.models.precision import cast_weights
 from mixalign.objectives.frozen_losses import frozen_losses
 from mixalign.runs.influence_cost import Estimate, duration, influence_of, influence_text, sum_of_rounds
 from mixalign.runs.portable import export_base
-from mixalign.runs.promises import actual_change, broken_promise, predicted_change, without_impossible
+from mixalign.runs.promises import actual_change, broken_promise, no_loss, predicted_change, without_impossible
 from mixalign.runs.rounds_table import rounds_table
 from mixalign.runs.shared_rounds import round_recipe, shared_influence, shared_round
 from mixalign.runs.summary import write_results
@@ -71,6 +71,8 @@ def run_rounds(run: Generalist, mixer: Any) -> dict[str, Any]:
         if entries:
             entry |= predicted_change(entries[-1], volumes) | actual_change(entries[-1], entry)
         entries.append(entry)
+        if _ends(entries, no_loss(entry)):
+            break
         if number == mixer.rounds or (mixer.stop and _ends(entries, _has_not_fallen(entries))):
             break
         entry |= work.benefit(number, entry)
@@ -115,7 +117,7 @@ class _Rounds:
         job, folder = self.run.job, self.folder(number)
         path = folder / "round.json"
         if agree(path.is_file()):
-            return {key.replace("reference_loss", "target_loss"): value for key, value in read_json(path).items()}
+            return {key.replace("reference_loss", "target_loss"): value for key, value in read_numbers(path).items()}
         steps = self._steps(list(volumes.values()))
         parts = ", ".join(f"{task} {rows:,}" for task, rows in volumes.items())
         log.info("round %d of 0 to %d: %d steps on %s", number, self.mixer.rounds, steps, parts)
@@ -153,7 +155,7 @@ class _Rounds:
         """What more of each task would do for the target loss of a round's model."""
         path = self.folder(number) / "benefit.json"
         if agree(path.is_file()):
-            return read_json(path)
+            return read_numbers(path)
         if number == 0:
             recipe = self._influence_recipe(entry)
             result = shared_influence(self.run, recipe, lambda: self._measured(number, entry))
@@ -264,8 +266,8 @@ def _ends(entries: list[Entry], reason: str) -> bool:
 
 
 def _finish(run_dir: Path, entries: list[Entry]) -> dict[str, Any]:
-    """Copies what the best round made."""
-    best = min(entries, key=lambda entry: float(entry["mean_target_loss"]))
+    """Copies what the best round made; a loss that is not finite is none, and only the last round's may be."""
+    best = min(entries, key=lambda entry: np.nan_to_num(entry["mean_target_loss"], nan=np.inf))
     folder = run_dir / "rounds" / str(best["round"])
     result = read_json(folder / "eval.json") | {"rounds": entries, "best_round": best["round"]}
     if is_first():

@@ -1,10 +1,20 @@
 """The rounds of a run as a table for the terminal."""
 
+from math import isfinite
 from typing import Any
 
 from mixalign.terminal import Column, table_text
 
 __all__ = ["rounds_table"]
+
+SCALE = (
+    "Benefits speak of a model that is trained to the end. After a short training they promise too much: signs and "
+    "ratios hold better than the size."
+)
+"""Measured on the generated tasks (0.02 M weights, 3 tasks of 200 rows, volumes +- 30 %, SFT with batches of 16, two
+seeds, predicted over actual change of each target's loss): 3 to 16 times after 30 steps, all signs right; 0.2 to 3
+times after 300. A direction of little curvature counts as if it had been followed to its end, which takes 1 / (learning
+rate x curvature) steps."""
 
 
 def rounds_table(rounds: list[dict[str, Any]], best: int) -> str:
@@ -22,7 +32,7 @@ def rounds_table(rounds: list[dict[str, Any]], best: int) -> str:
         columns += [Column(title, group=name) for title in (name, "benefit", "loss")]
     tasks = list(dict.fromkeys([*rounds[0]["volumes"], *rounds[0]["target_loss"]]))
     rows = [[task, *(cell for entry in rounds for cell in _cells(entry, task))] for task in tasks]
-    mean = ["mean", *(cell for entry in rounds for cell in ("", "", f"{entry['mean_target_loss']:.4f}"))]
+    mean = ["mean", *(cell for entry in rounds for cell in ("", "", _shown(entry["mean_target_loss"], ".4f")))]
     title = "Rounds: volume, benefit (confidence in its sign), target loss in nats"
     stopped = rounds[-1].get("stopped")
     note = f"ended early: {stopped}" if stopped else ""
@@ -42,7 +52,7 @@ def _changes(rounds: list[dict[str, Any]]) -> str:
         ]
 
     def cells(*values: float | None) -> list[str]:
-        return ["" if value is None else f"{value:+.4f}" for value in values]
+        return ["" if value is None else _shown(value, "+.4f") for value in values]
 
     def row(name: str, pairs: list[tuple[float | None, float | None]]) -> list[str]:
         return [name, *(cell for pair in pairs for cell in cells(*pair))]
@@ -51,12 +61,16 @@ def _changes(rounds: list[dict[str, Any]]) -> str:
     rows = [row(table, [(p.get(table), a[table]) for p, a in by_target]) for table in rounds[0]["change"]]
     mean = row("mean", [(entry.get("mean_predicted_change"), entry["mean_change"]) for entry in rounds])
     title = "Change of the target loss since the round before, as the benefits predicted it and as it came, in nats"
-    return table_text(columns, rows, totals=[mean], title=title)
+    return table_text(columns, rows, totals=[mean], title=title, note=SCALE * bool(rounds[0].get("predicted_change")))
 
 
 def _cells(entry: dict[str, Any], task: str) -> tuple[str, str, str]:
     volume, loss = entry["volumes"].get(task), entry["target_loss"].get(task)
     benefit = ""
     if task in entry.get("benefit", {}):
-        benefit = f"{entry['benefit'][task]:+.2g} ({entry['confidence'][task]:.0%})"
-    return ("" if volume is None else f"{volume:,}", benefit, "" if loss is None else f"{loss:.4f}")
+        benefit = f"{_shown(entry['benefit'][task], '+.2g')} ({entry['confidence'][task]:.0%})"
+    return ("" if volume is None else f"{volume:,}", benefit, "" if loss is None else _shown(loss, ".4f"))
+
+
+def _shown(value: float, spec: str) -> str:
+    return f"{value:{spec}}" if isfinite(value) else "n/a"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixalign.files import copy_whole, read_json, replacing, write_json
+from mixalign.files import copy_whole, read_numbers, replacing, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.jobs.job import rows_fingerprint
 from mixalign.runs.folder import that_matter
@@ -87,7 +87,7 @@ def shared_influence(
         else:
             log.info("the influence of round 0 is in the cache, and not measured again: %s", path)
     wait()
-    return read_json(path)
+    return read_numbers(path)
 
 
 def _copy(source: Path, to: Path) -> None:

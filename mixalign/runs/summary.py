@@ -65,7 +65,7 @@ def eval_json(
 
 
 def write_results(path: Path, result: Mapping[str, Any]) -> None:
-    """Writes results as JSON, which has no infinity and no nan: they become null, and a warning names their tasks."""
+    """Writes results; a warning names the tasks of numbers that are not finite, and null in the file."""
     for task, row in result["tasks"].items():
         if bad := [name for name, value in row.items() if isinstance(value, float) and not isfinite(value)]:
             log.warning(
@@ -73,15 +73,7 @@ def write_results(path: Path, result: Mapping[str, Any]) -> None:
                 "not a number. Look for rows far from the rest, or lower `optimizer.lr`.",
                 task, ", ".join(bad), row["rows"], result["split"], path.name,
             )  # fmt: skip
-    write_json(path, _finite(result))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    write_json(path, result)
 
 
 def _shown(value: float | None) -> str:

@@ -197,7 +197,7 @@ def _finish(
         result |= {"steps": trainer.global_step, **run.results}
         save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)
     if trainer.is_global_zero:
-        export_base(run.folder, run.job.cache)
+        export_base(run.folder, run.job.cache, job=run.job)
         write_json(run.folder / "mixture.json", mixing.summary(data.sampler))
         write_results(run.folder / "eval.json", result)
     return result

@@ -29,13 +29,14 @@ REST = "meta.pt"  # in a folder with the parts of all processes: what is not spr
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of a run with the most steps that can be read, or None; says which ones cannot."""
-    readable = []
+    step_of: dict[Path, int] = {}
     for path in sorted((folder / "checkpoints").glob("*.ckpt")):
-        if (reason := why_unreadable(path)) is None:
-            readable.append(path)
+        content, reason = _examined(path)
+        if reason is None:
+            step_of[path] = int(content["global_step"])
         else:
             log.warning("%s cannot be read (%s): it is skipped.", path, reason)
-    return max(readable, key=lambda path: (checkpoint_step(path), path.name == LAST), default=None)
+    return max(step_of, key=lambda path: (step_of[path], path.name == LAST), default=None)
 
 
 def checkpoint_step(path: Path) -> int:
@@ -60,22 +61,28 @@ def checkpoint_name(path: Path) -> str:
 
 def why_unreadable(path: Path) -> str | None:
     """What is wrong with a file that should be a checkpoint; None when it can be read. Code in it is not run."""
-    try:
-        content = _look_through(path)
-    except Exception as error:  # torch, pickle and zipfile raise many types for files that are torn, or of others
-        if "weights_only" in str(error):
-            return "it holds pickled code or objects, which are not loaded"
-        if "mmap can only be used" in str(error):
-            return "it is no file of torch.save, or one of an old version, which may hold code"
-        if "PytorchStreamReader" in str(error):
-            return "it is torn"
-        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return None if isinstance(content, dict) and "global_step" in content else "it is no checkpoint of a training"
+    return _examined(path)[1]
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether this may be a checkpoint: a file, or a folder with the parts of all processes."""
     return path.is_file() or (path / REST).is_file()
+
+
+def _examined(path: Path) -> tuple[Any, str | None]:
+    """What a checkpoint holds, and what is wrong with it."""
+    try:
+        content = _look_through(path)
+    except Exception as error:  # torch, pickle and zipfile raise many types for files that are torn, or of others
+        if "weights_only" in str(error):
+            return None, "it holds pickled code or objects, which are not loaded"
+        if "mmap can only be used" in str(error):
+            return None, "it is no file of torch.save, or one of an old version, which may hold code"
+        if "PytorchStreamReader" in str(error):
+            return None, "it is torn"
+        return None, " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    is_whole = isinstance(content, dict) and "global_step" in content
+    return content, None if is_whole else "it is no checkpoint of a training"
 
 
 def _look_through(path: Path) -> Any:

@@ -58,16 +58,17 @@ def run(folder: Path, split: str, generate: int | None = None) -> None:
             the run are others now.
     """
     register_resolvers()
-    settings = read_settings(folder)
-    if not (folder / "model").is_dir():
-        raise MixalignError(
-            f"{folder} has no model to evaluate: the run did not finish. Go on with it: the same command with "
-            f"`run_dir={folder}`.{still_there(folder)}"
-        )
-    if generate is not None:
-        check_number("--generate", generate, 0, whole=True)
-        settings = replace(settings, eval=replace(settings.eval, generate=generate))
-    _evaluate(settings, folder, split)
+    with where_it_began(folder) as run_dir:
+        settings = read_settings(run_dir)
+        if not (run_dir / "model").is_dir():
+            raise MixalignError(
+                f"{folder} has no model to evaluate: the run did not finish. Go on with it: the same command with "
+                f"`run_dir={folder}`.{still_there(run_dir)}"
+            )
+        if generate is not None:
+            check_number("--generate", generate, 0, whole=True)
+            settings = replace(settings, eval=replace(settings.eval, generate=generate))
+        _evaluate(settings, run_dir, split)
 
 
 def _warn_of_lacking(job: Job, folder: Path) -> None:
@@ -83,11 +84,11 @@ def _warn_of_lacking(job: Job, folder: Path) -> None:
 
 @on_all_ranks
 def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
-    with where_it_began(folder) as folder, held(folder):
+    with held(folder):
         job = prepare(settings, begun_tasks(folder))
         if split not in job.data:
             raise MixalignError(f"The tasks of {folder} have no {split} split. They have: {', '.join(job.data)}.")
-        job, reference = scored(job, check=partial(check_measured, folder))
+        job, reference = scored(job, check=partial(check_measured, folder), finished=folder)
         _warn_of_lacking(job, folder)
         result = evaluate_folder(job, reference, folder / "model", split)
         asked = Generations.of(job, reference, split)

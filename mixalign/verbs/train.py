@@ -27,7 +27,6 @@ from mixalign.frozen.worse import warn_of_useless
 from mixalign.jobs.job import Job, prepare
 from mixalign.merging.runs import merges_of, run_merges
 from mixalign.mixers.base import Rule
-from mixalign.runs.advice import warm_up_advice
 from mixalign.runs.check import check_checkpoint, check_run, check_together, needs_specialists
 from mixalign.runs.claim import Claim, check_extension, claim, set_aside, still_there
 from mixalign.runs.dev_run import trial
@@ -163,8 +162,8 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bo
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", name, len(job.tasks), rows, job.steps, settings.batch_size)
     if job.settings.chosen:
         log.info("chosen: %s", "; ".join(job.settings.chosen))
-    for advice in [*notes_of(job, mixer), *warm_up_advice(job, train_specialists)]:
-        log.warning("%s", advice)
+    for note in notes_of(job, mixer, train_specialists):
+        log.warning("%s", note)
     job, reference = reference_policy(job, same)
     asked = Generations.of(job, reference, job.final_split)
     if claimed.finished:
@@ -187,7 +186,7 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bo
     with stage("", again=_again(run_dir)):
         result = with_generations(asked, reference, run_dir)
     _say(eval_table(result) + (f"\nrun folder: {run_dir}" if kept else ""))
-    run_merges(job, reference, run_dir, train_specialists)
+    run_merges(job, reference, run_dir, train_specialists, kept)
     return result
 
 

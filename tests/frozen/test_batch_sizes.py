@@ -6,7 +6,9 @@ import logging
 import pytest
 import yaml
 
-from mixalign.frozen import batch_sizes
+from mixalign.config.compose import compose_settings
+from mixalign.frozen import batch_sizes, trainings
+from mixalign.jobs.job import prepare
 from mixalign.models.tiny import TinyLlama
 from mixalign.training.memory import Footprint
 from tests.tiny_runs import train_from_overrides
@@ -106,6 +108,17 @@ def test_other_trainings_have_a_divisor_of_their_own_batch(trained, free, monkey
         monkeypatch.setattr(f"{place}.micro_batch_size", lambda *a: seen.append((a[1], make(*a))) or seen[-1][1])
     trained("specialists.train=always", "specialists.batch_size=10", "specialists.steps=1")
     assert {(10, 5), (12, 6)} == set(seen)
+
+
+@pytest.mark.parametrize(("world", "wanted"), [(1, 4), (2, 4), (4, None)])
+def test_rows_that_processes_do_not_divide_a_small_batch_into_are_left_out(tiny, monkeypatch, world, wanted):
+    """`micro_batch_size` is for `batch_size`; 8 rows of a specialist on 4 processes are 2 on each."""
+    for place in (batch_sizes, trainings):
+        monkeypatch.setattr(place, "world", lambda: world)
+    monkeypatch.setattr(trainings, "trainer_options", lambda settings, precision: {})
+    job = prepare(compose_settings(tiny("batch_size=32", "micro_batch_size=4")))
+    training = trainings.Training("a", job.objective, job.tasks, job.data["train"], 3, 8, 0.1, 0)
+    assert trainings._fit_settings(job, training).micro_batch_size == wanted
 
 
 def test_gradients_of_tasks_take_memory(trained, free, monkeypatch):

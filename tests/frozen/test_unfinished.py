@@ -66,6 +66,26 @@ def test_it_goes_on_bit_for_bit(tiny, finished, cache, cut, tmp_path, caplog, mo
     assert (tmp_path / "run" / "eval.json").read_bytes() == (finished / "eval.json").read_bytes()
 
 
+@pytest.mark.slow
+def test_the_best_step_so_far_moves_with_the_cache(tiny, cut, tmp_path, monkeypatch):
+    """At a rate that ruins specialists the first step is their best one; the cut is behind it, and so is the move."""
+    ruinous = ("specialists.lr=0.05", "optimizer.warmup_steps=0", "specialists.export=best", "specialists.steps=4")
+
+    def train(cache: str) -> dict[str, bytes]:
+        own = (*ruinous, "mixer=ama_s", "save_every=1", f"cache_dir={tmp_path / cache}")
+        train_from_overrides(tiny(*own), str(tmp_path / f"run_{cache}"))
+        return {name: content for name, content in weights(tmp_path / cache).items() if name.startswith("specialists")}
+
+    whole = train("whole")
+    cut(3, "kill")  # of the reference and two specialists
+    with pytest.raises(RuntimeError, match="power cut"):
+        train("old")
+    monkeypatch.undo()
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert train("new") == whole
+    assert len(whole) == 3
+
+
 def test_without_save_every_the_clock_says_when(dpo_job, tmp_path, monkeypatch):
     """And saving takes a small share of the time: a pause is fifty times as long as the last save took."""
     now = [0.0]

@@ -1,10 +1,13 @@
 """No noise in any family's forward pass in training mode, and that of adapters only where it is left on."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import transformers as hf
 
-from mixalign.models.dropout import as_configured, set_dropout
+from mixalign.jobs.check_model import warn_of_dropout
+from mixalign.models.dropout import as_configured, configured_dropout, set_dropout
 from mixalign.models.load import LoRA, add_lora
 
 SMALL = {"vocab_size": 32}
@@ -24,6 +27,11 @@ FAMILIES = {
 }  # fmt: skip
 
 
+def built(family):
+    """A model with a configuration of its own, which turning dropout off changes."""
+    return hf.AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))
+
+
 def noise(model):
     """The largest difference between passes over the same words in training mode, and in evaluation mode."""
     ids = torch.arange(12)[None]
@@ -35,7 +43,7 @@ def noise(model):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_mode_has_no_noise(family):
-    model = hf.AutoModelForCausalLM.from_config(FAMILIES[family])
+    model = built(family)
     before = model.config.to_dict()
     assert noise(model) > 1e-4
     assert not set_dropout(model)
@@ -47,7 +55,7 @@ def test_training_mode_has_no_noise(family):
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_that_of_adapters_is_left_where_it_is_wanted(wanted):
-    model = add_lora(hf.AutoModelForCausalLM.from_config(FAMILIES["GPTNeoX"]), LoRA(r=2, lora_dropout=0.5))
+    model = add_lora(built("GPTNeoX"), LoRA(r=2, lora_dropout=0.5))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.ones_(weight)
@@ -57,5 +65,22 @@ def test_that_of_adapters_is_left_where_it_is_wanted(wanted):
 
 
 def test_an_adapter_without_dropout_has_none_left():
-    model = add_lora(hf.AutoModelForCausalLM.from_config(FAMILIES["Llama"]), LoRA(r=2))
+    model = add_lora(built("Llama"), LoRA(r=2))
     assert not set_dropout(model, in_adapters=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_user_of_sft_is_told_that_the_models_own_is_off(family, caplog):
+    model = built(family)
+    warn_of_dropout(model, "preference")
+    assert caplog.messages == [], "it would be noise there"
+    warn_of_dropout(model, "supervised")
+    assert "=0.3" in caplog.text
+    assert "which is off: a base model is trained without. In SFT that of adapters acts" in caplog.text
+    assert "classifier" not in caplog.text
+    assert "summary" not in caplog.text
+
+
+def test_nothing_is_said_of_a_model_without():
+    config = hf.GPT2Config(**SMALL, n_embd=16, n_layer=1, n_head=2, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
+    assert configured_dropout(hf.AutoModelForCausalLM.from_config(config)) == {}

@@ -8,7 +8,9 @@ import torch
 
 from mixalign.chat.templates import read_template
 from mixalign.errors import MixalignError
-from mixalign.models.load import LoRA, Pretrained, add_lora, load_adapter, weights_fingerprint
+from mixalign.models.adapters import load_adapter
+from mixalign.models.fingerprint import weights_fingerprint
+from mixalign.models.load import LoRA, Pretrained, add_lora
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
 
 SMALL = TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)

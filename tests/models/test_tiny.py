@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mixalign.chat.templates import template_text
-from mixalign.models.load import weights_fingerprint
+from mixalign.models.fingerprint import weights_fingerprint
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
 
 SMALL = TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)

@@ -11,7 +11,8 @@ import yaml
 from mixalign.config.compose import compose_config
 from mixalign.config.messages import user_message
 from mixalign.errors import MixalignError
-from mixalign.models.load import LoRA, add_lora, load_adapter
+from mixalign.models.adapters import load_adapter
+from mixalign.models.load import LoRA, add_lora
 from mixalign.models.tiny import TinyLlama
 from mixalign.verbs import evaluate, report
 from tests.tiny_runs import train_from_overrides

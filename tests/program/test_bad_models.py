@@ -133,10 +133,10 @@ CASES: dict[str, tuple[Callable[[Path], object], list[dict], str]] = {  # what i
         PLAIN,
         "of the weights of GPT2LMHeadModel, such",
     ),
-    "an adapter": (
+    "an adapter without its base": (
         an_adapter,
         PLAIN,
-        "is an adapter, not a model. Give the model that it was trained on, or merge both",
+        "is an adapter on ``, which is no folder of a model here. Restore that, name its place as `base_model_name_or",
     ),
     "code of its own": (code_of_its_own, PLAIN, OWN_CODE),
     "a tokenizer with code of its own": (tokenizer_of_its_own, PLAIN, OWN_CODE),

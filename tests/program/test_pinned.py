@@ -145,6 +145,7 @@ def test_a_run_does_not_go_on_with_other_specialists(tiny, refuse, train):
         ((), ["lora", "specialists.train"], ["lora"]),
         ((), ["seed", "mixer", "mixer.c"], []),
         (("experiment=compare_dpo",), ["seed", "mixer"], ["seed"]),
+        ((), ["trainer.devices", "trainer.precision", "data.workers", "reference.mode"], ["trainer.precision"]),
         (("specialists.of=first",), ["optimizer.lr", "specialists.steps"], []),
     ],
 )

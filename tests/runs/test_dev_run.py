@@ -7,7 +7,7 @@ import pytest
 
 from mixalign import train
 from mixalign.config.compose import compose_settings
-from mixalign.errors import MixalignError
+from mixalign.errors import MixalignError, Stopped
 from mixalign.runs.dev_run import least_steps, shortened, trial
 from tests.tiny_runs import ROOT, snapshot
 
@@ -29,8 +29,33 @@ def test_every_stage_runs_and_nothing_is_left(tiny, cache, tmp_path, caplog, cap
     assert caplog.messages[-1].startswith("fast_dev_run: every stage has run; nothing of it was kept.")
     assert snapshot(cache) == before
     assert not (tmp_path / "run").exists()
-    assert not any(line.endswith("/run") for line in capsys.readouterr().out.splitlines()), "it is gone"
+    shown = capsys.readouterr()
+    assert "merge_ties" in shown.out
+    assert not [line for line in [*caplog.messages, *shown.out.splitlines()] if "mixalign-trial" in line], "it is gone"
     assert not [path for path in (tmp_path / "tmp").iterdir() if path.name.startswith("mixalign-")]
+
+
+def test_no_message_of_a_trial_names_its_folder(tiny, caplog):
+    log, folders = logging.getLogger("mixalign.anything"), []
+
+    def end(error):
+        with trial(compose_settings(tiny())) as (_, run):
+            folders.append(run)
+            log.info("%s is there already", run)
+            raise error(run)
+
+    caplog.set_level(logging.INFO)
+    with pytest.raises(MixalignError, match=r"^TRIAL/run is damaged\.$"):
+        end(lambda run: MixalignError(f"{run} is damaged."))
+    assert "TRIAL/run is there already" in caplog.messages
+    with pytest.raises(Stopped) as stop:
+        end(lambda run: Stopped(f"stopped by SIGTERM in the training; saved {run}/last.ckpt. It goes on there.", 143))
+    assert stop.value.text == (
+        "stopped by SIGTERM in the training; nothing of the trial is kept. The same command tries again."
+    )
+    assert stop.value.code == 143
+    log.warning("%s", folders[0])
+    assert caplog.messages[-1] == str(folders[0]), "what is said afterwards is left as it is"
 
 
 def test_what_is_shortened(tiny, tmp_path):

@@ -10,9 +10,9 @@ from mixalign.planning.plan import make_plan
 from mixalign.runs.notes import notes_of
 
 
-def notes(tiny, *overrides):
-    job = prepare(compose_settings(tiny(*overrides)))
-    return notes_of(job, job.settings.mixer.for_run(job.tasks, job.steps)), job
+def notes(tiny, *overrides, warmup=("optimizer.warmup_steps=0",)):
+    job = prepare(compose_settings(tiny(*warmup, *overrides)))
+    return notes_of(job, job.settings.mixer.for_run(job.tasks, job.steps), train_specialists=True), job
 
 
 @pytest.mark.parametrize("setting", ["loss=ipo", "reference_free=true"])
@@ -35,4 +35,37 @@ def test_steps_that_a_cap_does_not_allow_are_said_at_the_start(tiny):
     (note,), job = notes(tiny, "mixer.wrap.max_epochs=1", "steps=50")
     assert "allows about 120 rows, but 50 steps of 6 want 300: the run ends after about 20 steps" in note
     assert notes(tiny, "mixer.wrap.max_epochs=1", "steps=20")[0] == []
-    assert notes_of(job, Wrapped(Temperature(), max_epochs=3)) == []
+    assert notes_of(job, Wrapped(Temperature(), max_epochs=3), train_specialists=False) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (
+            ["steps=12"],
+            [
+                "10 of 12 steps of the generalist",
+                "3 of 3 steps of the reference policy, the specialist of",
+                "and 1 more",
+            ],
+        ),
+        (["steps=4", "reference.sft_steps=0"], ["4 of 4 steps of the generalist", "specialist of `helpful`"]),
+        (["steps=20", "reference.sft_steps=20", "specialists.steps=20"], []),
+        (["optimizer.warmup_steps=0.1"], []),
+        (["optimizer.warmup_steps=0"], []),
+    ],
+)
+def test_a_training_that_is_mostly_warm_up_is_named(tiny, overrides, named):
+    found, _ = notes(tiny, *overrides, warmup=())
+    assert len(found) == bool(named)
+    for part in named:
+        assert part in found[0]
+
+
+def test_train_and_plan_say_it(tiny, tmp_path, in_process):
+    overrides = tiny("mixer=uniform", "reference.sft_steps=0")
+    code, _, said = in_process("train", *overrides, f"run_dir={tmp_path / 'run'}")
+    assert code == 0
+    assert "4 of 4 steps of the generalist" in said
+    code, plan, _ = in_process("plan", *overrides)
+    assert "4 of 4 steps of the generalist" in " ".join(plan.split())

@@ -1,8 +1,11 @@
 """Changes of the target loss as the benefits predict them and as they come, by hand, and what is not believed."""
 
+from math import inf, nan
+
 import pytest
 
-from mixalign.runs.promises import actual_change, broken_promise, predicted_change, without_impossible
+from mixalign.errors import MixalignError
+from mixalign.runs.promises import actual_change, broken_promise, no_loss, predicted_change, without_impossible
 
 VOLUMES = {"a": 100, "b": 50}
 
@@ -58,7 +61,23 @@ def test_a_sum_of_many_small_changes_is_refused_as_well():
     assert "the change of volumes would move the target loss by -0.65 nats" in said
 
 
-def test_what_is_no_number_is_not_believed():
-    nan = entry(float("nan"))
-    assert without_impossible(nan, 0.15) == {"a": 0.5, "b": 0.5}
-    assert broken_promise(nan, {"a": 115, "b": 45}, 0.15, 0.1)
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+@pytest.mark.parametrize("in_nats", [True, False])
+def test_a_benefit_that_is_not_finite_is_not_believed(value, in_nats):
+    """Also where benefits are no nats, under the curvature `identity`."""
+    bad = entry(benefit={"a": value, "b": -0.2})
+    bad["benefit_by_target"]["c"]["a"] = value
+    if not in_nats:
+        del bad["benefit_by_target"]
+    assert without_impossible(bad, 0.15) == {"a": 0.5, "b": 0.95}
+    said = broken_promise(bad, {"a": 115, "b": 45}, 0.15, 0.1)
+    assert said.startswith("the benefit of `a` is not finite, so the volumes stay. ")
+
+
+def test_a_target_loss_that_is_not_finite_ends_the_rounds_and_refuses_the_first():
+    lost = {"target_loss": {"a": 0.4, "c": inf, "d": nan}, "mean_target_loss": nan}
+    said = "the loss on target rows of `c`, `d` is not finite after round 1"
+    assert no_loss(entry(round=1)) == no_loss(entry(round=0)) == ""
+    assert no_loss(lost | {"round": 1}) == said
+    with pytest.raises(MixalignError, match=r"^The loss on target rows of `c`, `d` is not finite after round 0, so"):
+        no_loss(lost | {"round": 0})

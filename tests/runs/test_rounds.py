@@ -223,6 +223,65 @@ def test_targets_are_validation_splits_or_rows_of_their_own(tiny, tmp_path):
     assert {*read(tmp_path / "run" / "eval.json")["rounds"][0]["target_loss"]} == {"sums"}
 
 
+def strict(path: Path):
+    """What every JSON parser reads."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path} has {word}, which is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_a_target_loss_that_is_not_finite_ends_the_rounds(tiny, tmp_path, monkeypatch, capsys):
+    """The round before is kept, and what is on disk is read again when the run was cut in its last moment."""
+    real = rounds._target_losses
+
+    def lost(job, model):
+        rows = real(job, model)
+        return rows if not (folder / "rounds" / "1" / "eval.json").is_file() else rows | {"reverse": float("inf")}
+
+    folder = tmp_path / "run"
+    monkeypatch.setattr(rounds, "_target_losses", lost)
+    for _ in range(2):
+        train_from_overrides(tiny(*IDEAL), str(folder))
+        result = strict(folder / "eval.json")
+        assert [entry["mean_target_loss"] is None for entry in result["rounds"]] == [False, True]
+        assert result["best_round"] == 0
+        assert result["rounds"][1]["stopped"] == "the loss on target rows of `reverse` is not finite after round 1"
+        assert strict(folder / "rounds" / "1" / "round.json")["target_loss"]["reverse"] is None
+        assert re.search(r"reverse .* n/a\n", capsys.readouterr().out)
+        (folder / "eval.json").unlink()
+
+
+def test_a_first_round_without_a_target_loss_is_refused(tiny, tmp_path, monkeypatch, refuse):
+    monkeypatch.setattr(rounds, "_target_losses", lambda job, model: dict.fromkeys(TASKS, float("nan")))
+    for _ in range(2):  # the second time from what is on disk
+        message = refuse(tiny(*IDEAL), tmp_path / "run")
+        assert "`helpful`, `reverse`, `compare` is not finite after round 0" in message
+    assert strict(tmp_path / "run" / "rounds" / "0" / "round.json")["mean_target_loss"] is None
+
+
+@pytest.mark.parametrize("curvature", ["ekfac", "identity"])
+def test_benefits_that_are_not_finite_move_no_volume(tiny, tmp_path, monkeypatch, curvature):
+    real = rounds.measure
+
+    def broken(*args, **kwargs):
+        found = real(*args, **kwargs)
+        found.product_K[1] = found.product_RK[:, 1] = float("nan")
+        return found
+
+    monkeypatch.setattr(rounds, "measure", broken)
+    own = (f"cache_dir={tmp_path / 'cache'}", f"influence={curvature}", "mixer.budget=epochs")
+    for _ in range(2):
+        train_from_overrides(tiny(*IDEAL, *own), str(tmp_path / "run"))
+        (entry,) = strict(tmp_path / "run" / "eval.json")["rounds"]
+        assert entry["stopped"].startswith("the benefit of `reverse` is not finite, so the volumes stay.")
+        assert entry["benefit"]["reverse"] is None
+        assert entry["confidence"]["reverse"] == 0.5
+        assert strict(tmp_path / "run" / "rounds" / "0" / "benefit.json")["benefit"]["helpful"] is not None
+        (tmp_path / "run" / "eval.json").unlink()
+
+
 def test_the_table_of_rounds():
     entries = [
         {
@@ -246,6 +305,7 @@ def test_the_table_of_rounds():
         },
     ]
     text = rounds_table(entries, best=1)
+    assert "Benefits speak of a model that is trained to the end." in text
     for line in (r"round 1: predicted +actual", r"a +-0\.2500 +-0\.1250", r"mean +-0\.0938 +-0\.0625"):
         assert re.search(line, text)
     for cell in ("1,000", "940", "+1.2 (100%)", "-0.5 (75%)", "0.3125", "round 1 (kept)", "ended early: because"):

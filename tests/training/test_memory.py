@@ -68,7 +68,33 @@ def test_the_estimate_is_above_what_is_kept_and_not_far(family, layout, attentio
     takes = footprint(model, lora, Engine(), "cpu", longest=90)
     batch = layout([table(*[(60, 30, 30)] * 6)], np.zeros(6, int), np.arange(6))
     measured = kept(add_lora(model, lora), batch)
-    assert measured < takes.token * batch["input_ids"].numel() < 4 * measured
+    assert measured < takes.token * batch["input_ids"].numel() < 5 * measured
+
+
+def peak(model, batch) -> int:
+    """Most bytes that tensors have at once in a step, beside the weights and their gradients."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    with torch.profiler.profile(profile_memory=True) as watched:
+        torch.autograd.grad(-score_completions(model, batch).logp_BS.sum(), weights)
+    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most - sum(weight.nbytes for weight in weights)
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=16, lora_dropout=0.1)], ids=["all weights", "with dropout"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # of peft
+def test_the_estimate_has_room_above_the_peak(family, lora):
+    """A process has taken up to 1.4 times what its tensors had: allocators cannot use all that they hold."""
+    model = AutoModelForCausalLM.from_config(FAMILIES[family])
+    takes = footprint(model, lora, Engine(), "cpu", longest=90)
+    batch = pack([table(*[(60, 30, 30)] * 16)], np.zeros(16, int), np.arange(16))
+    measured = peak(add_lora(model, lora), batch)
+    assert measured > 10**7
+    assert takes.token * batch["input_ids"].numel() > 1.4 * measured
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(r=4), LoRA(r=4, modules_to_save=["lm_head"])])

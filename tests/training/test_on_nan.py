@@ -1,5 +1,6 @@
 """A loss that is not finite: the weights never take it, and the run ends, skips it, or leaves the task out."""
 
+import json
 from functools import partial
 
 import pytest
@@ -25,8 +26,8 @@ class Poisoned(AlignModule):
 
 
 def run(job, folder, mixer, on_nan, steps=6):
-    policy = partial(Mixing, on_nan=on_nan)
-    return job.run(folder, mixer, steps=steps, module_class=Poisoned, mixing_class=policy)
+    policy, history = partial(Mixing, on_nan=on_nan), folder / "mix.jsonl"
+    return job.run(folder, mixer, steps=steps, module_class=Poisoned, mixing_class=policy, history=history)
 
 
 def test_raise_names_the_task_and_keeps_the_weights(dpo_job, tmp_path):
@@ -56,6 +57,11 @@ def test_skip_goes_on_and_leaves_weights_and_mixture_alone(dpo_job, tmp_path, mi
         if spoilt:
             assert torch.equal(job.seen.alphas[number], job.seen.alphas[number - 1])
     assert "The step is skipped" in caplog.text
+    history = (tmp_path / "mix.jsonl").read_text()
+    lines = [
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON")) for line in history.splitlines()
+    ]
+    assert [line["task_loss"][1] is None for line in lines[2:]] == bad
 
 
 @pytest.mark.parametrize("mixer", [AMAR(), AMAS()], ids=["ama_r", "ama_s"])

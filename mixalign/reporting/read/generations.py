@@ -37,6 +37,7 @@ def read_generations(path: Path) -> tuple[Sample, ...]:
     found = []
     for line, text in enumerate(read_text(path).splitlines(), 1):
         entry = parse_object(text, path, line)
-        words = (str(entry.get(key, "")) for key in ("task", "prompt", "answer", "before", "after"))
-        found.append(Sample(*words, number(entry.get("score_before")), number(entry.get("score"))))
+        words = {key: str(entry.get(key, "")) for key in ("task", "prompt", "answer", "before", "after")}
+        scores = {key: number(entry.get(key)) for key in ("score_before", "score")}
+        found.append(Sample(**words, **scores))
     return tuple(found)

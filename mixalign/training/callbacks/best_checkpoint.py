@@ -19,6 +19,10 @@ MONITORS = {
     "averaged": "eval/worst_excess",
 }  # by what `export` says
 log = logging.getLogger(__name__)
+LAST_INSTEAD = (
+    "Restore it, or set `export=last`: the same command with it goes on from the last checkpoint and ends with the "
+    "last step's weights."
+)
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in Lightning's state, absolute
 
 
@@ -33,9 +37,18 @@ class BestCheckpoint(ModelCheckpoint):
         monitor: of the validations.
         wanted: whether the run ends with this checkpoint.
         resumed: the folder of the checkpoint that a training goes on from; the best one so far is copied from there.
+        instead: a sentence that says what to do when it is missing.
     """
 
-    def __init__(self, folder: Path, monitor: str, *, wanted: bool = True, resumed: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        monitor: str,
+        *,
+        wanted: bool = True,
+        resumed: Path | None = None,
+        instead: str = LAST_INSTEAD,
+    ) -> None:
         super().__init__(
             folder,
             "step{step}",
@@ -44,7 +57,7 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
-        self.folder, self.wanted, self.resumed = folder, wanted, resumed
+        self.folder, self.wanted, self.resumed, self.instead = folder, wanted, resumed, instead
 
     @property
     def state_key(self) -> str:
@@ -55,18 +68,26 @@ class BestCheckpoint(ModelCheckpoint):
         """The checkpoint; None where nothing was validated."""
         return self.folder / Path(self.best_model_path).name if self.best_model_path else None
 
-    def exported(self) -> dict[str, Any]:
-        """Step, monitor and value of the best checkpoint, as `eval.json` has them.
+    def existing(self) -> Path:
+        """The checkpoint of a training with validations.
 
         Raises:
             MixalignError: when it is gone.
         """
         assert self.best is not None
         if not self.best.exists():
-            raise MixalignError(_gone(self.best, str(self.monitor)))
-        value = self.best_model_score
+            raise self._gone(self.best)
+        return self.best
+
+    def exported(self) -> dict[str, Any]:
+        """Step, monitor and value of the best checkpoint, as `eval.json` has them.
+
+        Raises:
+            MixalignError: when it is gone.
+        """
+        best, value = self.existing(), self.best_model_score
         return {
-            "step": int(self.best.stem.removeprefix("step")),
+            "step": int(best.stem.removeprefix("step")),
             "monitor": self.monitor,
             "value": None if value is None else float(value),
         }
@@ -96,7 +117,7 @@ class BestCheckpoint(ModelCheckpoint):
             copy_whole(self.resumed / best.name, best)
         trainer.strategy.barrier()
         if self.wanted and not best.exists():
-            raise MixalignError(_gone(best, str(self.monitor)))
+            raise self._gone(best)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = dict(state_dict) | {"dirpath": self.dirpath}
@@ -108,9 +129,5 @@ class BestCheckpoint(ModelCheckpoint):
     def _here(self, path: str) -> str:
         return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
 
-
-def _gone(best: Path, monitor: str) -> str:
-    return (
-        f"The best checkpoint so far, {best} by `{monitor}`, is missing. Restore it, or set `export=last`: the same "
-        "command with it goes on from the last checkpoint and ends with the last step's weights."
-    )
+    def _gone(self, best: Path) -> MixalignError:
+        return MixalignError(f"The best checkpoint so far, {best} by `{self.monitor}`, is missing. {self.instead}")

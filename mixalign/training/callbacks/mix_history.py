@@ -3,6 +3,7 @@
 import json
 import logging
 from collections import deque
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _loss_factor(mix: Mix) -> Tensor:
 
 
 def _plain(value_K: Tensor | None) -> list[float | None] | None:
-    """JSON numbers, null where nothing was measured."""
+    """JSON numbers, null where nothing was measured, or nothing finite."""
     if value_K is None:
         return None
-    return [None if x != x else round(x, 8) for x in value_K.tolist()]
+    return [round(x, 8) if isfinite(x) else None for x in value_K.tolist()]
