@@ -37,7 +37,9 @@ def read_generations(path: Path) -> tuple[Sample, ...]:
     found = []
     for line, text in enumerate(read_text(path).splitlines(), 1):
         entry = parse_object(text, path, line)
-        words = {key: str(entry.get(key, "")) for key in ("task", "prompt", "answer", "before", "after")}
-        scores = {key: number(entry.get(key)) for key in ("score_before", "score")}
-        found.append(Sample(**words, **scores))
+        task, prompt, answer, before, after = (
+            str(entry.get(key, "")) for key in ("task", "prompt", "answer", "before", "after")
+        )
+        score_before, score = number(entry.get("score_before")), number(entry.get("score"))
+        found.append(Sample(task, prompt, answer, before, after, score_before, score))
     return tuple(found)
