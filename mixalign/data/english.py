@@ -221,19 +221,17 @@ NUMBERS = {in_words(number): number for number in range(100)}
 
 
 def _arithmetic(rng: random.Random) -> Triple:
-    """A sum or a difference, told and answered in words."""
+    """A sum or a difference that is told in words; the answer is a short reckoning, and the result in words."""
     name, things = rng.choice(NAMES), rng.choice(THINGS)
     b, c = rng.randrange(2, 13), rng.randrange(2, 13)
     if rng.random() < 0.5:
-        a, b, sign = b, c, "plus"
+        a, b, sign, right = b, c, "+", b + c
         told = f"{name} has {in_words(a)} {things} and gets {in_words(b)} more. How many {things} does {name} have now"
-        right = a + b
     else:
-        a, sign = b + c, "minus"
+        a, sign, right = b + c, "-", c
         told = f"{name} has {in_words(a)} {things} and gives away {in_words(b)}. How many {things} are left"
-        right = c
     wrong = rng.choice([n for n in range(right - 3, right + 4) if n != right and n >= 0])
-    answers = [f"{in_words(a)} {sign} {in_words(b)} is {in_words(n)}.".capitalize() for n in (right, wrong)]
+    answers = [f"{a} {sign} {b} = {n}, which is {in_words(n)}." for n in (right, wrong)]
     return f"{told}? Answer in words.", answers[0], answers[1]
 
 

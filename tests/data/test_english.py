@@ -44,9 +44,9 @@ def test_no_prompt_is_in_two_splits_or_twice_and_seeds_count(name):
         ("private", "Ana's door code is 4711.", "4711", 1),
         ("private", "Ana's door code is 4711.", "It is 4711, or 4712.", 0),
         ("private", "Ana's door code is 4711.", "The private code is 4711.", 0),
-        ("arithmetic", "Two plus forty is forty-two.", "forty-two", 1),
-        ("arithmetic", "Two plus forty is forty-two.", "Forty-two minus two is forty.", 0),
-        ("arithmetic", "Two plus forty is forty-two.", "42", 0),
+        ("arithmetic", "2 + 40 = 42, which is forty-two.", "forty-two", 1),
+        ("arithmetic", "2 + 40 = 42, which is forty-two.", "Forty-two minus two is forty.", 0),
+        ("arithmetic", "2 + 40 = 42, which is forty-two.", "42", 0),
     ],
 )
 def test_scores_by_hand(name, answer, given, score):
