@@ -30,7 +30,7 @@ def test_the_last_turn_of_a_conversation_is_asked_for(tokenizer):
 
 def test_of_a_pair_it_is_the_chosen_answer_and_of_labelled_rows_a_desirable_one(tokenizer):
     pairs = [{"prompt": f"{n}=", "chosen": f"c{n}", "rejected": f"r{n}"} for n in range(4)]
-    for form in ("preference", "unpaired"):
+    for form in ("preference", "unpaired", "mismatched"):
         prompts = some_prompts(table_of(pairs, tokenizer, form), 9, seed=0)
         texts = {tokenizer.decode(p.ids): tokenizer.decode(p.answer_ids) for p in prompts}
         assert texts == {f"<s>{n}=": f"c{n}</s>" for n in range(4)}

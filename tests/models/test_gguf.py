@@ -2,6 +2,7 @@
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
@@ -50,6 +51,28 @@ def test_it_is_made_once_and_by_content(file, tmp_path, monkeypatch):
     assert GGUF(str(other)).unpacked(tmp_path / "cache").path != first.path
     monkeypatch.setattr(GGUF, "build", None)
     assert GGUF(str(tmp_path / "copy.gguf")).unpacked(tmp_path / "cache") == first
+
+
+def test_of_several_at_once_one_makes_it_and_the_others_wait(file, tmp_path, monkeypatch):
+    made, build = [], GGUF.build
+    monkeypatch.setattr(GGUF, "build", lambda self: made.append(self) or build(self))
+    with ThreadPoolExecutor(3) as pool:
+        sources = list(pool.map(lambda _: GGUF(str(file[0])).unpacked(tmp_path), range(3)))
+    assert len(made) == 1
+    assert len(set(sources)) == 1
+    assert not list(tmp_path.glob("gguf/.*"))
+
+
+def test_one_that_was_killed_while_it_made_it_leaves_nothing_half(file, tmp_path, monkeypatch):
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GGUF, "build", killed)
+        with pytest.raises(KeyboardInterrupt):
+            GGUF(str(file[0])).unpacked(tmp_path)
+    assert not list(tmp_path.glob("gguf/*"))
+    assert GGUF(str(file[0])).unpacked(tmp_path).build().num_parameters() > 1000
 
 
 def test_a_run_trains_and_is_evaluated_from_the_file(file, tiny, tmp_path):
