@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for mo
 
 from arena_table import MEASURES, RESULTS, all_tables
 
-from mixalign.config.compose import CONF, compose_config
+from mixalign.config.compose import CONF, compose_settings
 from mixalign.errors import MixalignError
 from mixalign.files import write_json
 from mixalign.fingerprint import fingerprint
@@ -68,10 +68,8 @@ def main() -> int:
     wanted = [name for name in names if name not in skipped]
     seeds = list(range(args.seeds or SEEDS[args.form]))
     units = [unit(name, seed, args) for seed in seeds for name in wanted]
-    began = time.process_time(), time.monotonic()
-    failed = work(units, args.jobs, args.runs)
+    failed = {} if args.gather else work(units, args.jobs, args.runs)
     results = gather(args, wanted, seeds, skipped)
-    results["this_command"] = {"seconds": round(time.monotonic() - began[1], 1), "jobs": args.jobs}
     args.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.json, results)
     print(all_tables(results))
@@ -91,6 +89,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help=f"default: {SEEDS['quick']} for quick, {SEEDS['full']} for full")
     parser.add_argument("--jobs", type=int, default=2, help="processes that train at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/arena"), help="finished runs in here are kept")
+    parser.add_argument("--gather", action="store_true", help="train nothing: the tables of what is finished")
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--overrides", nargs="+", default=[], help="configuration keys of every run")
     args = parser.parse_args()
@@ -113,12 +112,14 @@ def why_skipped(name: str, form: str) -> str:
         return ""
     if form == "quick":
         return "it trains SmolLM2 on real rows, which takes longer than quick=1 has"
+    settings = compose_settings([f"arena={name}"])
+    if not Path(str(settings.data.root)).is_dir():
+        return f"there are no rows in {settings.data.root}"
     try:
-        config = compose_config([f"arena={name}"])
-        root = Path(str(config.data.root))
+        assert settings.model.path  # of the package, which may not be installed
     except MixalignError as error:
         return str(error)
-    return "" if root.is_dir() else f"there are no rows in {root}"
+    return ""
 
 
 def unit(name: str, seed: int, args: argparse.Namespace) -> Unit:
@@ -126,7 +127,8 @@ def unit(name: str, seed: int, args: argparse.Namespace) -> Unit:
     for label in args.mixers:
         mixer, *more = label.split()
         runs[label] = [f"mixer={mixer}", *more, *args.overrides]
-    texts = [path.read_text() for path in sorted((CONF / "arena").glob("*.yaml")) if path.stem in (name, "_small")]
+    shared = "_smol" if name.startswith(REAL) else "_small"
+    texts = [(CONF / "arena" / f"{stem}.yaml").read_text() for stem in (shared, name)]
     return Unit(name, seed, runs, args.runs, fingerprint({"setup": texts, "overrides": args.overrides}))
 
 

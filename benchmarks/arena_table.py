@@ -66,10 +66,13 @@ def _said(results: Mapping[str, Any]) -> str:
     setups = _ran(results)
     rows = min((setup["test_rows"] for setup in setups.values() if "test_rows" in setup), default=0)
     cpu = sum(x for s in setups.values() for scores in s["scores"].values() for x in scores["cpu_seconds"] if x)
+    missing = sum(x is None for s in setups.values() for scores in s["scores"].values() for x in scores["mean_loss"])
     return (
         f"`make arena {'full=1' if results['form'] == 'full' else 'quick=1'}`: {len(setups)} set-ups, "
         f"{results['seeds']} seeds, {len(results['mixers'])} mixers, at least {rows:,} test rows a task; "
         f"{cpu / 60:.0f} CPU minutes of training, without references, specialists and evaluation."
+        + f" {missing} runs are not finished, and left out with their pairs."
+        * bool(missing)
     )
 
 
@@ -155,14 +158,15 @@ def _ranks(setup: Mapping[str, Any], measure: str, labels: Sequence[str]) -> dic
 
 
 def _standardised(setup: Mapping[str, Any], measure: str, label: str) -> float | None:
-    """Cohen's d to uniform: the difference of means over the pooled standard deviation over seeds."""
+    """Hedges' g to uniform: the difference of means over the pooled standard deviation over seeds, for few of them."""
     mine, theirs = setup["scores"][label][measure], setup["scores"][BASELINE][measure]
     both = [(a, b) for a, b in zip(mine, theirs, strict=True) if None not in (a, b)]
     if len(both) < 2:
         return None
     ours, base = [a for a, _ in both], [b for _, b in both]
     spread = math.sqrt((stdev(ours) ** 2 + stdev(base) ** 2) / 2)
-    return (mean(ours) - mean(base)) / spread if spread else None
+    few = 1 - 3 / (8 * len(both) - 9)  # 1 - 3 / (4 df - 1) with df = 2 n - 2 (Hedges 1981)
+    return few * (mean(ours) - mean(base)) / spread if spread else None
 
 
 def _interval(score: Score) -> str:

@@ -69,9 +69,11 @@ def test_differences_are_paired_and_corrected(table):
     text = table.all_tables(found)
     assert r"-0.100 [-0.100, -0.100] \*\*" in text
     pooled = [line for line in table.pooled_table(found).splitlines() if "better" in line or "level" in line]
-    assert pooled[0].startswith("| `better` | 1.0 | -0.77 | 1, 0 of 1 (corrected 1, 0) |")
+    assert pooled[0].startswith("| `better` | 1.0 | -0.67 | 1, 0 of 1 (corrected 1, 0) |")
     assert pooled[1].startswith("| `level` | 2.5 | +0.00 | 0, 0 of 1 |")
-    assert table._standardised(found["setups"]["one"], "worst_gap", "better") == pytest.approx(-0.1 / math.sqrt(1 / 60))
+    assert table._standardised(found["setups"]["one"], "worst_gap", "better") == pytest.approx(
+        -0.1 / math.sqrt(1 / 60) * 20 / 23
+    )
 
 
 def test_a_run_that_failed_is_left_out_with_its_pair(table):
@@ -94,8 +96,11 @@ def test_the_tables_of_the_documents_are_those_of_the_results(table):
         assert path.read_text() == text, f"{path.name}: run `python benchmarks/arena_table.py`"
 
 
-def test_set_ups_that_cannot_run_are_skipped_with_a_reason(arena, tmp_path):
+def test_set_ups_that_cannot_run_are_skipped_with_a_reason(arena, tmp_path, monkeypatch):
     assert arena.why_skipped("noisy", "quick") == ""
+    assert "takes longer than quick=1 has" in arena.why_skipped("smol_dpo", "quick")
+    monkeypatch.chdir(tmp_path)
+    assert arena.why_skipped("smol_sft", "full") == "there are no rows in ../shared/data/sft"
     with pytest.raises(MixalignError, match=r"There is no set-up `nosy` .* Known: all_easy, "):
         arena.why_skipped("nosy", "quick")
 
