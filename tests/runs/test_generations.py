@@ -1,9 +1,11 @@
 """What runs say of answers that their models generate: scores before and after, and the answers themselves."""
 
 import json
+import sys
 
 import pytest
 
+from mixalign.errors import MixalignError
 from mixalign.runs.generations import scored_result
 from mixalign.verbs import evaluate
 from tests.tiny_runs import TASKS, train_from_overrides
@@ -98,6 +100,27 @@ def test_two_processes_generate_what_one_does(cli, tiny, tmp_path, generated_run
     assert done.returncode == 0, done.stderr
     same = [{key: row[key] for key in ("task", "row", "prompt", "before")} for row in samples(tmp_path / "run")]
     assert same == [{key: row[key] for key in same[0]} for row in samples(generated_run[0])]
+
+
+def longest(prompt, answer, given):
+    return len(given) / BROKEN["by"]
+
+
+BROKEN = {"by": 0}
+
+
+def test_a_scorer_that_fails_costs_no_training(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXALIGN_TARGETS", "tests.runs.test_generations.*")
+    monkeypatch.setitem(sys.modules, "tests.runs.test_generations", sys.modules[__name__])
+    scorer = f"data.tasks.{TASKS[0]}.scorer=tests.runs.test_generations.longest"
+    settings = tiny("mixer=uniform", *GENERATE, scorer)
+    with pytest.raises(MixalignError, match=r"`data\.tasks\.helpful\.scorer` failed .* ZeroDivisionError"):
+        train_from_overrides(settings, str(tmp_path / "run"))
+    trained = (tmp_path / "run/model/model.safetensors").stat().st_mtime_ns
+    monkeypatch.setitem(BROKEN, "by", 4)
+    result = train_from_overrides(settings, str(tmp_path / "run"))
+    assert 0 <= result["tasks"]["helpful"]["score"] <= 1
+    assert (tmp_path / "run/model/model.safetensors").stat().st_mtime_ns == trained
 
 
 def test_the_mean_is_over_tasks_and_the_worst_is_the_lowest():
