@@ -34,7 +34,7 @@ from mixalign.errors import MixalignError
 from mixalign.files import write_json
 from mixalign.fingerprint import fingerprint
 
-MIXERS = ("uniform", "proportional", "ama_s", "ama_s mixer.wrap.floor=0.4", "dynamic_batch")
+MIXERS = ("uniform", "proportional", "ama_s", "ama_s mixer.wrap.floor=0.4", "ama_e", "dynamic_batch")
 SEEDS = {"quick": 4, "full": 8}
 REAL = "smol"  # how set-ups begin that need a trained model and real rows
 ROOT = Path(__file__).resolve().parents[1]
