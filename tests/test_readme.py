@@ -35,7 +35,11 @@ NOT_HERE = {  # words of a command that cannot run in a test, and why; its confi
     "--help": "Hydra prints it, and tests/program/test_cli.py looks at ours",
 }
 OF_OTHERS = ("weights_only=True",)  # settings of other programs
-WITH = {"mixer.size_corrected=true": ["mixer=gr_dpo"], "mixer.clip=task": ["mixer=ama_r"]}
+WITH = {
+    "mixer.size_corrected=true": ["mixer=gr_dpo"],
+    "mixer.clip=task": ["mixer=ama_r"],
+    "model.gguf_file=a.gguf": ["model=gguf"],
+}
 
 
 def commands() -> list[str]:

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,7 +15,7 @@ from mixalign.mixers.base import Rule
 from mixalign.mixers.outside import as_rule
 from mixalign.mixers.wrapped import Wrapped, wrap
 
-__all__ = ["build", "build_mixer", "check_buildable"]
+__all__ = ["allowed_function", "build", "build_mixer", "check_buildable"]
 
 ALLOWED = ("mixalign.*", "lightning.*", "torch.*", "transformers.*", "peft.*", "torchmetrics.*")
 
@@ -115,6 +115,27 @@ def _check_target(node: Mapping[str, Any]) -> None:
         raise MixalignError(f"`_target_: {target}` cannot be imported: {why}") from error
     if not inspect.isclass(kind):
         raise MixalignError(f"`_target_: {target}` may not be built: it is a {type(kind).__name__}, and no class.")
+
+
+def allowed_function(key: str, path: str) -> Callable[..., Any]:
+    """A function of the user's own, that MIXALIGN_TARGETS names.
+
+    Raises:
+        MixalignError: when it does not, or when there is no such function.
+    """
+    if not _is_one_of(path, _users_targets()):
+        raise MixalignError(
+            f"`{key}={path}` may not be called: name it, or `module.*`, in the environment variable MIXALIGN_TARGETS "
+            "(comma-separated) to allow it; a configuration cannot allow itself."
+        )
+    try:
+        found = get_object(path)
+    except Exception as error:  # what an import raises
+        raise MixalignError(f"`{key}={path}` cannot be imported: {' '.join(str(error).split())}") from error
+    if not callable(found):
+        raise MixalignError(f"`{key}={path}` is a {type(found).__name__}, and nothing that can be called.")
+    function: Callable[..., Any] = found
+    return function
 
 
 def _is_one_of(target: Any, patterns: tuple[str, ...]) -> bool:

@@ -14,8 +14,9 @@ from mixalign.checks import check_mapping, check_text
 from mixalign.config.build import build, build_mixer, check_buildable
 from mixalign.config.defaults import AUTO, Situation, fill
 from mixalign.config.elsewhere import nearest_key
+from mixalign.config.fields import RATE
 from mixalign.config.pin import pinned
-from mixalign.config.settings import GROUPS, RATE, DataSettings, RunSettings, TrainerSettings
+from mixalign.config.settings import GROUPS, DataSettings, RunSettings, TrainerSettings
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.files import may_write
@@ -32,6 +33,7 @@ NO_RULE = Fixed()  # of a merge, whose config.yaml describes the merge in place 
 LATER: dict[str, Any] = {
     "probe": {},
     "merge": {},
+    "eval": {},
     "influence": {"_target_": "mixalign.influence.settings.Influence"},
 }
 """Keys that came later, as a run has them that was made before."""

@@ -4,11 +4,11 @@ Every field says what its key may be and what it touches; `mixalign.config.parse
 Keys that are set to `auto` have their value here (see `mixalign.config.defaults`), but for what the model decides.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from mixalign.checks import (
     check_choice,
@@ -16,18 +16,35 @@ from mixalign.checks import (
     check_duration,
     check_flag,
     check_list,
-    check_mapping,
     check_number,
     check_pattern,
     check_text,
     or_word,
+)
+from mixalign.config.fields import (
+    COUNT,
+    COUNT_FROM_0,
+    COUNT_OR_NULL,
+    EPOCHS,
+    LIST_OR_NULL,
+    MAPPING_OR_NULL,
+    RATE,
+    SEED,
+    SHARE_OR_NULL,
+    TEXT_OR_NULL,
+    Touches,
+    anything,
+    check_precision,
+    check_target,
+    part,
+    setting,
+    word,
 )
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError
 from mixalign.influence.settings import Influence
 from mixalign.mixers.base import Composition, Rule
 from mixalign.models.load import LoRA, ModelSource
-from mixalign.models.precision import PRECISIONS
 from mixalign.models.reference import LIVE
 from mixalign.objectives.base import Objective
 from mixalign.training.callbacks.on_nan import OnNan
@@ -36,6 +53,7 @@ from mixalign.training.optimizer import Optimizer
 
 __all__ = [
     "DataSettings",
+    "EvalSettings",
     "MergeSettings",
     "ProbeSettings",
     "ReferenceSettings",
@@ -46,49 +64,6 @@ __all__ = [
     "names_a_run",
     "touches",
 ]
-
-Touches = Literal["weights", "speed", "place"]
-"""`weights`: the numbers that are trained or judged; `speed`: how fast and on which machines, apart from rounding;
-`place`: names, folders, what is shown, and what is made beside the run."""
-
-
-def setting(check: Callable[[str, Any], Any], touches: Touches = "weights", **default: Any) -> Any:
-    """A field that one key fills. A default is for the config.yaml of an older run, which lacks the key."""
-    return field(metadata={"check": check, "touches": touches}, **default)
-
-
-def part(touches: Touches = "weights", **default: Any) -> Any:
-    """A field that a group of keys fills."""
-    return field(metadata={"touches": touches}, **default)
-
-
-def check_target(key: str, value: Any) -> None:
-    many = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
-    if value is not None and not isinstance(value, str | Mapping) and not many:
-        raise MixalignError(f"`{key}` is {value!r}, but must be a list of tasks, or a mapping like `data.tasks`.")
-
-
-def check_precision(key: str, value: Any) -> None:
-    check_choice(key, str(value) if isinstance(value, int) else value, ("auto", *PRECISIONS))
-
-
-def anything(key: str, value: Any) -> None:
-    """For values that are checked by who reads them."""
-
-
-COUNT = partial(check_number, low=1, whole=True)
-COUNT_OR_NULL = partial(check_number, low=1, whole=True, null=True)
-COUNT_FROM_0 = partial(check_number, low=0, whole=True)
-SEED = partial(check_number, low=0, high=2**32 - 1, whole=True)
-EPOCHS = partial(check_number, low=0, open_low=True, null=True)
-RATE = partial(check_number, low=0, high=1, why="AdamW moves every weight by about that much at every step.")
-TEXT_OR_NULL = partial(check_text, null=True)
-LIST_OR_NULL = partial(check_list, null=True)
-MAPPING_OR_NULL = partial(check_mapping, null=True)
-
-
-def word(*known: Any, null: bool = False) -> Callable[[str, Any], None]:
-    return partial(check_choice, known=known, null=null)
 
 
 @dataclass(frozen=True)
@@ -143,6 +118,19 @@ class MergeSettings:
     scale: float = setting(check_number, default=1.0)
     density: float = setting(check_number, default=0.5)
     trials: int = setting(COUNT_FROM_0, default=0)
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What is measured beside losses: answers that the start model and the result generate, and their scores.
+
+    Attributes:
+        generate: held-out prompts a task; 0: nothing is generated.
+    """
+
+    generate: int = setting(COUNT_FROM_0, default=0)
+    max_new_tokens: int = setting(COUNT, default=64)
+    temperature: float = setting(partial(check_number, low=0), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -211,8 +199,7 @@ class RunSettings:
 
     Attributes:
         logger, callbacks: name -> a mapping with `_target_`: each training builds its own.
-        plain: the whole configuration as plain data, every `auto` replaced by its value: what config.yaml holds, and
-            what the recipes of cached models are taken from.
+        plain: all of it as plain data, every `auto` replaced: what config.yaml holds, and what recipes are taken from.
         chosen: what was chosen for keys that are `auto`, and why; a line a reason.
     """
 
@@ -232,7 +219,8 @@ class RunSettings:
     composition: Composition | None = setting(word(*get_args(Composition), null=True))
     resume: Path | None = setting(TEXT_OR_NULL, "place")
     on_nan: OnNan = setting(word(*get_args(OnNan)))
-    export: str = setting(word("best", "best_gap", "last"))
+    export: str = setting(word("best", "best_gap", "last", "averaged"))
+    average_last: float | None = setting(SHARE_OR_NULL, default=None)
     log_every: int = setting(COUNT, "place")
     progress: bool = setting(check_flag, "place")
     fast_dev_run: bool = setting(check_flag, "place", default=False)
@@ -250,6 +238,7 @@ class RunSettings:
     data: DataSettings = part()
     trainer: TrainerSettings = part()
     merge: MergeSettings = part("place")
+    eval: EvalSettings = part("place", default=EvalSettings())
     logger: Mapping[str, Mapping[str, Any]] = part("place")
     callbacks: Mapping[str, Mapping[str, Any]] = part()
     plain: Mapping[str, Any] = field(repr=False)
@@ -276,6 +265,7 @@ GROUPS: dict[str, type] = {
     "data": DataSettings,
     "trainer": TrainerSettings,
     "merge": MergeSettings,
+    "eval": EvalSettings,
 }
 """Keys with keys below them that a dataclass of this file describes."""
 
@@ -283,8 +273,7 @@ GROUPS: dict[str, type] = {
 def touches(key: str) -> Touches:
     """What a dotted key of the configuration touches; an unknown one is taken to touch the weights."""
     name, _, inner = key.partition(".")
-    entry = _field(RunSettings, name)
-    if entry is None:
+    if (entry := _field(RunSettings, name)) is None:
         return "weights"
     if inner and name in GROUPS and (below := _field(GROUPS[name], inner.partition(".")[0])):
         entry = below if entry.metadata["touches"] == "weights" else entry

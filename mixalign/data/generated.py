@@ -6,11 +6,18 @@ labels are flipped (`taste`). The first letter of a prompt tells the task; compl
 
 Three more make a set for fine-tuning with `compare`: `copy` has more rows than it needs, `facts` too few, and `legacy`
 teaches the wrong answers to the prompts of `compare`.
+
+Three families make as many tasks as one likes: `end0` to `end9` are easy, `letter0` to `letter4` are harder, and
+`shift1` to `shift6` are hard. Within a family what one task teaches helps the others. Behind any name, `~20` flips the
+labels of 20 % of the rows. Tasks in plain English are in `mixalign.data.english`.
 """
 
 import random
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
+from mixalign.data.english import ENGLISH, write_rows
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Example
 
@@ -18,8 +25,10 @@ __all__ = ["GENERATORS", "generate"]
 
 LETTERS = "abcdefghijklmnopqrst"
 TRIGGERS = "uvwxyz"
+SIGNS = "#?*+-;:%&@"
 NOISE = 0.45
 
+T = TypeVar("T")
 Triple = tuple[str, str, str]
 
 
@@ -92,6 +101,27 @@ def _legacy(rng: random.Random) -> Triple:
     return prompt, wrong, right
 
 
+def _end(number: int, rng: random.Random) -> Triple:
+    """Copy the word and end in this task's sign, not in another's."""
+    word, sign = _word(rng), SIGNS[number]
+    return f"e{number}{word}=", word + sign, word + rng.choice(SIGNS.replace(sign, ""))
+
+
+def _letter(number: int, rng: random.Random) -> Triple:
+    """Name the letter at this task's place, not another one of the word."""
+    word = _word(rng)
+    others = [letter for letter in word if letter != word[number]]
+    return f"l{number}{word}=", word[number], rng.choice(others)
+
+
+def _shift(number: int, rng: random.Random) -> Triple:
+    """Move each letter on by this task's number of places; the rejected answer has one wrong letter."""
+    word, place = _word(rng, 4), rng.randrange(4)
+    right = "".join(LETTERS[(LETTERS.index(letter) + number) % len(LETTERS)] for letter in word)
+    wrong = right[:place] + rng.choice(LETTERS.replace(right[place], "")) + right[place + 1 :]
+    return f"s{number}{word}=", right, wrong
+
+
 _book = random.Random("facts")
 FACTS = [(_word(_book, 3), _book.randrange(100)) for _ in range(60)]
 
@@ -105,6 +135,9 @@ GENERATORS: dict[str, Callable[[random.Random], Triple]] = {
     "copy": _copy,
     "facts": _facts,
     "legacy": _legacy,
+    **{f"end{number}": partial(_end, number) for number in range(10)},
+    **{f"letter{number}": partial(_letter, number) for number in range(5)},
+    **{f"shift{number}": partial(_shift, number) for number in range(1, 7)},
 }
 
 
@@ -112,17 +145,32 @@ def generate(generator: str, rows: int, split: str, seed: int) -> list[Example]:
     """Preference rows of one generated task.
 
     Args:
-        generator: one of GENERATORS.
+        generator: one of GENERATORS or ENGLISH, maybe with a share of flipped labels: `compare~20` has 20 %.
         rows: how many.
         split: each split has its own stream of random numbers.
 
     Raises:
-        MixalignError: for an unknown generator, or fewer than one row.
+        MixalignError: for an unknown generator, a share that is no whole number from 0 to 50, or fewer than one row.
     """
-    if generator not in GENERATORS:
-        raise MixalignError(f"There is no generator `{generator}`. {did_you_mean(generator, GENERATORS)}")
+    name, flips, percent = generator.partition("~")
+    if name not in (known := {*GENERATORS, *ENGLISH}):
+        raise MixalignError(f"There is no generator `{name}`. {did_you_mean(name, known)}")
+    if flips and not (percent.isdecimal() and int(percent) <= 50):
+        raise MixalignError(
+            f"Generator `{generator}` flips {percent or 'no number'} % of the labels, but may flip 0 to 50: beyond "
+            "half of them the wrong answers would be taught. Write a whole number behind the `~`, as in `compare~20`."
+        )
     if rows < 1:
         raise MixalignError(f"Generator `{generator}` was asked for {rows} rows, but needs at least 1.")
     rng = random.Random(f"{generator}/{split}/{seed}")
-    triples = [GENERATORS[generator](rng) for _ in range(rows)]
+    if name in ENGLISH:
+        written = [(e["prompt"], e["chosen"], e["rejected"]) for e in write_rows(name, rows, split, seed)]
+        turns = [_flipped(row, int(percent or 0), rng) for row in written]
+        return [Example(prompt=p, chosen=c, rejected=r) for p, c, r in turns]
+    triples = [_flipped(GENERATORS[name](rng), int(percent or 0), rng) for _ in range(rows)]
     return [Example(prompt=p, chosen=c, rejected=r) for p, c, r in triples]
+
+
+def _flipped(row: tuple[T, T, T], percent: int, rng: random.Random) -> tuple[T, T, T]:
+    prompt, chosen, rejected = row
+    return (prompt, rejected, chosen) if percent and rng.random() * 100 < percent else row

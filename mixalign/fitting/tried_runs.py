@@ -135,8 +135,11 @@ def _losses(run: Run, tasks: Sequence[str], quantity: str) -> Tensor:
             )
             raise MixalignError(f"{run.path} has no validation {quantity} of task `{task}` in metrics.csv ({why}).")
         steps, values = run.validation[f"eval_{quantity}/{task}"]
-        kept = steps[-1]
-        if exported := run.eval.get("exported"):
+        kept, exported = steps[-1], run.eval.get("exported")
+        if exported and "averaged" in exported:  # metrics.csv has the last weights, not the mean
+            losses.append(float(exported["validation"][quantity][task]))
+            continue
+        if exported:
             kept = exported["step"]
         elif run.config.get("export") == "best" and watched is not None:  # of an older version
             kept = watched[0][np.nanargmin(watched[1])]

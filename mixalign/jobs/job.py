@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.read.columns import ColumnUse
 from mixalign.data.read.sources import TaskSpec, load_rows
+from mixalign.data.scorers import Scorer
 from mixalign.data.tokens.cache import TokenCache
 from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.errors import MixalignError
 from mixalign.jobs.check_model import check_model, warn_of_dropout
 from mixalign.jobs.day import template_day
 from mixalign.jobs.order import as_begun, plain_tasks
-from mixalign.jobs.tasks import read_task, target_specs, task_specs, warn_of_losses
+from mixalign.jobs.tasks import filled, read_task, scorer_of, target_specs, task_specs, warn_of_few, warn_of_losses
 from mixalign.jobs.validations import validation_interval
+from mixalign.models.gguf import GGUF
 from mixalign.objectives.base import Objective
 from mixalign.stopping import stage
 from mixalign.training.engine import choose_layout, choose_precision, prepare_process
@@ -58,6 +60,7 @@ class Job:
         eval_batch_size: rows of a forward pass in validation and scoring.
         open_sizes: which of these two are still to be chosen, by the memory that the model leaves.
         columns: what the columns of each task's rows are used for.
+        scorers: of generated answers of each task; None where it has none.
         day: what the chat template takes for today; None when it prints no date.
         layout: makes a batch of rows; `fitted_to` chooses it.
         start: fingerprint of the base model, as `weights_fingerprint` has it; empty until it was read.
@@ -78,6 +81,7 @@ class Job:
     eval_batch_size: int = FEW
     open_sizes: tuple[str, ...] = ()
     columns: dict[str, ColumnUse] = field(default_factory=dict)
+    scorers: dict[str, Scorer | None] = field(default_factory=dict)
     day: str | None = None
     layout: Layout = field(default=collate)
     start: str = ""
@@ -155,14 +159,13 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
         MixalignError: for rows, or a setting of a task, that cannot be used.
     """
     prepare_process(settings.engine)
+    settings = _unpacked(settings)
     specs = as_begun(task_specs(settings.data), begun, settings.plain)
     overrides = [dict(spec.objective) for spec in specs.values()]
     objective = settings.objective.for_tasks(overrides)
     tokenizer = settings.model.tokenizer()
-    folder = settings.cache_dir / "tokens" if settings.data.cache_tokens else None
     day = template_day(tokenizer, settings.data.date, settings.cache_dir)
-    cache = TokenCache(tokenizer, folder, settings.data.workers, day, settings.data.on_lost_text)
-    tokens = _Tokens(cache, objective, settings.data.max_length)
+    tokens = _Tokens(_token_cache(settings, tokenizer, day), objective, settings.data.max_length)
     made: dict[str, dict[str, TaskDataset]] = {}
     columns: dict[str, ColumnUse] = {}
     for task, spec in specs.items():
@@ -170,10 +173,10 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
         columns[task] = rows.columns
         for split, examples in rows.items():
             made.setdefault(split, {})[task] = tokens.table(task, spec, split, examples)
-    data = _filled(made)
+    data = filled(made)
     targets = _targets(settings, specs, data["validation"], tokens)
     warn_of_losses(tokens.counts)
-    _warn_of_few(specs, tokens.counts)
+    warn_of_few(specs, tokens.counts)
     num_rows = sum(map(len, data["train"]))
     steps = num_steps("", settings.steps, settings.epochs, num_rows, settings.batch_size)
     val_every, why = validation_interval(settings, steps, data["train"], data["validation"])
@@ -192,32 +195,20 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
         open_sizes=tuple(key for key in SIZES if getattr(settings, key) == AUTO),
         **{key: getattr(settings, key) for key in SIZES if getattr(settings, key) != AUTO},
         columns=columns,
+        scorers={task: scorer_of(task, spec) for task, spec in specs.items()},
         day=day,
     )
 
 
-def _warn_of_few(specs: Mapping[str, TaskSpec], counts: Sequence[tuple[str, TokenCounts]]) -> None:
-    """Says how many rows remain where `max_rows` chose some that tokenisation dropped."""
-    for split, c in counts:
-        wanted = specs[c.task].max_rows if split == "train" else None
-        if wanted is not None and c.kept < c.rows:
-            log.warning(
-                "Task `%s`: of the rows that `max_rows: %d` chose, %d of %d are dropped as too long or without an "
-                "answer, and %d are trained on. It chooses before that; raise it, or `max_length`.",
-                c.task, wanted, c.rows - c.kept, c.rows, c.kept,
-            )  # fmt: skip
+def _token_cache(settings: RunSettings, tokenizer: Any, day: str | None) -> TokenCache:
+    data, folder = settings.data, settings.cache_dir / "tokens"
+    return TokenCache(tokenizer, folder if data.cache_tokens else None, data.workers, day, data.on_lost_text)
 
 
-def _filled(made: Mapping[str, Mapping[str, TaskDataset]]) -> dict[str, list[TaskDataset]]:
-    """One table a task and split; tasks without test rows are judged on their validation rows, which is said."""
-    if lacking := [f"`{task}`" for task in made["train"] if "test" in made and task not in made["test"]]:
-        log.warning(
-            "Of the tasks only %s have test rows. In the results %s stand on validation rows, which training looks at "
-            "to choose a checkpoint: `held_out` is false for them. Give each task test rows, `data.tasks.<name>.test`.",
-            ", ".join(f"`{task}`" for task in made["test"]), ", ".join(lacking),
-        )  # fmt: skip
-    validation = made["validation"]
-    return {split: [tables.get(task, validation[task]) for task in made["train"]] for split, tables in made.items()}
+def _unpacked(settings: RunSettings) -> RunSettings:
+    """With the model as a folder, where it is something else that has to become one."""
+    source = settings.model
+    return replace(settings, model=source.unpacked(settings.cache_dir)) if isinstance(source, GGUF) else settings
 
 
 @dataclass(frozen=True)

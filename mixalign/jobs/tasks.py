@@ -9,14 +9,17 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from mixalign.config.build import allowed_function
 from mixalign.config.settings import DataSettings
+from mixalign.data.dataset import TaskDataset
 from mixalign.data.generated import generate
 from mixalign.data.read.columns import ColumnUse
 from mixalign.data.read.sources import TaskRows, TaskSpec, discover_tasks, load_task
+from mixalign.data.scorers import Scorer, built_in
 from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.errors import MixalignError, did_you_mean
 
-__all__ = ["read_task", "target_specs", "task_specs", "warn_of_losses"]
+__all__ = ["filled", "read_task", "scorer_of", "target_specs", "task_specs", "warn_of_few", "warn_of_losses"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ SAME_ROWS = (
     "objective",
     "on_bad_row",
     "on_overlap",
+    "scorer",
     *GENERATED,
 )
 """Fields of a task that leave its training rows what they are, or take a part of them; paths are compared resolved."""
@@ -98,6 +102,17 @@ def read_task(task: str, spec: TaskSpec, data: DataSettings, *, chat: bool = Fal
     return TaskRows(examples, ColumnUse())
 
 
+def scorer_of(task: str, spec: TaskSpec) -> Scorer | None:
+    """How generated answers of a task are scored; None where nothing says it.
+
+    Raises:
+        MixalignError: for a function that is not allowed, or not there.
+    """
+    if isinstance(spec.scorer, str) and spec.scorer != "exact":
+        return allowed_function(f"data.tasks.{task}.scorer", spec.scorer)
+    return built_in(spec)
+
+
 def _refined(base: TaskSpec, over: TaskSpec) -> TaskSpec:
     default = TaskSpec()
     changed = {f.name: getattr(over, f.name) for f in fields(over) if getattr(over, f.name) != getattr(default, f.name)}
@@ -137,3 +152,27 @@ def warn_of_losses(counts: Sequence[tuple[str, TokenCounts]]) -> None:
         losses = [f"{n} {what}" for n, what in parts if n]
         if losses:
             log.warning("Task `%s` (%s): of %d rows, %s.", c.task, split, c.rows, "; ".join(losses))
+
+
+def warn_of_few(specs: Mapping[str, TaskSpec], counts: Sequence[tuple[str, TokenCounts]]) -> None:
+    """Says how many rows remain where `max_rows` chose some that tokenisation dropped."""
+    for split, c in counts:
+        wanted = specs[c.task].max_rows if split == "train" else None
+        if wanted is not None and c.kept < c.rows:
+            log.warning(
+                "Task `%s`: of the rows that `max_rows: %d` chose, %d of %d are dropped as too long or without an "
+                "answer, and %d are trained on. It chooses before that; raise it, or `max_length`.",
+                c.task, wanted, c.rows - c.kept, c.rows, c.kept,
+            )  # fmt: skip
+
+
+def filled(made: Mapping[str, Mapping[str, TaskDataset]]) -> dict[str, list[TaskDataset]]:
+    """One table a task and split; tasks without test rows are judged on their validation rows, which is said."""
+    if lacking := [f"`{task}`" for task in made["train"] if "test" in made and task not in made["test"]]:
+        log.warning(
+            "Of the tasks only %s have test rows. In the results %s stand on validation rows, which training looks at "
+            "to choose a checkpoint: `held_out` is false for them. Give each task test rows, `data.tasks.<name>.test`.",
+            ", ".join(f"`{task}`" for task in made["test"]), ", ".join(lacking),
+        )  # fmt: skip
+    validation = made["validation"]
+    return {split: [tables.get(task, validation[task]) for task in made["train"]] for split, tables in made.items()}

@@ -28,6 +28,7 @@ from mixalign.merging.search import Search, search_weights
 from mixalign.merging.write import Merged, fresh_folder, merge_folders
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings, write_config
+from mixalign.runs.generations import Generations, with_generations
 from mixalign.runs.identity import begun_tasks, check_measured, write_identity
 from mixalign.runs.portable import where_it_began
 from mixalign.runs.summary import eval_table, write_results
@@ -183,7 +184,7 @@ def merge_specialists(
         write_json(part / "recipe.json", _recipe(job, reference, how, search))
         result = evaluate_folder(job, reference, part / "model", job.final_split) | {"mixer": name, "static": True}
         write_results(part / "eval.json", result)
-    return result
+        return with_generations(Generations.of(job, reference, job.final_split), reference, part)
 
 
 def _recipe(job: Job, reference: Frozen, how: Merge, search: Search | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mixalign.checks import check_choice, check_number
+from mixalign.errors import MixalignError
 from mixalign.losses.excess import CLIPS, Clip
 from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
@@ -35,6 +36,9 @@ class AMAS(Rule):
             and a small bias.
         ema_decay: weight of the past in `ema`.
         clip: `sample`: mean of max(loss - specialist loss, 0); `task`: max of the mean and 0; `none`.
+        entropy: weight lam of the entropy of q in the game, in nats of excess (our addition): `log q_i <- (1 - eta lam)
+            log q_i + eta ehat_i`. Past excess is forgotten over 1 / (eta lam) updates, so that a task that has caught
+            up with its specialist gives its share back, and q tends to softmax(excess / lam). 0 is the paper's EXP3.
     """
 
     eta: float = 0.1
@@ -43,6 +47,7 @@ class AMAS(Rule):
     absent: Absent = "importance"
     ema_decay: float = 0.9
     clip: Clip = "sample"
+    entropy: float = 0.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"excess_K", "excess_iw_K"})
     composition: ClassVar[Composition] = "multinomial"
@@ -55,6 +60,12 @@ class AMAS(Rule):
         check_choice("mixer.c_schedule", self.c_schedule, get_args(Schedule))
         check_choice("mixer.absent", self.absent, get_args(Absent))
         check_choice("mixer.clip", self.clip, CLIPS)
+        check_number("mixer.entropy", self.entropy, 0)
+        if self.eta * self.entropy > 1:
+            raise MixalignError(
+                f"`mixer.entropy` is {self.entropy} and `mixer.eta` {self.eta}, whose product is the share of the past "
+                "that an update forgets, and must not be above 1. Lower one of them."
+            )
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         zero_K = torch.zeros(len(rows_K), dtype=torch.float64)
@@ -63,7 +74,7 @@ class AMAS(Rule):
     def update(self, signal: MixSignal, state: State) -> tuple[Mix, State]:
         estimate_K, seen_K = self._estimate(signal, state)
         gain_K = estimate_K.where(seen_K > 0, torch.nan)  # of a task that was never seen nothing is known
-        log_q_K = ascend(state["log_q_K"], gain_K, self.eta)
+        log_q_K = ascend(self._remembered(state["log_q_K"]), gain_K, self.eta)
         return self._mix({"log_q_K": log_q_K, "estimate_K": estimate_K, "seen_K": seen_K}, signal.step + 1)
 
     def caution(self, num_tasks: int, batch_size: int) -> str | None:
@@ -81,6 +92,10 @@ class AMAS(Rule):
             f"one sample of a rare task with an excess of log 2 can multiply its weight by {factor}. "
             f"Take eta at most {self.eta / jump:.3g}, a larger c, or absent=ema."
         )
+
+    def _remembered(self, log_q_K: Tensor) -> Tensor:
+        """The weights of the past in this update; all of them without an entropy term, to the bit."""
+        return log_q_K if self.entropy == 0 else ((1 - self.eta * self.entropy) * log_q_K).log_softmax(0)
 
     def _estimate(self, signal: MixSignal, state: State) -> tuple[Tensor, Tensor]:
         if self.absent == "importance":

@@ -13,6 +13,7 @@ from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.runs.folder import read_settings, that_matter
 from mixalign.runs.identity import begun_from
+from mixalign.training.callbacks.average import first_step, share_of
 from mixalign.training.callbacks.probes import probes_for
 from mixalign.training.checkpoints import (
     checkpoint_name,
@@ -117,6 +118,12 @@ def check_extension(run_dir: Path, job: Job, mixer: Rule, claimed: Claim) -> Non
         )
     rate: Optimizer = job.settings.optimizer
     done = checkpoint_step(claimed.resume) if claimed.resume else 0
+    share = share_of(job.settings.export, job.settings.average_last)
+    if share and done >= (first := first_step(share, job.steps)):
+        raise MixalignError(
+            f"{what}: the mean of its weights would begin at step {first}, and {done} are made, after which it cannot "
+            f"be taken any more. Take more steps, a smaller `average_last` in another `run_dir`, or train anew there."
+        )
     ended, anew = (rate.factor(steps)(done) for steps in (then, job.steps))
     if done >= then and ended < anew:
         raise MixalignError(

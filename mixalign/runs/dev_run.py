@@ -108,6 +108,7 @@ def shortened(plain: Mapping[str, Any], cache: Path, steps: int = STEPS) -> dict
         config["reference"] |= {"sft_steps": STEPS, "sft_epochs": None}
     config["influence"] |= {"samples": HELD_OUT, "sampling": None, "bootstrap": 10}
     config["merge"]["trials"] = min(config["merge"]["trials"], STEPS)
+    config["eval"] |= {"generate": min(config["eval"]["generate"], STEPS), "max_new_tokens": HELD_OUT}
     config["logger"] = CSV if config["logger"] else {}
     config["data"] |= {"tasks": _few_rows(config["data"]), "cache_tokens": False}
     return config

@@ -136,7 +136,8 @@ class _Rounds:
 
         def train() -> None:
             folder.mkdir(parents=True, exist_ok=True)
-            one = replace(self.run, mixer=Temperature(1.0), folder=folder, export="last", steps=steps)
+            export = self.run.export if self.run.export == "averaged" else "last"
+            one = replace(self.run, mixer=Temperature(1.0), folder=folder, export=export, steps=steps)
             train_generalist(replace(one, volume_K=list(volumes.values()), resume=newest_checkpoint(folder)))
 
         if number == 0:

@@ -29,7 +29,10 @@ def round_recipe(run: Generalist, volumes: Mapping[str, int], steps: int) -> dic
     job = run.job
     later = LATER if run.has_specialists else (*LATER, "specialists.")
     settings = {key: value for key, value in that_matter(job.plain).items() if not key.startswith(later)}
-    settings.pop("export", None)  # a round keeps its last weights
+    if settings.get("export") != "averaged":
+        settings.pop("export", None)  # a round keeps its last weights
+    if settings.get("average_last") is None:
+        settings.pop("average_last", None)  # in older caches there is no such key
     return {
         "stage": "round",
         "mixer": job.settings.mixer_name,

@@ -14,7 +14,7 @@ from mixalign.terminal import table_text
 __all__ = ["eval_json", "eval_table", "write_results"]
 
 log = logging.getLogger(__name__)
-SHOWN = ("loss", "specialist_loss", "gap", "excess", "accuracy", "margin")
+SHOWN = ("loss", "specialist_loss", "gap", "excess", "accuracy", "margin", "score_before", "score")
 
 
 def eval_json(
@@ -91,7 +91,7 @@ def eval_table(result: dict[str, Any]) -> str:
     title += _not_held_out(result["tasks"])
     worst = result["worst"].get("excess", result["worst"]["loss"])["task"]
     rows = [
-        [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(_shown(row[n]) for n in names)]
+        [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(_shown(row.get(n)) for n in names)]
         for task, row in result["tasks"].items()
     ]
     mean = ["mean", "", *(_shown(result["mean"][n]) for n in names)]
@@ -104,8 +104,18 @@ def _exported(result: Mapping[str, Any]) -> str:
     if not (exported := result.get("exported")):
         return ""
     step = f"exported: step {exported['step']} of {result['steps']}"
+    if "averaged" in exported:
+        first, last = exported["averaged"]
+        step = f"exported: the mean of the weights of steps {first} to {last} of {result['steps']}"
+        chosen = "" if exported["monitor"] is None else ", the best"
+    else:
+        chosen = ", the last one" if exported["monitor"] is None else ", the best"
+    if "candidates" in exported:
+        by, *values = exported["candidates"].items()
+        shown = ", ".join(f"{name} {_shown(value)}" for name, value in values)
+        return f"{step}{chosen} ({by[1]}: {shown})"
     if exported["monitor"] is None:
-        return f"{step}, the last one"
+        return f"{step}{chosen}"
     return f"{step}, the best by {exported['monitor']} ({exported['value']:.4g})"
 
 

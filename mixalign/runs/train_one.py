@@ -25,12 +25,14 @@ from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import Rule
 from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
+from mixalign.runs.exported import CHOSEN, put_exported
 from mixalign.runs.portable import export_base
 from mixalign.runs.summary import write_results
 from mixalign.runs.wandb_run import with_kept_id
 from mixalign.runs.yardstick import excess_over
 from mixalign.stopping import stage
 from mixalign.together.trainer import trainer_options
+from mixalign.training.callbacks.average import AverageWeights, share_of
 from mixalign.training.callbacks.best_checkpoint import MONITORS, BestCheckpoint
 from mixalign.training.callbacks.cost import Cost
 from mixalign.training.callbacks.leave import Leave
@@ -44,7 +46,7 @@ from mixalign.training.callbacks.wandb_board import WandbBoard
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.lightning_quirks import ended_early
 from mixalign.training.module import AlignModule
-from mixalign.training.sharding import load_weights, save_model
+from mixalign.training.sharding import save_model
 
 __all__ = ["Generalist", "train_generalist"]
 
@@ -62,7 +64,7 @@ class Generalist:
         reference: the model that it starts from.
         has_specialists: whether the rows carry specialists' losses.
         folder: gets metrics.csv, mix.jsonl, mixture.json, eval.json, cost.json, checkpoints/ and model/.
-        export: weights that are evaluated and saved: `best`, `best_gap` or `last`.
+        export: weights that are evaluated and saved: `best`, `best_gap`, `last` or `averaged`.
         steps: optimizer steps.
         volume_K: rows of each task in one epoch, for trainings on other volumes than the tasks have.
         resume: a Lightning checkpoint to go on from.
@@ -106,7 +108,8 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
                 fit(trainer, module, data, run.resume)
         except RuntimeError as error:
             raise _too_large(error, trainer, data) or error from None
-        run = replace(run, results={"exported": _exported(run, trainer, module), **ended_early(trainer), **run.results})
+        exported = put_exported(run.export, trainer, module, data)
+        run = replace(run, results={"exported": exported, **ended_early(trainer), **run.results})
         _write_cost(trainer, run)
         return _finish(run, trainer, module, data, mixing)
     finally:
@@ -138,7 +141,7 @@ def _trainer(run: Generalist, mixing: Mixing, loggers: list[Logger]) -> L.Traine
 def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
     """In order: probes hand what they measure to Mixing, and what saves comes behind what decides."""
     settings, checkpoints = run.job.settings, run.folder / "checkpoints"
-    probe = settings.probe
+    probe, share = settings.probe, share_of(run.export, settings.average_last)
     callbacks: list[Callback] = [
         *probes_for(run.mixer, settings.seed, probe.rows, probe.validation_rows, probe.weights),
         mixing,
@@ -146,6 +149,7 @@ def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
         TaskLog(mixing, settings.log_every),
         WandbBoard(mixing),
         *(build(node) for node in settings.callbacks.values()),
+        *([AverageWeights(share)] if share else []),
         _keeper(run, checkpoints),
         SaveNewest(checkpoints, settings.save_every),
         Leave(checkpoints),
@@ -158,7 +162,7 @@ def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
 
 def _keeper(run: Generalist, checkpoints: Path) -> BestCheckpoint:
     monitor = MONITORS[run.export] if run.has_specialists else "eval/worst_loss"
-    return BestCheckpoint(checkpoints, monitor, wanted=run.export != "last", resumed=run.resume and run.resume.parent)
+    return BestCheckpoint(checkpoints, monitor, wanted=run.export in CHOSEN, resumed=run.resume and run.resume.parent)
 
 
 def _too_large(error: RuntimeError, trainer: L.Trainer, data: MixtureData) -> MixalignError | None:
@@ -172,16 +176,6 @@ def _too_large(error: RuntimeError, trainer: L.Trainer, data: MixtureData) -> Mi
         "or set `engine.max_tokens` (the training stays the same), set `engine.gradient_checkpointing=true`, lower "
         "`data.max_length`, or train an adapter: `lora=default`."
     )
-
-
-def _exported(run: Generalist, trainer: Any, module: AlignModule) -> dict[str, Any]:
-    """Puts the weights to keep into the module; says of which step they are, and which monitor chose it."""
-    (keeper,) = [callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint)]
-    if run.export == "last" or keeper.best is None:
-        return {"step": trainer.global_step, "monitor": None, "value": None}
-    exported = keeper.exported()
-    load_weights(module, keeper.best)
-    return exported
 
 
 def _write_cost(trainer: Any, run: Generalist) -> None:

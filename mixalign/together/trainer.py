@@ -11,12 +11,14 @@ from mixalign.config.build import build
 from mixalign.config.settings import RunSettings, TrainerSettings
 from mixalign.errors import MixalignError
 from mixalign.together.agree import is_connected
+from mixalign.training.callbacks.average import share_of
 
 __all__ = ["probe_trainer", "trainer_options"]
 
 SILENT: dict[str, Any] = dict.fromkeys(
     ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
 )
+SPREADING = ("fullysharded", "fsdp", "modelparallel", "model_parallel", "deepspeed")  # in names of strategies
 PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy")
 
 
@@ -37,9 +39,22 @@ def trainer_options(settings: RunSettings, precision: str | int) -> dict[str, An
         if settings.export != "last":
             raise MixalignError("DeepSpeed's checkpoints are folders that only DeepSpeed reads: set `export=last`.")
         options["gradient_clip_val"] = settings.optimizer.max_grad_norm  # DeepSpeed clips by itself
+    _check_average(settings)
     if not is_connected() and (probe := probe_trainer(trainer)) is not None and probe.world_size > 1:
         options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     return _with_strategy(options)
+
+
+def _check_average(settings: RunSettings) -> None:
+    """Refuses a mean of weights that no process has as a whole."""
+    strategy = str(settings.trainer.strategy).lower()
+    kind = next((kind for kind in SPREADING if kind in strategy), None)
+    if kind and share_of(settings.export, settings.average_last):
+        key = "average_last" if settings.average_last else "export=averaged"
+        raise MixalignError(
+            f"`{key}` keeps a mean of the weights, and `trainer.strategy` ({kind}) spreads them over processes, where "
+            "that is not written yet. Take `trainer=ddp`, or set `export=best` or `last` and leave `average_last` out."
+        )
 
 
 def probe_trainer(trainer: TrainerSettings) -> L.Trainer | None:

@@ -19,7 +19,6 @@ from mixalign.config.parse import check_place
 from mixalign.config.settings import RunSettings
 from mixalign.config.sweep_specialists import changes_specialists, note_swept, pin_to_first, swept
 from mixalign.errors import MixalignError
-from mixalign.files import read_json
 from mixalign.frozen.batch_sizes import with_sizes_of
 from mixalign.frozen.cache import Frozen
 from mixalign.frozen.policy import attach_reference, reference_policy
@@ -32,6 +31,7 @@ from mixalign.runs.check import check_checkpoint, check_run, check_together, nee
 from mixalign.runs.claim import Claim, check_extension, claim, set_aside, still_there
 from mixalign.runs.dev_run import trial
 from mixalign.runs.folder import read_plain, write_config
+from mixalign.runs.generations import Generations, with_generations
 from mixalign.runs.identity import (
     begun_specialists,
     begun_tasks,
@@ -165,9 +165,9 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bo
     for note in notes_of(job, mixer, train_specialists):
         log.warning("%s", note)
     job, reference = reference_policy(job, same)
+    asked = Generations.of(job, reference, job.final_split)
     if claimed.finished:
         log.info("%s is finished already", run_dir)
-        result = read_json(run_dir / "eval.json")
     else:
         if claimed.then:
             decide(partial(set_aside, run_dir, job, claimed.then))
@@ -182,7 +182,9 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bo
             job, mixer, reference, has_specialists, run_dir, settings.export, job.steps, resume=claimed.resume
         )
         with stage("", again=_again(run_dir)):
-            result = _train(run)
+            _train(run)
+    with stage("", again=_again(run_dir)):
+        result = with_generations(asked, reference, run_dir)
     _say(eval_table(result) + (f"\nrun folder: {run_dir}" if kept else ""))
     run_merges(job, reference, run_dir, train_specialists, kept)
     return result

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixalign.data.generated import FACTS, GENERATORS, NOISE, generate
+from mixalign.data.generated import FACTS, GENERATORS, LETTERS, NOISE, generate
 from mixalign.errors import MixalignError
 
 every_task = pytest.mark.parametrize("task", GENERATORS)
@@ -18,6 +18,10 @@ def is_right(task, prompt, answer):
         return answer in {f"{number:02d}" for key, number in FACTS if key == word}
     if letter == "h":
         return answer == ("!!" if set(word) & set("uvwxyz") else word)
+    if letter in "els" and word[0].isdigit():
+        number, word = int(word[0]), word[1:]
+        moved = "".join(LETTERS[(LETTERS.index(x) + number) % len(LETTERS)] for x in word)
+        return answer == {"e": word + "#?*+-;:%&@"[number], "l": word[number % len(word)], "s": moved}[letter]
     if letter == "t":
         return answer == ("A" if word < "k" else "B")
     return answer == {"f": word + "#", "p": word, "r": word[::-1]}[letter]
@@ -62,6 +66,24 @@ def test_taste_is_wrong_in_about_two_of_five_rows():
     assert all({row["chosen"], row["rejected"]} == {"A", "B"} for row in rows)
 
 
+def test_labels_are_flipped_in_the_share_that_is_named():
+    """2000 rows: the standard error of the share is .9 points."""
+    flipped = generate("compare~20", 2000, "train", 0)
+    wrong = sum(not is_right("compare", row["prompt"], row["chosen"]) for row in flipped) / 2000
+    assert wrong == pytest.approx(0.2, abs=0.03)
+    assert all({row["chosen"], row["rejected"]} == {"<", ">"} for row in flipped)
+    assert [row["prompt"] for row in flipped] != [row["prompt"] for row in generate("compare", 2000, "train", 0)]
+    assert all(is_right("compare", row["prompt"], row["chosen"]) for row in generate("compare~0", 200, "train", 0))
+
+
+def test_tasks_of_a_family_have_prompts_of_their_own():
+    names = [name for name in GENERATORS if name[-1].isdigit()]
+    assert len(names) == 21
+    starts = {name: {row["prompt"][:2] for row in generate(name, 50, "train", 0)} for name in names}
+    assert all(len(found) == 1 for found in starts.values())
+    assert len(set.union(*starts.values())) == len(names)
+
+
 def test_a_fact_is_the_same_in_every_split():
     found = [{(r["prompt"], r["chosen"]) for r in generate("facts", 500, split, 0)} for split in ("train", "test")]
     assert found[0] == found[1]
@@ -82,7 +104,12 @@ def test_the_wrong_answer_of_reverse_differs_in_one_letter():
 
 @pytest.mark.parametrize(
     ("generator", "rows", "message"),
-    [("helpfull", 5, "Did you mean `helpful`"), ("safe", 0, "asked for 0 rows")],
+    [
+        ("helpfull", 5, "Did you mean `helpful`"),
+        ("safe", 0, "asked for 0 rows"),
+        ("safe~60", 5, "flips 60 % of the labels, but may flip 0 to 50"),
+        ("safe~", 5, "flips no number % of the labels"),
+    ],
 )
 def test_refuses(generator, rows, message):
     with pytest.raises(MixalignError, match=message):

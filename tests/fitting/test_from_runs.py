@@ -99,6 +99,16 @@ class TestRuns:
         found = tried_runs([tmp_path / "best"])
         assert found.loss_NK.numpy() == pytest.approx(torch.tensor([bowls(w) for w in MIXTURES[:4]]).numpy() + 1)
 
+    def test_of_a_mean_of_weights_its_own_validation_counts(self, tmp_path):
+        """metrics.csv has the losses of the last weights."""
+        for number, weights in enumerate(MIXTURES[:4]):
+            folder = write_run(tmp_path / "mean" / str(number), weights, [9, 9, 9], export="averaged")
+            seen = {"loss": dict(zip(("math", "code", "chat"), bowls(weights), strict=True))}
+            kept = {"exported": {"step": 20, "monitor": None, "value": None, "averaged": [15, 20], "validation": seen}}
+            (folder / "eval.json").write_text(json.dumps(json.loads((folder / "eval.json").read_text()) | kept))
+        found = tried_runs([tmp_path / "mean"])
+        assert found.loss_NK.numpy() == pytest.approx(torch.tensor([bowls(w) for w in MIXTURES[:4]]).numpy())
+
     def test_excess_over_several_sets_of_specialists_is_refused_by_name(self, tmp_path):
         """Runs of different seeds go into one fit, so they too must have the same."""
         for number, weights in enumerate(MIXTURES[:4]):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mixalign.data.batches.sampler import MixtureSampler
+from mixalign.errors import MixalignError
 from mixalign.mixers.ama_s import AMAS
 from mixalign.mixers.base import MixSignal
 from mixalign.mixers.fixed import Temperature
@@ -68,6 +69,32 @@ def test_a_task_without_a_sample(absent, excess, odds):
 def test_a_task_that_was_never_seen_keeps_its_share_while_others_move():
     sample = play(AMAS(eta=1.0, c=0.0, absent="hold"), [NAN, log(2), 0.0])
     assert sample == pytest.approx([1 / 3, 4 / 9, 2 / 9])
+
+
+@pytest.mark.parametrize(
+    ("excess", "odds"),  # eta 1, entropy 1/2: half of the log-odds is forgotten in an update
+    [
+        ([[log(4), 0.0]], 4),
+        ([[log(4), 0.0], [0.0, 0.0]], 2),
+        ([[log(4), 0.0], [log(4), 0.0]], 8),
+        ([[log(4), 0.0]] * 60, 16),  # where it tends to: softmax(excess / entropy)
+        ([[log(4), 0.0]] * 60 + [[0.0, 0.0]] * 60, 1),  # a task that has caught up gives its share back
+    ],
+)
+def test_entropy_forgets(excess, odds):
+    q = play(AMAS(eta=1.0, c=0.0, entropy=0.5), *excess)
+    assert q[0] / q[1] == pytest.approx(odds)
+
+
+def test_without_entropy_nothing_is_forgotten_to_the_bit():
+    excess = torch.rand(50, 4, dtype=torch.float64).tolist()
+    assert play(AMAS(eta=0.3, entropy=0.0), *excess) == play(AMAS(eta=0.3), *excess)
+    assert play(AMAS(eta=0.3, entropy=0.01), *excess) != play(AMAS(eta=0.3), *excess)
+
+
+def test_more_than_all_of_the_past_cannot_be_forgotten():
+    with pytest.raises(MixalignError, match=r"`mixer.entropy` is 3.0 and `mixer.eta` 0.5, whose product"):
+        AMAS(eta=0.5, entropy=3.0)
 
 
 def test_c_of_one_is_uniform_sampling():

@@ -125,7 +125,7 @@ CASES: dict[str, tuple[str, str]] = {  # overrides, and the beginning of the mes
     "seed of the model": ("model.seed=x", "`model.seed` is 'x', but must be a whole number from 0 on"),
     "seed of specialists": ("specialists.seed=-1", "`specialists.seed` is -1, but must be"),
     # words
-    "export": ("export=worst", "`export` is 'worst'. Known: best, best_gap, last."),
+    "export": ("export=worst", "`export` is 'worst'. Known: averaged, best, best_gap, last."),
     "composition": ("composition=mixed", "`composition` is 'mixed'. Known: multinomial, stratified."),
     "policy": ("specialists.train=maybe", "`specialists.train` is 'maybe'. Known: always, auto, never."),
     "mode": ("reference.mode=x", "`reference.mode` is 'x'. Known: adapter_off, cached, frozen_copy."),

@@ -139,6 +139,23 @@ def test_two_processes_make_the_run_of_one(call, tiny, one, tmp_path, launch):
 
 
 @pytest.mark.long
+def test_the_mean_of_the_weights_of_two_processes_is_that_of_one(call, cli, tiny, one, tmp_path):
+    """Each keeps a mean of its own copy, and a checkpoint has one of them."""
+    given = ("mixer=ama_s", "export=averaged", "trainer.accelerator=cpu", f"cache_dir={tmp_path / 'cache'}")
+    shutil.copytree(one / "cache", tmp_path / "cache")
+    means = []
+    for name, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
+        done = call(*PYTHON, "train", *tiny(*given, *more, f"run_dir={tmp_path / name}"))
+        assert done.returncode == 0, done.stderr
+        result = json.loads((tmp_path / name / "eval.json").read_text())
+        assert result["exported"]["averaged"] == [4, 4]
+        means.append((load_file(tmp_path / name / "model/model.safetensors"), result["exported"]["candidates"]))
+    (mine, seen), (other, also) = means
+    assert max(float((mine[key] - other[key]).abs().max()) for key in mine) < 1e-4
+    assert seen["averaged"] == pytest.approx(also["averaged"], abs=1e-4)
+
+
+@pytest.mark.long
 def test_specialists_of_two_processes_are_those_of_one(cli, tiny, one, tmp_path):
     """One of them is missing, and all scores."""
     cache = tmp_path / "cache"

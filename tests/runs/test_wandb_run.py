@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 import pytest
 import wandb
 
-from tests.tiny_runs import train_from_overrides
+from tests.tiny_runs import TASKS, train_from_overrides
 
 CHEAP = ("mixer=uniform", "specialists.train=never", "objective=sft", "save_every=1", "val_every=2", "logger=wandb")
 
@@ -58,6 +58,21 @@ def test_rounds_and_proxies_are_runs_of_their_own(go, begun, tmp_path):
     runs = {call[2].relative_to(tmp_path).as_posix(): call[0] for call in begun}
     assert set(runs) == {"doge/proxy", "doge"}
     assert len({*rounds.values(), *runs.values()}) == 4
+
+
+@pytest.mark.parametrize("own", [(), ("++logger.wandb.id=mine",)])
+def test_generated_answers_go_to_the_same_run(go, monkeypatch, begun, own):
+    logged = MagicMock()
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **options: init(**options) and logged)
+    scored = [f"data.tasks.{task}.scorer=exact" for task in TASKS]
+    go("run", "steps=2", "eval.generate=2", "eval.max_new_tokens=2", *scored, *own)
+    assert len({call[0] for call in begun}) == 1
+    (table,) = [call.args[0]["generations"] for call in logged.log.call_args_list if "generations" in call.args[0]]
+    assert table.columns == ["task", "row", "prompt", "answer", "before", "after", "score_before", "score"]
+    assert [row[0] for row in table.data] == [task for task in TASKS for _ in range(2)]
+    assert {f"score/{TASKS[0]}"} <= {key for call in logged.summary.update.call_args_list for key in call.args[0]}
+    assert logged.finish.called
 
 
 @pytest.mark.parametrize(

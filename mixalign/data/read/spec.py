@@ -1,10 +1,11 @@
 """A task's description, as the configuration gives it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mixalign.checks import check_choice, check_number, check_text
+from mixalign.checks import check_choice, check_number, check_pattern, check_text
 from mixalign.data.read.formats import COLUMNS
 from mixalign.data.tokens.plans import TRAIN_ON
 from mixalign.errors import MixalignError, did_you_mean
@@ -45,6 +46,10 @@ class TaskSpec:
     max_length: int | None = None  # tokens of prompt and completion; default: that of all tasks
     objective: Mapping[str, Any] = field(default_factory=dict)  # this task's settings of it: beta, loss, ...
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # variables of the chat template
+    # how generated answers are scored (eval.generate): exact (the same text as the row's own answer); {regex: "..."}
+    # (the same last match, or the same groups of it); or a function of prompt, answer and generated text such as
+    # my_module.score, which MIXALIGN_TARGETS must name; null: as the generator has it, or not at all
+    scorer: str | Mapping[str, str] | None = None
     generator: str | None = None  # name of a generated task, in place of a path
     rows: int | None = None  # training rows to generate
     validation_rows: int | None = None  # validation rows to generate
@@ -82,6 +87,8 @@ def _check(key: str, name: str, value: Any) -> None:
             raise MixalignError(f"`{key}` is {value!r}, but must be {wanted}.")
     elif name in CHOICES:
         check_choice(key, value, CHOICES[name])
+    elif name == "scorer":
+        _check_scorer(key, value)
     else:
         check_text(key, value)
     if name == "columns":
@@ -91,6 +98,16 @@ def _check(key: str, name: str, value: Any) -> None:
             kind, wanted = (str, "a word") if entry == "loss" else (int | float, "a number, or true or false")
             if not isinstance(setting, kind):
                 raise MixalignError(f"`{key}.{entry}` is {setting!r}, but must be {wanted}.")
+
+
+def _check_scorer(key: str, value: Any) -> None:
+    """Refuses what is none of the three ways to score; a function is looked for where it may be imported."""
+    if isinstance(value, Mapping) and [*value] == ["regex"]:
+        check_pattern(f"{key}.regex", value["regex"])
+    elif not isinstance(value, str) or (value != "exact" and not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", value)):
+        raise MixalignError(
+            f"`{key}` is {value!r}, but must be exact, {{regex: ...}}, or a function such as my_module.score."
+        )
 
 
 def _check_columns(key: str, columns: Mapping[Any, Any]) -> None:

@@ -26,7 +26,10 @@ TITLES = {
     "worst_accuracy": "worst accuracy",
     "mean_loss": "mean loss",
     "mean_accuracy": "mean accuracy",
+    "worst_score": "worst score",
+    "mean_score": "mean score",
 }
+SCORES = ("worst_score", "mean_score")  # of generated answers, where there are some
 Groups = Mapping[str, list[Run]]
 
 
@@ -119,6 +122,7 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
     has_excess = has_excess and not differing
     metric = "worst_excess" if has_excess else "worst_loss"
     columns = (metric, *(["worst_gap"] if has_excess else []), "worst_accuracy", "mean_loss", "mean_accuracy")
+    columns += SCORES if any(not math.isnan(run.score("mean_score")) for run in finished) else ()
     base, notes = _baseline(groups, baseline)
     usual = {name: label for name in BASELINES for label in reversed(groups) if groups[label][0].mixer == name}
     baselines = tuple(dict.fromkeys([base, *usual.values()]))
@@ -145,7 +149,7 @@ def paired(group: Sequence[Run], other: Sequence[Run], metric: str) -> Paired:
     mine, theirs = ({run.seed: run.score(metric) for run in runs} for runs in (group, other))
     seeds = [seed for seed in mine if seed in theirs]
     ours, others = ([scores[seed] for seed in seeds] for scores in (mine, theirs))
-    return Paired.between(ours, others, lower_is_better=not metric.endswith("accuracy"))
+    return Paired.between(ours, others, lower_is_better=not metric.endswith(("accuracy", "score")))
 
 
 def _rows(groups: Groups, baselines: Sequence[str], plain: str | None, columns: Sequence[str]) -> list[Row]:

@@ -11,12 +11,13 @@ import numpy as np
 from mixalign.errors import MixalignError
 from mixalign.reporting.read.costs import Cost, read_cost
 from mixalign.reporting.read.files import RunConfig, number, read_object, read_settings
+from mixalign.reporting.read.generations import Sample, read_generations
 from mixalign.reporting.read.history import MixHistory, Series, read_mix_history, read_validation
 
 __all__ = ["Method", "Run", "load_run", "run_folders", "worst"]
 
 Method = Literal["static", "adaptive", "merge"]
-LOWER_IS_WORSE = frozenset({"accuracy", "margin"})
+LOWER_IS_WORSE = frozenset({"accuracy", "margin", "score", "score_before"})
 OF_SPECIALISTS = ("eval_excess/", "eval_gap/", "eval_specialist_loss/", "eval/worst_excess", "eval/worst_gap")
 MERGE = "merge_"  # how the mixer of a merge of specialists is named, which trains nothing
 
@@ -31,6 +32,7 @@ class Run:
         config: All of config.yaml. `settings`: by dotted key, those that are worth showing; `find_runs` fills it.
         validation: `eval_excess/reverse` and the like -> (steps, values), both of shape (N,).
         specialists: The recipe of each task's, over which its excess is; empty where its folder does not say.
+        generations: Answers that it generated to held-out prompts.
         cost: What it cost; None when its folder does not say.
         skipped: Why this run cannot be compared; empty when it can.
     """
@@ -49,6 +51,7 @@ class Run:
     specialists: RunConfig = field(default_factory=dict)
     mix_history: MixHistory | None = None
     validation: dict[str, Series] = field(default_factory=dict)
+    generations: tuple[Sample, ...] = ()
     cost: Cost | None = None
     skipped: str = ""
 
@@ -126,6 +129,7 @@ def load_run(path: str | Path) -> Run:
         specialists=read_object(path / "specialists.json"),
         mix_history=history,
         validation=read_validation(path / "metrics.csv"),
+        generations=read_generations(path / "generations.jsonl"),
         cost=read_cost(path, number(config.get("steps"))),
         skipped="" if scores.get("tasks") else "no eval.json: the run is unfinished or was not evaluated",
     )

@@ -59,7 +59,7 @@ def scores_table(comparison: Comparison) -> Table:
         for row in comparison.rows
     ]
     caption = MEANS.format(title=TITLES[comparison.metric]) + (
-        "Losses, excess and gap in nats, lower is better; accuracy in [0, 1]. The baseline is shaded."
+        "Losses, excess and gap in nats, lower is better; accuracy and score in [0, 1]. The baseline is shaded."
     )
     return Table(titles, rows, caption)
 

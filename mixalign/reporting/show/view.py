@@ -13,13 +13,23 @@ from mixalign.reporting.judge.verdicts import Statement
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show import rounds
+from mixalign.reporting.show.generations import ShownSample, generation_scores, shown_samples
 from mixalign.reporting.show.pictures import Picture, forests, picture, pictures
 from mixalign.reporting.show.plots.rounds import round_paths
 from mixalign.reporting.show.tables import Table, differences_table, methods_table, scores_table
 
 __all__ = ["Cell", "Page", "ShownRun", "ShownTable", "page_of", "plus_minus"]
 
-NUMBERS = ("loss", "accuracy", "margin", "excess", "gap", "specialist_loss")  # of a task, in the order of the columns
+NUMBERS = (
+    "loss",
+    "accuracy",
+    "margin",
+    "excess",
+    "gap",
+    "specialist_loss",
+    "score_before",
+    "score",
+)  # of a task, in the order of the columns
 
 
 class Cell(NamedTuple):
@@ -83,6 +93,14 @@ class ShownRounds:
 
 
 @dataclass(frozen=True)
+class ShownGenerations:
+    """What models generated: scores by task where there are some, and answers side by side."""
+
+    scores: ShownTable | None
+    samples: Sequence[ShownSample]
+
+
+@dataclass(frozen=True)
 class Page:
     """All that the template shows, in its order.
 
@@ -100,6 +118,7 @@ class Page:
     scores: ShownTable
     differences: ShownTable
     pictures: Sequence[Picture]
+    generations: ShownGenerations | None
     rounds: ShownRounds | None
     runs: Sequence[ShownRun]
     skipped: Sequence[tuple[str, str]]
@@ -121,6 +140,7 @@ def page_of(runs: Sequence[Run], comparison: Comparison) -> Page:
         scores=ShownTable.of(scores_table(comparison), comparison.baseline),
         differences=ShownTable.of(differences_table(comparison)),
         pictures=pictures(runs, comparison),
+        generations=_generations(runs),
         rounds=_rounds(runs),
         runs=[_shown_run(run) for run in runs],
         skipped=comparison.skipped,
@@ -158,6 +178,13 @@ def _spelled(score: Score) -> str:
     if score.n < 2:
         return "-" if not score.n else f"{score.mean:.3f} (one seed)"
     return f"{score.mean:.3f} \u00b1 {score.error:.3f}"
+
+
+def _generations(runs: Sequence[Run]) -> ShownGenerations | None:
+    samples, scores = shown_samples(runs), generation_scores(runs)
+    if not samples and scores is None:
+        return None
+    return ShownGenerations(ShownTable.of(scores) if scores else None, samples)
 
 
 def _rounds(runs: Sequence[Run]) -> ShownRounds | None:

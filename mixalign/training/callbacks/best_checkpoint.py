@@ -16,6 +16,7 @@ MONITORS = {
     "best": "eval/worst_excess",
     "best_gap": "eval/worst_gap",
     "last": "eval/worst_excess",
+    "averaged": "eval/worst_excess",
 }  # by what `export` says
 log = logging.getLogger(__name__)
 LAST_INSTEAD = (
@@ -123,6 +124,7 @@ class BestCheckpoint(ModelCheckpoint):
         state |= {key: self._here(state[key]) for key in PATHS}
         scores: dict[str, torch.Tensor] = state["best_k_models"]
         super().load_state_dict(state | {"best_k_models": {self._here(path): score for path, score in scores.items()}})
+        self.current_score = state.get("current_score")  # which Lightning (2.6.6) leaves out
 
     def _here(self, path: str) -> str:
         return str(Path(str(self.dirpath)) / Path(path).name) if path else ""

@@ -1,0 +1,113 @@
+"""Generated answers on the page: scores of every task, and answers to the same prompts side by side."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from mixalign.reporting.judge.statistics import Score
+from mixalign.reporting.read.files import number
+from mixalign.reporting.read.generations import Sample
+from mixalign.reporting.read.runs import Run
+from mixalign.reporting.show.tables import Table
+
+__all__ = ["ShownAnswer", "ShownSample", "generation_scores", "shown_samples"]
+
+START = "start model"
+A_TASK = 3  # prompts that are shown of each task
+LONGEST = 600  # characters of a text that are shown
+CAPTION = (
+    "Mean score of generated answers, mean \u00b1 standard error over seeds; 1 is right, 0 is wrong. Answers are "
+    "generated to the same held-out prompts before and after training."
+)
+
+
+class ShownAnswer(NamedTuple):
+    """Who answers, the text, and what is thought of it."""
+
+    who: str
+    text: str
+    mark: str = ""
+
+
+class ShownSample(NamedTuple):
+    """A prompt and its answers."""
+
+    task: str
+    prompt: str
+    answers: Sequence[ShownAnswer]
+
+
+def generation_scores(runs: Sequence[Run]) -> Table | None:
+    """The start model and every label, with the score of each task; None where nothing was scored."""
+    scored = [run for run in runs if not math.isnan(run.score("mean_score"))]
+    if not scored:
+        return None
+    tasks = list(dict.fromkeys(task for run in scored for task, row in run.eval["tasks"].items() if "score" in row))
+    rows = [[START, str(len({run.seed for run in scored})), *_means(scored, tasks, "score_before")]]
+    for label in dict.fromkeys(run.label for run in scored):
+        group = [run for run in scored if run.label == label]
+        rows.append([label, str(len(group)), *_means(group, tasks, "score")])
+    return Table(["model", "seeds", *tasks, "mean"], rows, CAPTION)
+
+
+def _means(runs: Sequence[Run], tasks: Sequence[str], key: str) -> list[str]:
+    by_task = [[number(run.eval["tasks"].get(task, {}).get(key)) for run in runs] for task in tasks]
+    scores = [Score.of(values) for values in [*by_task, [run.score(f"mean_{key}") for run in runs]]]
+    return [str(score) if score.n else "-" for score in scores]
+
+
+def shown_samples(runs: Sequence[Run]) -> list[ShownSample]:
+    """A few prompts of every task that one run of each label has answered, all with the same seed."""
+    answered = [run for run in runs if run.generations]
+    if not answered:
+        return []
+    seed = min(run.seed for run in answered)
+    chosen = {run.label: run for run in reversed(answered) if run.seed == seed}
+    chosen = {label: chosen[label] for label in dict.fromkeys(run.label for run in answered) if label in chosen}
+    by_label = {label: {(s.task, s.prompt): s for s in run.generations} for label, run in chosen.items()}
+    first = next(iter(by_label.values()))
+    common = [key for key in first if all(key in samples for samples in by_label.values())]
+    head, tail = _around([sample.prompt for sample in first.values()])
+    shown: list[ShownSample] = []
+    for task in dict.fromkeys(task for task, _ in common):
+        for key in [key for key in common if key[0] == task][:A_TASK]:
+            prompt = key[1][head : len(key[1]) - tail]
+            shown.append(
+                ShownSample(task, _cut(prompt), _answers(first[key], {n: s[key] for n, s in by_label.items()}))
+            )
+    return shown
+
+
+def _answers(sample: Sample, by_label: Mapping[str, Sample]) -> list[ShownAnswer]:
+    answers = [
+        ShownAnswer("wanted", _cut(sample.answer)),
+        ShownAnswer(START, _cut(sample.before), _mark(sample.score_before)),
+    ]
+    return answers + [ShownAnswer(label, _cut(one.after), _mark(one.score)) for label, one in by_label.items()]
+
+
+def _mark(score: float) -> str:
+    return "" if math.isnan(score) else {0.0: "wrong", 1.0: "right"}.get(score, f"{score:.2f}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} [... {len(text) - LONGEST:,} more characters]"
+
+
+def _common(texts: Sequence[str]) -> str:
+    """How all texts begin."""
+    first, last = min(texts), max(texts)
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:same]
+
+
+def _around(prompts: Sequence[str]) -> tuple[int, int]:
+    """Characters at the beginning and the end of all prompts that only the chat template says, up to whole lines."""
+    if len(set(prompts)) < 2:
+        return 0, 0
+    head = _common(prompts)
+    tail = _common([prompt[::-1] for prompt in prompts])[::-1]
+    marks = [match.end() for match in re.finditer(r"\n|>", head)]
+    begin = re.search(r"<", tail)
+    return (marks[-1] if marks else 0), (len(tail) - begin.start() if begin else 0)
