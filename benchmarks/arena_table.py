@@ -56,6 +56,7 @@ def with_block(text: str, table: str) -> str:
 def all_tables(results: Mapping[str, Any]) -> str:
     """All tables as Markdown."""
     parts = [_said(results), pooled_table(results)]
+    parts.append(f"Minus `{BASELINE}`'s, nats, every seed of every set-up a pair:\n\n{_over_all(results)}")
     for measure, title in MEASURES.items():
         parts.append(f"{title[0].upper()}{title[1:]} minus `{BASELINE}`'s, nats:\n\n{_by_setup(results, measure)}")
     skipped = [f"{name}: {s['skipped']}" for name, s in results["setups"].items() if "skipped" in s]
@@ -107,6 +108,21 @@ def _pooled(results: Mapping[str, Any], measure: str, label: str) -> list[str]:
     if won or lost:
         count += f" (corrected {sum(x < 0 for x in sure)}, {sum(x > 0 for x in sure)})"
     return [rank, _interval(Score.of(sizes)), count]
+
+
+def _over_all(results: Mapping[str, Any]) -> str:
+    """The mean difference over all pairs, its interval, and how many are better; large set-ups weigh no more."""
+    lines = []
+    for label in [label for label in results["mixers"] if label != BASELINE]:
+        cells = [_code(label)]
+        for measure in MEASURES:
+            columns = [setup["scores"] for setup in _ran(results).values()]
+            both = [(s[label][measure], s[BASELINE][measure]) for s in columns]
+            known = [pair for mine, theirs in both for pair in zip(mine, theirs, strict=True) if None not in pair]
+            pair = Paired.between([a for a, _ in known], [b for _, b in known])
+            cells.append(f"{pair.mean:+.3f} {pair.interval} ({pair.wins} of {pair.n})")
+        lines.append(cells)
+    return _markdown(["mixer", *MEASURES.values()], lines)
 
 
 def _by_setup(results: Mapping[str, Any], measure: str) -> str:
