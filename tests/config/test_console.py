@@ -44,7 +44,7 @@ def test_processes_of_a_sweep_count_together(capfd):
     )
     with each_warning_once():
         for _ in range(2):
-            subprocess.run([sys.executable, "-c", say], check=True, env=dict(os.environ))
+            subprocess.run([sys.executable, "-c", say], check=True, env=dict(os.environ), timeout=100)
     lines = capfd.readouterr().err.splitlines()
     assert lines == ["warning: said by all", "shown once, and came 2 times in this sweep: said by all"]
 
