@@ -29,20 +29,10 @@ BASE = "base"  # folder of a run, beside the one with its adapter: the model tha
 TRAINED_ON = "trained_on.json"  # beside an adapter of ours: `dtype` and `fingerprint` of a base that is not
 
 
-def find_file(place: str, name: str, revision: str | None = None) -> Path | None:
-    """A file of a model's folder, or of its repository on a hub; None where it is not, or cannot be asked for."""
-    from transformers.utils.hub import cached_file
-
-    folder = Path(place).expanduser()
-    if folder.exists() or place.startswith(("/", ".", "~")):
-        return folder / name if (folder / name).is_file() else None
-    missing = ("gated_repo", "missing_entries", "connection_errors")
-    quiet: dict[str, Any] = {f"_raise_exceptions_for_{what}": False for what in missing}
-    try:
-        found = cached_file(place, name, revision=revision, **quiet)
-    except (OSError, ValueError):  # no name of a hub: whoever loads the model says so
-        return None
-    return Path(found) if found else None
+def find_file(place: str, name: str) -> Path | None:
+    """A file of a model's folder; None where it is not, or where `place` is no folder."""
+    path = Path(place).expanduser() / name
+    return path if path.is_file() else None
 
 
 def named_base(config: Path) -> tuple[str, str | None]:
@@ -97,8 +87,8 @@ def check_base(config: Path, base: torch.nn.Module, dtype: str) -> None:
         )
 
 
-def load_adapter(base: Any, place: Path | str, trainable: bool = False, revision: str | None = None) -> Any:
-    """The model with the adapter of a folder or a hub, frozen unless it is `trainable`.
+def load_adapter(base: Any, place: Path | str, trainable: bool = False) -> Any:
+    """The model with the adapter of a folder, frozen unless it is `trainable`.
 
     Raises:
         MixalignError: when the adapter cannot be read, or was made for another model.
@@ -107,8 +97,8 @@ def load_adapter(base: Any, place: Path | str, trainable: bool = False, revision
     from peft.utils import load_peft_weights
 
     try:
-        model = PeftModel.from_pretrained(base, str(place), is_trainable=trainable, revision=revision)
-        read = load_peft_weights(str(place), device="cpu", revision=revision)
+        model = PeftModel.from_pretrained(base, str(place), is_trainable=trainable)
+        read = load_peft_weights(str(place), device="cpu")
         factors = {name for name in get_peft_model_state_dict(model, save_embedding_layers=False) if ".lora_" in name}
         if others := factors ^ {name for name in read if ".lora_" in name}:
             raise ValueError(f"{len(others)} of their layers are not the same, such as that of {min(others)}")
@@ -123,13 +113,13 @@ def load_adapter(base: Any, place: Path | str, trainable: bool = False, revision
     return model
 
 
-def merge_adapter(base: Any, place: str, revision: str | None = None) -> Any:
+def merge_adapter(base: Any, place: str) -> Any:
     """One model out of another and an adapter on it, of which all weights can be trained; it has no place on disk.
 
     Raises:
         MixalignError: when the adapter does not fit, or cannot be written into weights.
     """
-    model = load_adapter(base, place, revision=revision)
+    model = load_adapter(base, place)
     if not hasattr(model.base_model, "merge_and_unload"):
         raise MixalignError(
             f"`model.path={place}` is an adapter of type {model.active_peft_config.peft_type.value}, which is no "

@@ -35,8 +35,8 @@ class Pretrained:
     """A causal language model that transformers can load.
 
     Attributes:
-        path: a folder or a hub id. That of an adapter means one model of it and the model that it was trained on: what
-            is trained, also as a new adapter, and a reference policy, then begin there.
+        path: a folder or a hub id. The folder of an adapter means one model of it and the model that it was trained
+            on: what is trained, also as a new adapter, and a reference policy, then begin there.
         revision: branch, tag or commit on the hub.
         dtype: `float32`, `bfloat16` ... of the weights. Training in 16 bits keeps float32 weights and sets
             `trainer.precision=bf16-mixed` instead.
@@ -79,6 +79,11 @@ class Pretrained:
             **(_in_4_bits() if self.load_in_4bit else {}),
         )
         model, report = loaded
+        if getattr(model, "_hf_peft_config_loaded", False):  # transformers puts an adapter of a hub on its base
+            raise MixalignError(
+                f"`model.path={self.path}` is an adapter on the hub. Fetch it, `hf download {self.path} --local-dir "
+                "FOLDER`, and give that folder: what is trained then begins with it and its base."
+            )
         if missing := sorted(report["missing_keys"]):
             raise MixalignError(
                 f"`model.path={self.path}` lacks {len(missing)} of the weights of {type(model).__name__}, such as "
@@ -88,8 +93,8 @@ class Pretrained:
         return model
 
     def adapter(self) -> Path | None:
-        """The adapter_config.json where `path` is that of an adapter; None for a full model."""
-        return find_file(self.path, ADAPTER, self.revision)
+        """The adapter_config.json where `path` is the folder of an adapter; else None."""
+        return find_file(self.path, ADAPTER)
 
     def _base(self, adapter: Path) -> "Pretrained":
         """The model that an adapter was trained on."""
@@ -105,7 +110,7 @@ class Pretrained:
             )
         base = self._base(config).build()
         check_base(config, base, self.dtype)
-        model: PreTrainedModel = merge_adapter(base, str(Path(self.path).expanduser()), self.revision)
+        model: PreTrainedModel = merge_adapter(base, str(Path(self.path).expanduser()))
         self._let_stop(model)
         return model
 
@@ -127,7 +132,7 @@ class Pretrained:
             MixalignError: when it cannot be loaded, or `chat_template` is neither a name of ours nor a template.
         """
         source, adapter = self, self.adapter()
-        if adapter and not find_file(self.path, "tokenizer_config.json", self.revision):
+        if adapter and not find_file(self.path, "tokenizer_config.json"):
             source = self._base(adapter)
         tokenizer: PreTrainedTokenizerBase = source._load(AutoTokenizer)
         set_template(tokenizer, self.chat_template)
