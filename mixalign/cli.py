@@ -4,6 +4,7 @@ import ast
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from importlib import import_module
@@ -42,6 +43,8 @@ def main() -> None:
         return
     _leave_folder_to_first(verb)
     code = _guarded(verb)
+    # the exit status is known: a SIGTERM shall not replace it in the second that Python takes to unload torch
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     finish()
     sys.exit(code)
 

@@ -1,21 +1,14 @@
 """Lines on the terminal that do not tear progress bars."""
 
 import logging
-import os
 import textwrap
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from mixalign.fingerprint import fingerprint
+from mixalign.config.sweep_notes import came_again, counts
 from mixalign.terminal import print_line
 
-__all__ = ["ConsoleHandler", "each_warning_once", "quiet_libraries"]
+__all__ = ["ConsoleHandler", "quiet_libraries", "show_counts"]
 
-SHOWN = "MIXALIGN_SHOWN"  # environment variable, which the workers of a launcher get as well: a folder
-AGAIN = ".again"  # of a warning's file there: a byte for each time that it came and was not shown
 START = 100  # letters of a warning that name it
 
 
@@ -24,43 +17,15 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text, warns = self.format(record), record.levelno == logging.WARNING
-        if not (warns and _was_shown(text)):
+        if not (warns and came_again(text)):
             print_line(f"warning: {text}" if warns else text)
 
 
-@contextmanager
-def each_warning_once() -> Iterator[None]:
-    """Within, for all runs of a sweep, the terminal shows a warning once, and at the end how often it came.
-
-    Log files have it every time.
-    """
-    with TemporaryDirectory(prefix="mixalign-") as folder:
-        os.environ[SHOWN] = folder
-        try:
-            yield
-        finally:
-            del os.environ[SHOWN]
-            for path in sorted(Path(folder).glob(f"*{AGAIN}")):
-                start = textwrap.shorten(path.with_suffix("").read_text("utf-8"), START, placeholder=" ...")
-                print_line(f"shown once, and came {1 + path.stat().st_size} times in this sweep: {start}")
-
-
-def _was_shown(text: str) -> bool:
-    """Whether a run of this sweep has shown a warning already; counts it."""
-    folder = os.environ.get(SHOWN)
-    if folder is None:
-        return False
-    path = Path(folder) / fingerprint({"warning": text})
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-        return False
-    except FileExistsError:
-        with path.with_suffix(AGAIN).open("ab") as file:
-            file.write(b".")
-        return True
-    except OSError:  # of another machine, or full
-        return False
+def show_counts() -> None:
+    """At the end of a sweep, says how often each warning came that was shown once; log files have it every time."""
+    for text, count in counts().items():
+        start = textwrap.shorten(text, START, placeholder=" ...")
+        print_line(f"shown once, and came {count} times in this sweep: {start}")
 
 
 def quiet_libraries() -> None:

@@ -12,7 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from mixalign import stopping
-from mixalign.config.console import each_warning_once
+from mixalign.config.console import show_counts
 from mixalign.config.messages import user_message
 from mixalign.config.sweep_notes import announce, note, shared_notes, tell_processes
 from mixalign.config.sweep_notes import ended as by_notes
@@ -81,12 +81,13 @@ def judged() -> Iterator[None]:
     def made(self: Plugins, *args: Any, **kwargs: Any) -> Any:
         launcher: Any = make(self, *args, **kwargs)
         launcher.launch = _Launch(launcher, launcher.launch)
-        within.enter_context(each_warning_once())
+        within.enter_context(shared_notes())
+        within.callback(show_counts)
         return launcher
 
     Plugins.instantiate_launcher = made  # type: ignore[method-assign]
     try:
-        with shared_notes(), ExitStack() as within:
+        with ExitStack() as within:
             yield
     finally:
         Plugins.instantiate_launcher = make  # type: ignore[method-assign]

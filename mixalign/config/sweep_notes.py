@@ -1,4 +1,4 @@
-"""What the processes of a launcher and the one that started them tell each other: a stop, and what became of a run."""
+"""What the processes of a sweep tell each other: a stop, what became of a run, and which warnings have been shown."""
 
 import os
 import signal
@@ -8,10 +8,13 @@ from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from pathlib import Path
 
-__all__ = ["announce", "ended", "note", "shared_notes", "tell_processes"]
+from mixalign.fingerprint import fingerprint
+
+__all__ = ["announce", "came_again", "counts", "ended", "note", "shared_notes", "tell_processes"]
 
 FOLDER = "MIXALIGN_SWEEP"  # environment variable, which the processes of a launcher get as well
 STOP = "stop"
+WARNING, AGAIN = "warning-", ".again"  # of the latter, a byte for each time that a warning came and was not shown
 
 
 @contextmanager
@@ -58,6 +61,31 @@ def ended(first: int, count: int) -> list[str]:
             with suppress(FileNotFoundError):
                 kinds[place] = (folder / f"run-{first + place}").read_text("utf-8")
     return kinds
+
+
+def came_again(warning: str) -> bool:
+    """Counts a warning; gives whether a run of this sweep has shown it already."""
+    for folder in _folder():
+        path = folder / f"{WARNING}{fingerprint({'text': warning})}"
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(warning)
+        except FileExistsError:
+            with path.with_suffix(AGAIN).open("ab") as file:
+                file.write(b".")
+            return True
+        except OSError:  # a full disk
+            return False
+    return False
+
+
+def counts() -> dict[str, int]:
+    """Warning that came more than once -> how often it came."""
+    return {
+        path.with_suffix("").read_text("utf-8"): 1 + path.stat().st_size
+        for folder in _folder()
+        for path in sorted(folder.glob(f"{WARNING}*{AGAIN}"))
+    }
 
 
 def _folder() -> list[Path]:

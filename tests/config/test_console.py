@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from mixalign.config.console import ConsoleHandler, each_warning_once
+from mixalign.config.console import ConsoleHandler, show_counts
+from mixalign.config.sweep_notes import shared_notes
 
 WARNING = "Inside the warm-up are 4 of 4 steps, and much more stands in this line than a summary has room for, " * 2
 
@@ -22,12 +23,13 @@ def log():
 
 
 def test_a_sweep_shows_a_warning_once_and_counts_it(log, capsys):
-    with each_warning_once():
+    with shared_notes():
         for seed in range(3):
             log.warning("%s", WARNING)
             log.error("round %d", 0)
             log.warning("seed %d", seed)
         shown = capsys.readouterr().err
+        show_counts()
     assert shown.count("warning: Inside") == 1
     assert shown.count("round 0") == 3, "only warnings are counted"
     assert all(f"warning: seed {seed}\n" in shown for seed in range(3))
@@ -42,15 +44,16 @@ def test_processes_of_a_sweep_count_together(capfd):
         "import logging; from mixalign.config.console import ConsoleHandler; log = logging.getLogger(); "
         "log.addHandler(ConsoleHandler()); log.warning('said by all')"
     )
-    with each_warning_once():
+    with shared_notes():
         for _ in range(2):
             subprocess.run([sys.executable, "-c", say], check=True, env=dict(os.environ), timeout=100)
+        show_counts()
     lines = capfd.readouterr().err.splitlines()
     assert lines == ["warning: said by all", "shown once, and came 2 times in this sweep: said by all"]
 
 
 def test_outside_of_a_sweep_all_are_shown(log, capsys):
-    with each_warning_once():
+    with shared_notes():
         pass
     for _ in range(2):
         log.warning("again")

@@ -1,6 +1,7 @@
 """The command line: verbs, help, and one line for each error."""
 
 import json
+import subprocess
 import sys
 from importlib import import_module
 
@@ -159,3 +160,26 @@ def test_a_mixer_of_the_users_own_must_be_allowed(tiny, refuse, own_mixer, monke
     message = refuse(tiny(f"hydra.searchpath=[file://{own_mixer}]", "mixer=mine"))
     assert "`_target_: own_mixers.FirstTask` may not be built" in message
     assert "MIXALIGN_TARGETS" in message
+
+
+LATE = """
+import atexit, os, signal
+
+class Last:
+    def __del__(self, kill=os.kill, number=os.getpid()):
+        kill(number, signal.SIGTERM)
+
+last = Last()
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+from mixalign.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_does_not_change_what_a_finished_command_says(tmp_path):
+    """It comes while Python ends, which takes about a second once torch is loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, "no-such-verb"], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr.count("error: ")) == (1, 1), done.stderr
