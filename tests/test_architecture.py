@@ -6,7 +6,7 @@ Imports point downwards only, and never to a neighbour of the same layer:
           < fitting, merging, planning < verbs < cli
 
 `reporting` reads run folders and nothing else of the package. `checks`, `errors`, `files`, `fingerprint`, `hub`,
-`output`, `stopping` and `terminal` are free.
+`locks`, `output`, `stopping` and `terminal` are free.
 """
 
 import ast
@@ -35,7 +35,7 @@ LAYERS = [
     ["__init__", "__main__"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-FREE = {"checks", "errors", "files", "fingerprint", "hub", "output", "stopping", "terminal"}
+FREE = {"checks", "errors", "files", "fingerprint", "hub", "locks", "output", "stopping", "terminal"}
 NEIGHBOURS = {("mixers", "mixalign.losses.excess")}  # a mixer says how its excess is clipped
 PURE = ("losses", "mixers")  # maths: tensors in, tensors out
 

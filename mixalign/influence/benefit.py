@@ -179,23 +179,22 @@ class _Bound:
     target_loss: float | None
     budget: Budget
 
-    def damping(
+    def solve(
         self,
-        blocks: Mapping[str, Block],
+        blocks: Mapping[str, Block] | None,
         g_K: Sequence[Gradient],
         g_target: Gradient,
         share_K: np.ndarray,
         least: float,
-    ) -> float:
-        """The least damping, from `least` on in steps of 1, 2 and 5, under which no score is above the bound."""
-        damping = least
+    ) -> tuple[Gradient, float]:
+        """H^-1 g_target with the least damping, from `least` on in steps of 1, 2 and 5, that keeps to the bound."""
         for times in LADDER:
             damping = least * times
             v = solve(blocks, g_target, damping)
             score_K = _weigh(np.array([dot(v, g) for g in g_K]), share_K, self.budget, True)
-            if self.target_loss is None or STEP * np.abs(score_K).max() <= self.target_loss:
+            if not blocks or self.target_loss is None or STEP * np.abs(score_K).max() <= self.target_loss:
                 break
-        return damping
+        return v, damping
 
 
 def _measure(
@@ -211,8 +210,8 @@ def _measure(
     passes.layers = {name: layer for name, layer in passes.layers.items() if blocks is None or name in blocks}
     g_K = [{name: g[name] for name in passes.layers} for g in means.gradients[:num]]
     g_target = _mixed(means.gradients[num:], share_R, passes.layers)
-    damping = bound.damping(blocks, g_K, g_target, share_K, influence.damping) if blocks else influence.damping
-    v, w_K = solve(blocks, g_target, damping), [solve(blocks, g, damping) for g in g_K]
+    v, damping = bound.solve(blocks, g_K, g_target, share_K, influence.damping)
+    w_K = [solve(blocks, g, damping) for g in g_K]
     products = [x.cpu().numpy() for x in passes.products([[v]] * num + [w_K] * len(share_R))]
     domain_M, target_MK = [x[:, 0] for x in products[:num]], products[num:]
     return Benefit(

@@ -23,6 +23,7 @@ from mixalign.frozen.policy import attach_reference
 from mixalign.frozen.scored import scored
 from mixalign.frozen.specialists import attach_specialists, find_specialists
 from mixalign.jobs.job import Job, prepare, rows_fingerprint
+from mixalign.locks import alone
 from mixalign.merging.methods import METHODS, Merge
 from mixalign.merging.search import Search, search_weights
 from mixalign.merging.write import Merged, fresh_folder, merge_folders
@@ -36,7 +37,6 @@ from mixalign.runs.yardstick import keep_specialists
 from mixalign.stopping import stage
 from mixalign.terminal import say_result
 from mixalign.together.agree import world
-from mixalign.together.locks import alone
 from mixalign.training.meter import Meter
 from mixalign.training.sharding import save_model
 

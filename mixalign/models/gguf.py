@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mixalign.checks import check_text
 from mixalign.errors import MixalignError
-from mixalign.files import may_write, replacing, write_json
+from mixalign.files import replacing, write_json
+from mixalign.locks import alone, check_may_make
 from mixalign.models.load import Pretrained
 
 __all__ = ["GGUF"]
@@ -165,14 +165,8 @@ class GGUF:
         return self.as_pretrained(str((place / "model").absolute()))
 
     def _make(self, place: Path, locks: Path, recipe: dict[str, str]) -> None:
-        if not may_write(place) or not may_write(locks):
-            raise MixalignError(
-                f"{place} is missing and would have to be made, but this user may not write there. Name a `cache_dir` "
-                "of your own."
-            )
-        locks = locks / "gguf"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / place.name):
+        check_may_make(place, locks)
+        with alone(locks / "gguf" / place.name):
             if (place / "recipe.json").is_file():
                 return
             log.info("the weights of %s go to %s", recipe["file"], place)

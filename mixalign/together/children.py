@@ -135,14 +135,16 @@ def _blame(error: Exception, children: Sequence[subprocess.Popen[bytes]], folder
     if isinstance(error, MixalignError):
         return
     stopping.check()  # else the connection broke because the others were told to stop as well
+    if refusals := sorted(folder.glob("*.error")):  # written before the connection broke, unlike an exit status
+        raise MixalignError(refusals[0].read_text()) from None
+    if stops := sorted(folder.glob("*.stopped")):
+        raise Stopped(stops[0].read_text(), 128 + signal.SIGTERM) from None
     for number, child in enumerate(children, 1):
         with suppress(subprocess.TimeoutExpired):
-            child.wait(5)
-        if (stop := folder / f"{number}.stopped").is_file():
-            raise Stopped(stop.read_text(), 128 + signal.SIGTERM) from None
+            child.wait(GRACE)
         if child.returncode:
             words = _last_words(number, child, folder)
-            if child.returncode < 0 or (folder / f"{number}.error").is_file():
+            if child.returncode < 0:
                 raise MixalignError(words) from None
             error.add_note(words)
     if re.search("time(d )?out", str(error), re.IGNORECASE):

@@ -67,9 +67,16 @@ def ended(code: str) -> subprocess.Popen:
 
 
 def test_the_error_of_another_process_takes_the_place_of_a_broken_connection(tmp_path):
-    (tmp_path / "1.error").write_text("`data.root` is wrong.")
-    with pytest.raises(MixalignError, match=r"^`data.root` is wrong\.$"):
-        children._blame(RuntimeError("Connection closed by peer"), [ended("raise SystemExit(1)")], tmp_path)
+    """Also that of a later process than one that lost its connection too, and while none of them has ended yet."""
+    (tmp_path / "2.error").write_text("`data.root` is wrong.")
+    busy = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
+    try:
+        with pytest.raises(MixalignError, match=r"^`data.root` is wrong\.$"):
+            children._blame(RuntimeError("Connection closed by peer"), busy, tmp_path)
+    finally:
+        for child in busy:
+            child.kill()
+            child.wait()
 
 
 def test_a_process_that_was_killed_is_named_with_its_signal(tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mixalign.locks import alone
 from mixalign.together import locks
-from mixalign.together.locks import alone, made_once
+from mixalign.together.locks import made_once
 from tests.together.processes import end, fork, forks
 
 
