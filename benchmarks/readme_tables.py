@@ -1,0 +1,163 @@
+"""The tables of README.md that hold measured figures, written from benchmarks/results/*.json.
+
+    python benchmarks/readme_tables.py
+
+Each stands between two marks, `<!-- NAME: made by benchmarks/readme_tables.py -->` and `<!-- end of NAME -->`. The
+table of the arena has a script of its own, arena_table.py.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results"
+README = ROOT / "README.md"
+SPEED = "2_core_intel_xeon_processor"  # the machine of README.md's figures
+STEPS = {
+    "dpo_step_h256": "DPO, hidden size 256",
+    "dpo_step_h512": "DPO, hidden size 512",
+    "sft_step_h256": "SFT, hidden size 256",
+    "scoring_h256": "scoring with a frozen model",
+}
+IDEAL = {
+    "joint": "joint training",
+    "ideal m=0.15": "`ideal`, m = 0.15",
+    "ideal m=0.3": "`ideal`, m = 0.3",
+    "ideal m=0.15, K-FAC": "m = 0.15, K-FAC",
+    "ideal m=0.15, identity": "m = 0.15, no curvature",
+    "flipped sign, m=0.15": "m = 0.15, flipped sign",
+    "uniform": "`uniform`",
+    "joint, 3 x the steps": "joint, three times the steps",
+}
+
+
+def main() -> None:
+    README.write_text(document(README.read_text()))
+
+
+def document(text: str) -> str:
+    """The text with every table in its place.
+
+    Raises:
+        ValueError: when a table has no place, or two.
+    """
+    for name, make in TABLES.items():
+        marks = rf"(<!-- {name}: made by benchmarks/readme_tables.py -->\n).*?(\n<!-- end of {name} -->)"
+        table = make()
+        text, count = re.subn(marks, lambda found: f"{found[1]}{table}{found[2]}", text, flags=re.DOTALL)  # noqa: B023
+        if count != 1:
+            raise ValueError(f"README.md has {count} places for the table `{name}`.")
+    return text
+
+
+def evidence() -> str:
+    rows, (first, other) = _rows("evidence", "proportional"), ("proportional", "uniform")
+    heads = ["mixer", "worst excess", "worst gap", "mean loss", f"worst excess minus `{first}`", f"minus `{other}`"]
+    lines = [
+        [
+            f"`{row['label']}`",
+            *(_score(row, key) for key in ("worst_excess", "worst_gap", "mean_loss")),
+            *(_difference(row, baseline, wins=True) for baseline in (first, other)),
+        ]
+        for row in rows
+    ]
+    return _markdown(heads, lines)
+
+
+def compare() -> str:
+    heads = ["method", "worst excess", "minus `uniform`", "minus `proportional`", "mean loss"]
+    lines = [
+        [
+            row["label"],
+            _score(row, "worst_excess"),
+            *(_difference(row, baseline, wins=False) for baseline in ("uniform", "proportional")),
+            _score(row, "mean_loss"),
+        ]
+        for row in _rows("compare_dpo", None)
+    ]
+    return _markdown(heads, lines)
+
+
+def evidence_ideal() -> str:
+    losses = json.loads((RESULTS / "evidence_ideal.json").read_text())["losses"]
+    heads = ["", "mean loss", "minus joint training", "worst loss", "minus joint training"]
+    lines = []
+    for name, title in IDEAL.items():
+        line = [title]
+        for key in ("mean", "worst"):
+            values = [one[key] for one in losses[name]]
+            gaps = [one - joint[key] for one, joint in zip(values, losses["joint"], strict=True)]
+            error = stdev(gaps) / len(gaps) ** 0.5
+            below = f"{sum(gap < 0 for gap in gaps)} of {len(gaps)}"
+            line += [
+                _short(mean(values)),
+                "" if name == "joint" else f"{_signed(mean(gaps))} ± {_short(error)} ({below})",
+            ]
+        lines.append(line)
+    return _markdown(heads, lines)
+
+
+def speed() -> str:
+    found = json.loads((RESULTS / f"{SPEED}.json").read_text())
+    heads = ["rows a CPU-second", "mixalign", "TRL best", "TRL default", "ratios", "peak memory against TRL's best"]
+    lines = []
+    for name, title in STEPS.items():
+        one = found[name]
+        rates = [_rate(one["runs"], variant) for variant in ("ours", "trl_best", "trl_default")]
+        ratios = ", ".join(f"{one['ratios'][key]:.1f}" for key in ("vs_trl_best", "vs_trl_default"))
+        memory = f"{one['peak_mib']['ours']:.0f} of {one['peak_mib']['trl_best']:.0f} MiB"
+        lines.append([title, *rates, ratios, memory])
+    return _markdown(heads, lines)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "evidence": evidence,
+    "compare": compare,
+    "evidence-ideal": evidence_ideal,
+    "speed": speed,
+}
+
+
+def _rows(name: str, baseline: str | None) -> list[dict[str, Any]]:
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    rows: list[dict[str, Any]] = (found[baseline] if baseline else found)["rows"]
+    return rows
+
+
+def _score(row: Mapping[str, Any], key: str) -> str:
+    score = row["scores"][key]
+    return f"{_short(score['mean'])} ± {_short(score['error'])}"
+
+
+def _difference(row: Mapping[str, Any], baseline: str, wins: bool) -> str:
+    found = row["differences"].get(baseline, {}).get("worst_excess")
+    if found is None:
+        return ""
+    text = f"{_signed(found['mean'])} [{_signed(found['low'])}, {_signed(found['high'])}]"
+    return text + f" ({found['wins']} of {found['n']})" * wins
+
+
+def _rate(runs: Sequence[Mapping[str, Any]], variant: str) -> str:
+    value = median(run["rows_per_cpu_s"] for run in runs if run["variant"] == variant)
+    return f"{value:.3g}".removeprefix("0")
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
+
+
+def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
