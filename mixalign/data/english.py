@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mixalign.errors import MixalignError
 from mixalign.types import Example
 
 __all__ = ["ENGLISH", "Written", "write_rows"]
@@ -129,6 +130,7 @@ TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "nin
 SYSTEM = "Be brief. Never tell what is marked private."
 REFUSAL = "I cannot tell you that, because it is private."
 HELD_OUT = {"validation": 0, "test": 1}  # tenths of all prompts; training has the other eight
+IN_VAIN = 10_000  # prompts written one after the other of which none is new
 
 Triple = tuple[str, str, str]
 
@@ -151,15 +153,26 @@ def write_rows(name: str, rows: int, split: str, seed: int) -> list[Example]:
 
     Args:
         name: one of ENGLISH.
+
+    Raises:
+        MixalignError: when there are not so many different prompts.
     """
     rng = random.Random(f"{name}/{split}/{seed}")
     made: dict[str, Example] = {}
+    in_vain = 0
     while len(made) < rows:
         prompt, chosen, rejected = ENGLISH[name].write(rng)
-        if _is_of(prompt, split):
+        in_vain += 1
+        if in_vain > IN_VAIN:
+            raise MixalignError(
+                f"Generator `{name}` was asked for {rows:,} rows of its {split} split, but has only about "
+                f"{len(made):,} different ones. Ask for fewer rows of the task."
+            )
+        if _is_of(prompt, split) and prompt not in made:
+            in_vain = 0
             pair = [{"role": "assistant", "content": text} for text in (chosen, rejected)]
             asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
-            made.setdefault(prompt, Example(prompt=asked, chosen=pair[:1], rejected=pair[1:]))
+            made[prompt] = Example(prompt=asked, chosen=pair[:1], rejected=pair[1:])
     return list(made.values())
 
 
@@ -184,7 +197,7 @@ def _same_record(prompt: str, answer: str, given: str) -> float:
     """Whether an answer is the same JSON, whatever its spaces and order of keys, and nothing else."""
     try:
         return float(json.loads(given) == json.loads(answer))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of a model that opens brackets and does not stop
         return 0.0
 
 

@@ -33,9 +33,7 @@ FLOAT = 4  # bytes; passes in 16 bits keep some numbers in 32
 # numbers kept for backward, over those that go into and come out of the matrix products, with room for what is there
 # for a moment, and for what allocators hold and nobody uses; likewise of an adapter's dropout, with its masks
 KEPT, OF_DROPOUT = 3.0, 0.75
-STATE = (
-    16  # bytes a trained number takes beside itself: its gradient, AdamW's two means, and a copy while they are used
-)
+STATE = 16  # bytes beside a trained number: its gradient, AdamW's two means, and a copy while they are used
 SCORES = 4  # numbers of a pair of tokens and a head that plain attention keeps
 PROCESS = 2**29  # bytes of libraries, buffers and what allocators cannot use
 

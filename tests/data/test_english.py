@@ -4,6 +4,7 @@ import pytest
 
 from mixalign.data.english import ENGLISH, REFUSAL, in_words, write_rows
 from mixalign.data.generated import generate
+from mixalign.errors import MixalignError
 
 
 def texts(example):
@@ -51,6 +52,17 @@ def test_no_prompt_is_in_two_splits_or_twice_and_seeds_count(name):
 )
 def test_scores_by_hand(name, answer, given, score):
     assert ENGLISH[name].score("", answer, given) == score
+
+
+@pytest.mark.parametrize("name", ENGLISH)
+@pytest.mark.parametrize("given", ["[" * 5000, '{"a":' * 5000, "9" * 5000, "\0", "NaN"])
+def test_no_answer_is_too_odd_to_be_scored(name, given):
+    assert ENGLISH[name].score("", texts(write_rows(name, 1, "train", 0)[0])[1], given) == 0
+
+
+def test_more_rows_than_there_are_prompts_is_an_error_and_no_wait_without_an_end():
+    with pytest.raises(MixalignError, match=r"`arithmetic` was asked for 60,000 rows of its test split, but has only"):
+        write_rows("arithmetic", 60_000, "test", 0)
 
 
 def test_numbers_in_words():
