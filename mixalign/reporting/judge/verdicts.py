@@ -11,7 +11,7 @@ Statement = tuple[str, str]  # a kind of verdict, or "summary", and a sentence
 MIN_SEEDS = 3  # fewer shared seeds give an interval that nothing should rest on
 KINDS = {
     "better": "Better than {other} on {title}",
-    "no better": "Not better than {other} on {title}, for the interval holds zero",
+    "no better": "Not to be told from {other} on {title}",
     "worse": "Worse than {other} on {title}",
 }
 
@@ -22,10 +22,10 @@ class Verdict:
 
     Attributes:
         method: `adaptive` or `merge`.
-        kind: "better" or "worse" when the 95 % interval of the paired difference leaves zero out, "no better" when it
-            holds zero, "too few" seeds to tell.
-        adjusted_p: the difference's p value by Holm's correction for all methods against this mixture; NaN with too
-            few seeds.
+        kind: "better" or "worse" when the paired difference is clear of zero after the correction, that is with an
+            adjusted p below .05; "no better" when it is not; "too few" seeds to tell.
+        adjusted_p: the difference's p value by Holm's correction for all methods against this mixture, of which those
+            with the same numbers count once; NaN with too few seeds.
     """
 
     label: str
@@ -43,18 +43,20 @@ def judge(pairs: Mapping[str, Paired], other: str, metric: str, methods: Mapping
     Args:
         pairs: by label. `methods`: `adaptive` or `merge`, by label.
     """
-    clear = [label for label, pair in pairs.items() if pair.n >= MIN_SEEDS]
-    adjusted = dict(zip(clear, holm([pairs[label].p for label in clear]), strict=True))
+    distinct = list(dict.fromkeys(pair for pair in pairs.values() if pair.n >= MIN_SEEDS))
+    adjusted = dict(zip(distinct, holm([pair.p for pair in distinct]), strict=True))
     return [
-        Verdict(label, other, metric, methods[label], _kind(pair), pair, adjusted.get(label, float("nan")))
+        Verdict(label, other, metric, methods[label], _kind(pair, p), pair, p)
         for label, pair in pairs.items()
+        for p in [adjusted.get(pair, float("nan"))]
     ]
 
 
-def _kind(pair: Paired) -> str:
+def _kind(pair: Paired, adjusted_p: float) -> str:
     if pair.n < MIN_SEEDS:
         return "too few"
-    return "better" if pair.high < 0 else "worse" if pair.low > 0 else "no better"
+    clear = adjusted_p < 1 - LEVEL
+    return "better" if clear and pair.mean < 0 else "worse" if clear and pair.mean > 0 else "no better"
 
 
 def statements(verdicts: Sequence[Verdict], best: str, mean: str, title: str, shown: Sequence[str]) -> list[Statement]:
@@ -107,13 +109,17 @@ def _numbers(v: Verdict) -> str:
 
 
 def _many(group: Sequence[Verdict], other: str) -> str:
-    """What so many intervals show by chance, and what is left after a correction."""
-    left = {kind: [v.label for v in group if v.kind == kind and v.adjusted_p < 1 - LEVEL] for kind in KINDS}
-    named = "; ".join(f"{kind}: {', '.join(left[kind]) or 'none'}" for kind in ("better", "worse"))
-    chance = (1 - LEVEL) * len(group)
+    """What the words are corrected for, and what single intervals would have shown."""
+    unsure = [v for v in group if v.kind == "no better"]
+    left = {"below": [v.label for v in unsure if v.pair.high < 0], "above": [v.label for v in unsure if v.pair.low > 0]}
+    named = "; ".join(f"{side}: {', '.join(left[side]) or 'none'}" for side in left)
+    number = len({v.pair for v in group})
+    twins = f" ({len(group) - number} of the {len(group)} methods have the numbers of another)" * (number < len(group))
+    chance = (1 - LEVEL) * number
     return (
-        f"Many comparisons: {len(group)} methods against {other}. If none differed from it, {chance:.2g} of their "
-        f"{LEVEL:.0%} intervals would leave zero out by chance. Holm's correction for {len(group)} leaves {named}."
+        f"Many comparisons: the words follow Holm's correction for {number} difference{'s' * (number > 1)} to {other}"
+        f"{twins}. If there were none, {chance:.2g} of their {LEVEL:.0%} intervals would leave zero out by chance; "
+        f"those that do and do not count are {named}."
     )
 
 

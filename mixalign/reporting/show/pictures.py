@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Picture", "forests", "picture", "pictures"]
 
 FOREST = (
-    "Method minus baseline within each seed: the mean, and its 95 % interval by Student's t. Where the line reaches "
-    "zero the point is hollow, and the seeds do not tell the two apart. Grey: static mixtures, blue: adaptive methods, "
-    "orange: merges. A triangle at the edge is a method far beyond the others."
+    "Method minus baseline within each seed: the mean, and its 95 % interval by Student's t, uncorrected. Where it "
+    "reaches zero the point is hollow, and the seeds do not tell the two apart. Grey: static mixtures, blue: adaptive "
+    "methods, orange: merges. A triangle at the edge is a method far beyond the others."
 )
 CAPTIONS = {
     "headline": "Left the mixture of the best adaptive mixer, right its worst task beside the baseline's.",

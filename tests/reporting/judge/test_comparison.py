@@ -49,7 +49,12 @@ def test_paired_differences(write_scores):
     [
         # differences -.1, -.1, -.09: mean -.0967, sd .00577, standard error .0033, times 4.303: .0143
         ((0.1, 0.2, 0.31), "better", "Better than uniform on", ["ama_s", "-0.097", "[-0.111,", "-0.082]", "3/3"]),
-        ((0.1, 0.1, 0.5), "no better", "Not better than uniform on", ["ama_s", "-0.067", "[-0.446,", "+0.313]", "2/3"]),
+        (
+            (0.1, 0.1, 0.5),
+            "no better",
+            "Not to be told from uniform on",
+            ["ama_s", "-0.067", "[-0.446,", "+0.313]", "2/3"],
+        ),
         ((0.3, 0.4, 0.51), "worse", "Worse than uniform on", ["ama_s", "+0.103", "[+0.089,", "+0.118]", "0/3"]),
         ((0.1, 0.2), "too few", "ama_s (2 shared) against uniform", ["ama_s", "-0.100", "[-0.100,", "-0.100]", "2/2"]),
     ],

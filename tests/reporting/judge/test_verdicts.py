@@ -44,7 +44,7 @@ def test_sentences_name_who_does_not_beat_a_static_mixture():
     told = dict(_said(_verdicts(METHODS))[1:4])
     assert told == {
         "better": "Better than uniform on worst excess: better.",
-        "no better": "Not better than uniform on worst excess, for the interval holds zero: equal.",
+        "no better": "Not to be told from uniform on worst excess: equal.",
         "worse": "Worse than uniform on worst excess: worse.",
     }
 
@@ -59,16 +59,26 @@ def test_the_summary_counts_methods_and_merges_apart():
     )
 
 
-def test_many_comparisons_are_counted_and_corrected():
+def test_words_follow_the_corrected_differences():
     # p of -.01 with this noise: t = 2.236 on 4 degrees of freedom, .089; of -.013, .044: clear alone, not among ten
-    shifts = {"clear": -0.1, "lucky": -0.013, **{f"same {k}": 0.0 for k in range(8)}}
+    shifts = {"clear": -0.1, "lucky": -0.013, **{f"same {k}": k / 1e4 for k in range(8)}}
     verdicts = _verdicts(shifts)
-    assert [v.kind for v in verdicts[:2]] == ["better", "better"]
+    assert [v.kind for v in verdicts[:2]] == ["better", "no better"]
     assert verdicts[0].adjusted_p == pytest.approx(10 * verdicts[0].pair.p)
     assert verdicts[1].pair.p < 0.05 < verdicts[1].adjusted_p
-    text = next(text for _, text in _said(verdicts) if text.startswith("Many comparisons"))
-    assert "10 methods against uniform. If none differed from it, 0.5 of their 95% intervals" in text
-    assert text.endswith("Holm's correction for 10 leaves better: clear; worse: none.")
+    assert [v.kind for v in _verdicts({"lucky": -0.013})] == ["better"]
+    summary, *_, text = (text for _, text in _said(verdicts))
+    assert "1 beats it, 9 cannot be told from it." in summary
+    assert "the words follow Holm's correction for 10 differences to uniform. If there were none, 0.5 of" in text
+    assert text.endswith("those that do and do not count are below: lucky; above: none.")
+
+
+def test_methods_with_the_same_numbers_count_once():
+    verdicts = _verdicts({"group_dro": -0.013, "gr_dpo": -0.013})
+    assert [v.kind for v in verdicts] == ["better", "better"]
+    assert verdicts[0].adjusted_p == verdicts[1].adjusted_p == verdicts[0].pair.p
+    text = _said(verdicts)[-1][1]
+    assert "correction for 1 difference to uniform (1 of the 2 methods have the numbers of another)" in text
 
 
 def test_a_best_mixture_that_no_table_shows_gets_its_numbers():
