@@ -5,10 +5,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from fnmatch import fnmatchcase
+from pkgutil import resolve_name
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.mixers.base import Rule
@@ -77,7 +78,7 @@ def _check_arguments(node: Mapping[str, Any]) -> None:
     if "_target_" not in node:
         return
     try:
-        known = dict(inspect.signature(get_object(node["_target_"])).parameters)
+        known = dict(inspect.signature(resolve_name(node["_target_"])).parameters)
     except ValueError:  # of a class that is written in C
         return
     if any(entry.kind is inspect.Parameter.VAR_KEYWORD for entry in known.values()):
@@ -108,11 +109,7 @@ def _check_target(node: Mapping[str, Any]) -> None:
             "`module.*`, in the environment variable MIXALIGN_TARGETS (comma-separated) to allow it; a configuration "
             "cannot allow itself."
         )
-    try:
-        kind = get_object(target)
-    except Exception as error:  # what an import raises
-        why = " ".join(str(error).split())
-        raise MixalignError(f"`_target_: {target}` cannot be imported: {why}") from error
+    kind = _imported(f"`_target_: {target}`", target)
     if not inspect.isclass(kind):
         raise MixalignError(f"`_target_: {target}` may not be built: it is a {type(kind).__name__}, and no class.")
 
@@ -128,14 +125,26 @@ def allowed_function(key: str, path: str) -> Callable[..., Any]:
             f"`{key}={path}` may not be called: name it, or `module.*`, in the environment variable MIXALIGN_TARGETS "
             "(comma-separated) to allow it; a configuration cannot allow itself."
         )
-    try:
-        found = get_object(path)
-    except Exception as error:  # what an import raises
-        raise MixalignError(f"`{key}={path}` cannot be imported: {' '.join(str(error).split())}") from error
+    found = _imported(f"`{key}={path}`", path)
     if not callable(found):
         raise MixalignError(f"`{key}={path}` is a {type(found).__name__}, and nothing that can be called.")
     function: Callable[..., Any] = found
     return function
+
+
+def _imported(what: str, path: str) -> Any:
+    """What a dotted path names; Hydra's own function would log its failures beside the message of the error.
+
+    Args:
+        what: the setting, for messages.
+    """
+    try:
+        return resolve_name(path)
+    except Exception as error:  # what an import raises
+        raise MixalignError(
+            f"{what} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}. Give its module and "
+            "its name in there, `module.name`; the module is looked for in the folders of PYTHONPATH."
+        ) from error
 
 
 def _is_one_of(target: Any, patterns: tuple[str, ...]) -> bool:

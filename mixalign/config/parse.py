@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
-
-from hydra.utils import get_object
 
 from mixalign.checks import check_mapping, check_text
 from mixalign.config.build import build, build_mixer, check_buildable
@@ -123,7 +122,7 @@ def _add_later_keys(node: dict[str, Any]) -> None:
     if not target.startswith("mixalign."):
         return
     try:
-        kind = get_object(target)
+        kind = resolve_name(target)
     except Exception:  # whatever an import raises; `build` says it
         return
     for entry in fields(kind) if is_dataclass(kind) else ():

@@ -4,6 +4,7 @@ Every field says what its key may be and what it touches; `mixalign.config.parse
 Keys that are set to `auto` have their value here (see `mixalign.config.defaults`), but for what the model decides.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
@@ -269,9 +270,14 @@ GROUPS: dict[str, type] = {
 }
 """Keys with keys below them that a dataclass of this file describes."""
 
+SCORER = re.compile(r"data\.tasks\..+\.scorer(\.regex)?")
+"""Of a task; it judges answers of a model that is trained already."""
+
 
 def touches(key: str) -> Touches:
     """What a dotted key of the configuration touches; an unknown one is taken to touch the weights."""
+    if SCORER.fullmatch(key):
+        return "place"
     name, _, inner = key.partition(".")
     if (entry := _field(RunSettings, name)) is None:
         return "weights"

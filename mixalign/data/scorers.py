@@ -10,6 +10,7 @@ from mixalign.errors import MixalignError
 
 __all__ = ["Scorer", "built_in", "exact", "same_match", "score_answer"]
 
+MEND = "Mend it or name another scorer: the same command goes on, and nothing is trained again."
 Scorer = Callable[[str, str, str], float]
 """From a prompt, the row's answer and a generated one to a number; 1 for a right answer, 0 for a wrong one."""
 
@@ -58,10 +59,11 @@ def score_answer(task: str, scorer: Scorer, prompt: str, answer: str, given: str
     except Exception as error:  # whatever a user's function raises
         raise MixalignError(
             f"`data.tasks.{task}.scorer` failed on the answer {given[:200]!r} to a row with the answer "
-            f"{answer[:200]!r}: {type(error).__name__}: {error}. It is called with prompt, answer and generated text."
+            f"{answer[:200]!r}: {type(error).__name__}: {error}. It is called with prompt, answer and generated text. "
+            f"{MEND}"
         ) from error
     if not math.isfinite(number):
         raise MixalignError(
-            f"`data.tasks.{task}.scorer` gave {score!r} for {given[:200]!r}, but must give a finite number."
+            f"`data.tasks.{task}.scorer` gave {score!r} for {given[:200]!r}, but must give a finite number. {MEND}"
         )
     return number

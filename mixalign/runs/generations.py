@@ -95,7 +95,8 @@ class Generations:
     @property
     def how(self) -> dict[str, Any]:
         """What `eval.json` says of how answers were generated."""
-        return asdict(self.job.settings.eval) | {"split": self.split}
+        given = {task: spec.scorer for task, spec in self.job.settings.data.tasks.items() if spec and spec.scorer}
+        return asdict(self.job.settings.eval) | {"split": self.split} | ({"scorers": given} if given else {})
 
     def answers(self, build: Callable[[], nn.Module], title: str) -> list[list[int]]:
         """Token ids of a model's answers to all prompts, by all processes together."""

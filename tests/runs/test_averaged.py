@@ -76,9 +76,12 @@ def test_an_adapter_is_averaged_alone(train):
 
 def test_the_mean_is_kept_by_validation_where_export_chooses(train):
     """Two steps that overshoot in turn have a mean between them; a first step that is best is not given up for it."""
-    run = train("mixer=uniform", "export=best", "average_last=0.5", "val_every=1", *WILD)
+    run = train("mixer=uniform", "export=best", "average_last=0.5", "val_every=1", "log_every=1", *WILD)
     exported = read(run)["exported"]
     values = exported["candidates"]
+    measured = column(run, values["by"])
+    assert values["last"] == pytest.approx(measured[-1])
+    assert measured[-1] > min(measured), "the last step is the best one, so the test would show nothing"
     assert values["best"] < values["averaged"], "the mean is the best one, so the test would show nothing"
     assert exported["value"] == values["best"]
     assert "averaged" not in exported

@@ -33,7 +33,8 @@ def test_results_have_scores_of_tasks_with_a_scorer(generated_run):
     assert helpful["generated"] == 3
     assert not {"score", "generated"} & set(compare)
     assert result["mean"]["score"] == pytest.approx((helpful["score"] + reverse["score"]) / 2)
-    assert result["generation"] == {"generate": 3, "max_new_tokens": 4, "temperature": 0.0, "split": "test"}
+    how = {"generate": 3, "max_new_tokens": 4, "temperature": 0.0, "split": "test"}
+    assert result["generation"] == how | {"scorers": dict.fromkeys(TASKS[:2], "exact")}
 
 
 def test_every_prompt_has_the_answers_of_both_ends(generated_run):
@@ -114,13 +115,26 @@ def test_a_scorer_that_fails_costs_no_training(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tests.runs.test_generations", sys.modules[__name__])
     scorer = f"data.tasks.{TASKS[0]}.scorer=tests.runs.test_generations.longest"
     settings = tiny("mixer=uniform", *GENERATE, scorer)
-    with pytest.raises(MixalignError, match=r"`data\.tasks\.helpful\.scorer` failed .* ZeroDivisionError"):
+    with pytest.raises(MixalignError, match=r"`data\.tasks\.helpful\.scorer` failed .* ZeroDivisionError.* Mend it "):
         train_from_overrides(settings, str(tmp_path / "run"))
     trained = (tmp_path / "run/model/model.safetensors").stat().st_mtime_ns
     monkeypatch.setitem(BROKEN, "by", 4)
     result = train_from_overrides(settings, str(tmp_path / "run"))
     assert 0 <= result["tasks"]["helpful"]["score"] <= 1
     assert (tmp_path / "run/model/model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_another_scorer_judges_the_answers_of_a_finished_run(tiny, tmp_path):
+    """A scorer judges what a trained model answers: the run is the same one, and its scores are made again."""
+    run, settings = tmp_path / "run", tiny("mixer=uniform", *GENERATE)
+    plain = train_from_overrides(settings, str(run))
+    trained = (run / "model/model.safetensors").stat().st_mtime_ns
+    assert "score" not in plain["mean"]
+    exact = train_from_overrides([*settings, *EXACT], str(run))
+    assert exact["mean"]["score"] < 1
+    same = [f"data.tasks.{task}.scorer={{regex: '^'}}" for task in TASKS]
+    assert train_from_overrides([*settings, *same], str(run))["mean"]["score"] == 1
+    assert (run / "model/model.safetensors").stat().st_mtime_ns == trained
 
 
 def test_the_mean_is_over_tasks_and_the_worst_is_the_lowest():

@@ -97,6 +97,11 @@ class BestCheckpoint(ModelCheckpoint):
         state |= {key: Path(state[key]).name if state[key] else "" for key in PATHS}
         return state | {"best_k_models": {Path(path).name: score for path, score in self.best_k_models.items()}}
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.state.fn == "fit":  # Lightning (2.6.6) has the newest score only where it is the best
+            self.current_score = trainer.callback_metrics.get(self.monitor)
+        super().on_validation_end(trainer, pl_module)
+
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         states = checkpoint["callbacks"]
         if self.state_key not in states:  # of an older version
