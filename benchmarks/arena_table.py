@@ -6,18 +6,20 @@ Student's t; `*`: it leaves zero out; `**`: so does Holm's correction for all ce
 
 import json
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mixalign.reporting.judge.statistics import LEVEL, Paired, Score, holm, quantile
+import which_mixer
+from tables import ROOT, between, code, corrected, difference, markdown
+from tables import with_block as place
+
+from mixalign.reporting.judge.statistics import LEVEL, Paired, Score, quantile
 
 __all__ = ["MEASURES", "RESULTS", "all_tables", "documents", "pooled_table", "with_block"]
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "arena.json"
 BASELINE = "uniform"
 MEASURES = {
@@ -26,7 +28,6 @@ MEASURES = {
     "worst_gap": "worst gap",
     "mean_loss": "mean loss",
 }
-Pairs = Mapping[tuple[str, str], Paired]  # by set-up and mixer
 
 
 def main() -> int:
@@ -37,6 +38,7 @@ def main() -> int:
     print(all_tables(results))
     for path, text in documents(results).items():
         path.write_text(text)
+    which_mixer.PAGE.write_text(which_mixer.with_figures(which_mixer.PAGE.read_text()))
     return 0
 
 
@@ -48,9 +50,7 @@ def documents(results: Mapping[str, Any]) -> dict[Path, str]:
 
 
 def with_block(text: str, table: str) -> str:
-    """The text with the table between its two marks."""
-    marks = r"(<!-- arena: made by benchmarks/arena_table.py -->\n).*?(<!-- end of arena -->)"
-    return re.sub(marks, lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
+    return place(text, "arena", "arena_table.py", table)
 
 
 def all_tables(results: Mapping[str, Any]) -> str:
@@ -84,11 +84,11 @@ def pooled_table(results: Mapping[str, Any]) -> str:
         heads += [f"{title}: mean rank", "standardised difference", "won, lost"]
     lines = []
     for label in results["mixers"]:
-        cells = [_code(label)]
+        cells = [code(label)]
         for measure in ("worst_excess", "mean_excess", "worst_gap"):
             cells += _pooled(results, measure, label)
         lines.append(cells)
-    return _markdown(heads, lines)
+    return markdown(heads, lines)
 
 
 def _pooled(results: Mapping[str, Any], measure: str, label: str) -> list[str]:
@@ -100,10 +100,10 @@ def _pooled(results: Mapping[str, Any], measure: str, label: str) -> list[str]:
         return [rank, "", ""]
     sizes = [d for setup in setups.values() if (d := _standardised(setup, measure, label)) is not None]
     pairs = _pairs(results, measure)
-    corrected = _corrected(pairs)
+    p_values = corrected(pairs)
     mine = {setup: pair for (setup, other), pair in pairs.items() if other == label}
     won, lost = sum(pair.high < 0 for pair in mine.values()), sum(pair.low > 0 for pair in mine.values())
-    sure = [pair.mean for setup, pair in mine.items() if corrected[setup, label] < 1 - LEVEL]
+    sure = [pair.mean for setup, pair in mine.items() if p_values[setup, label] < 1 - LEVEL]
     count = f"{won}, {lost} of {len(mine)}"
     if won or lost:
         count += f" (corrected {sum(x < 0 for x in sure)}, {sum(x > 0 for x in sure)})"
@@ -114,7 +114,7 @@ def _over_all(results: Mapping[str, Any]) -> str:
     """The mean difference over all pairs, its interval, and how many are better; large set-ups weigh no more."""
     lines = []
     for label in [label for label in results["mixers"] if label != BASELINE]:
-        cells = [_code(label)]
+        cells = [code(label)]
         for measure in MEASURES:
             columns = [setup["scores"] for setup in _ran(results).values()]
             both = [(s[label][measure], s[BASELINE][measure]) for s in columns]
@@ -122,27 +122,22 @@ def _over_all(results: Mapping[str, Any]) -> str:
             pair = Paired.between([a for a, _ in known], [b for _, b in known])
             cells.append(f"{pair.mean:+.3f} {pair.interval} ({pair.wins} of {pair.n})")
         lines.append(cells)
-    return _markdown(["mixer", *MEASURES.values()], lines)
+    return markdown(["mixer", *MEASURES.values()], lines)
 
 
 def _by_setup(results: Mapping[str, Any], measure: str) -> str:
     others = [label for label in results["mixers"] if label != BASELINE]
     pairs, setups = _pairs(results, measure), _ran(results)
-    corrected = _corrected(pairs)
+    p_values = corrected(pairs)
     lines = []
     for name, setup in setups.items():
         level = Score.of([math.nan if x is None else x for x in setup["scores"][BASELINE][measure]])
         cells = [f"`{name}`", f"{level.mean:.3f}"]
         for label in others:
             pair = pairs.get((name, label))
-            cells.append("-" if pair is None else _cell(pair, corrected[name, label]))
+            cells.append("-" if pair is None else difference(pair, p_values[name, label]))
         lines.append(cells)
-    return _markdown(["set-up", BASELINE, *map(_code, others)], lines)
-
-
-def _cell(pair: Paired, p: float) -> str:
-    stars = " **" if p < 1 - LEVEL else " *" if pair.high < 0 or pair.low > 0 else ""
-    return f"{pair.mean:+.3f} {pair.interval}{stars.replace('*', chr(92) + '*')}"
+    return markdown(["set-up", BASELINE, *map(code, others)], lines)
 
 
 def _pairs(results: Mapping[str, Any], measure: str) -> dict[tuple[str, str], Paired]:
@@ -150,15 +145,10 @@ def _pairs(results: Mapping[str, Any], measure: str) -> dict[tuple[str, str], Pa
     found = {}
     for name, setup in _ran(results).items():
         theirs = setup["scores"][BASELINE][measure]
-        for label in results["mixers"]:
-            both = [(a, b) for a, b in zip(setup["scores"][label][measure], theirs, strict=True) if None not in (a, b)]
-            if label != BASELINE and len(both) > 1:
-                found[name, label] = Paired.between([a for a, _ in both], [b for _, b in both])
+        for label in [label for label in results["mixers"] if label != BASELINE]:
+            if pair := between(setup["scores"][label][measure], theirs):
+                found[name, label] = pair
     return found
-
-
-def _corrected(pairs: Pairs) -> dict[tuple[str, str], float]:
-    return dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
 
 
 def _ranks(setup: Mapping[str, Any], measure: str, labels: Sequence[str]) -> dict[str, float]:
@@ -194,15 +184,6 @@ def _interval(score: Score) -> str:
 
 def _ran(results: Mapping[str, Any]) -> dict[str, Any]:
     return {name: setup for name, setup in results["setups"].items() if "scores" in setup}
-
-
-def _code(label: str) -> str:
-    return f"`{label}`"
-
-
-def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 if __name__ == "__main__":
