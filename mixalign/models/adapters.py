@@ -1,5 +1,7 @@
 """Adapters of PEFT on disk: the model that they were trained on, and both as one model to start from."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ __all__ = [
     "load_adapter",
     "merge_adapter",
     "named_base",
+    "naming_adapter",
 ]
 
 ADAPTER = "adapter_config.json"  # is in PEFT's folders
@@ -65,6 +68,21 @@ def base_of(config: Path) -> tuple[str, str | None]:
             "FOLDER`."
         )
     return name, revision
+
+
+@contextmanager
+def naming_adapter(config: Path) -> Iterator[None]:
+    """Has an error over an adapter's base that is no folder say whose base it is, and where that is named."""
+    name, _ = named_base(config)
+    try:
+        yield
+    except MixalignError as error:
+        if Path(name).is_dir() or str(config) in str(error):
+            raise
+        raise MixalignError(
+            f"{config.parent} is an adapter on `{name}`, which is no folder here and could not be had from a hub: "
+            f"{error} If it is a folder, name its place as `{NAME}` in {config}."
+        ) from error
 
 
 def check_base(config: Path, base: torch.nn.Module, dtype: str) -> None:

@@ -14,7 +14,7 @@ from mixalign.chat.templates import END_OF_TURN, set_template
 from mixalign.checks import check_flag, check_list, check_number, check_text
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.hub import Closed, asked
-from mixalign.models.adapters import ADAPTER, base_of, check_base, find_file, merge_adapter
+from mixalign.models.adapters import ADAPTER, base_of, check_base, find_file, merge_adapter, naming_adapter
 
 __all__ = ["LoRA", "ModelSource", "Pretrained", "add_lora"]
 
@@ -108,7 +108,8 @@ class Pretrained:
                 f"`model.load_in_4bit=true`, but `model.path={self.path}` is an adapter, which 4 bits would round "
                 "away. Make one model of it and its base, `mixalign merge ADAPTER --out FOLDER`, and give that folder."
             )
-        base = self._base(config).build()
+        with naming_adapter(config):
+            base = self._base(config).build()
         check_base(config, base, self.dtype)
         model: PreTrainedModel = merge_adapter(base, str(Path(self.path).expanduser()))
         self._let_stop(model)
@@ -131,10 +132,12 @@ class Pretrained:
         Raises:
             MixalignError: when it cannot be loaded, or `chat_template` is neither a name of ours nor a template.
         """
-        source, adapter = self, self.adapter()
+        adapter = self.adapter()
         if adapter and not find_file(self.path, "tokenizer_config.json"):
-            source = self._base(adapter)
-        tokenizer: PreTrainedTokenizerBase = source._load(AutoTokenizer)
+            with naming_adapter(adapter):
+                tokenizer: PreTrainedTokenizerBase = self._base(adapter)._load(AutoTokenizer)
+        else:
+            tokenizer = self._load(AutoTokenizer)
         set_template(tokenizer, self.chat_template)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # only fills positions that nothing reads

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mixalign.data.batches.module import check_same_tasks
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.files import read_json, write_json
@@ -118,7 +119,9 @@ def check_measured(folder: Path, job: Job) -> None:
         MixalignError: naming the tasks and splits whose rows are others, or the base model.
     """
     if problem := decide(partial(_difference, folder, job)):
-        raise MixalignError(f"{problem}, or delete its {IDENTITY} to have the model measured with what is there now.")
+        raise MixalignError(
+            f"{problem}, or delete {folder / IDENTITY} to have the model measured with what is there now."
+        )
 
 
 def check_resumed(checkpoint: Path, job: Job) -> None:
@@ -127,12 +130,13 @@ def check_resumed(checkpoint: Path, job: Job) -> None:
     Rows may be others on purpose, as may be all that the run does not train; a warning names them.
 
     Raises:
-        MixalignError: when the checkpoint's run began with another base model.
+        MixalignError: when the checkpoint's run began with another base model, or has other tasks.
     """
     folder = checkpoint.resolve().parent.parent
     then, now = decide(partial(_read, folder)), _identity(job)
     if not then:
         return
+    check_same_tasks(then.get("tasks"), job.tasks)
     if problem := _other_base(then, now, job):
         raise MixalignError(f"`resume={checkpoint}` cannot go on: {problem}, or leave `resume` out.")
     changed = _changed_tables(then["rows"], now["rows"])

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mixalign.errors import MixalignError
-from mixalign.models.adapters import TRAINED_ON, load_adapter
+from mixalign.models.adapters import ADAPTER, NAME, TRAINED_ON, load_adapter
 from mixalign.models.fingerprint import weights_fingerprint
 from mixalign.models.load import LoRA, Pretrained, add_lora
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
@@ -115,6 +115,20 @@ def test_another_base_is_refused(base, tmp_path, change, said):
     change(base)
     with pytest.raises(MixalignError, match=re.escape(said)):
         Pretrained(str(adapter)).build()
+
+
+def test_a_base_that_is_neither_a_folder_here_nor_had_from_a_hub_is_named_with_its_adapter(base, tmp_path, monkeypatch):
+    """A name without a slash in front may be a folder or a hub id."""
+    adapter = tmp_path / "adapter"
+    moved(base).save_pretrained(adapter)
+    config = adapter / ADAPTER
+    config.write_text(json.dumps(json.loads(config.read_text()) | {NAME: "gone"}))
+    monkeypatch.chdir(tmp_path)
+    for load in (Pretrained(str(adapter)).build, Pretrained(str(adapter)).tokenizer):
+        with pytest.raises(MixalignError) as caught:
+            load()
+        assert str(caught.value).startswith(f"{adapter} is an adapter on `gone`, which is no folder here and could not")
+        assert f"name its place as `{NAME}` in {config}." in str(caught.value)
 
 
 def test_4_bits_would_round_an_adapter_away(base, tmp_path):

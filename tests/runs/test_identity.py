@@ -142,7 +142,7 @@ def test_a_finished_run_is_of_its_rows_and_its_model(trained, tmp_path, change):
         with pytest.raises(MixalignError) as caught:
             again()
         assert all(part in str(caught.value) for part in CHANGES[change]), caught.value
-    assert "delete its identity.json to have the model measured" in str(caught.value)
+    assert "identity.json to have the model measured" in str(caught.value)
     assert (run / "eval.json").read_bytes() == before
     (run / IDENTITY).unlink()  # as an older version leaves it
     assert own.train() == json.loads(before)
@@ -243,6 +243,12 @@ def test_a_checkpoint_goes_on_from_other_rows_but_not_from_another_model(own, tr
     write_rows(own.split("math", "train"), 13)
     own.train(resume, model, "steps=6")
     assert caplog.text.count("goes on, though task `math` (train) has other rows") == 1
+    caplog.clear()
+    write_rows(own.split("further", "train"), 9, "further")
+    with pytest.raises(MixalignError, match="The checkpoint is of other tasks than this training: `further` new"):
+        train_from_overrides(own.overrides(resume, model, "steps=6"), str(own.root / "further"))
+    assert "goes on, though" not in caplog.text
+    shutil.rmtree(own.split("further", "train").parent)
     folder = trained.root / "run" / IDENTITY
     kept = folder.read_text()
     folder.write_text(kept.replace(json.loads(kept)["base"], "0" * 16))
@@ -257,9 +263,7 @@ def test_merges_are_searched_on_the_rows_of_the_run(trained, tmp_path):
     config = own.root / "run" / "config.yaml"
     config.write_text(config.read_text().replace(str(trained.root), str(own.root)))
     grow(own)
-    with pytest.raises(
-        MixalignError, match=r"task `safe` \(validation\) has other rows .* or delete its identity.json"
-    ):
+    with pytest.raises(MixalignError, match=r"task `safe` \(validation\) has other rows .* or delete .*identity.json"):
         merge([own.root / "run"], Merge("linear"), out=tmp_path / "merge", search=own.root / "run")
 
 
