@@ -50,8 +50,17 @@ def check_may_make(path: Path, locks: Path) -> None:
 
 
 def lock_on(path: Path) -> FileLock:
-    """A lock that is not held yet; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A lock that is not held yet; its folder is made.
+
+    Raises:
+        MixalignError: when the folder cannot be, as in a file system of the kernel's.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise MixalignError(
+            f"{path.parent} cannot be made ({error.filename}: {error.strerror}). Name another `cache_dir` or `run_dir`."
+        ) from error
     return FileLock(path)
 
 

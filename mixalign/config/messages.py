@@ -14,7 +14,8 @@ from mixalign.training.trainer_arguments import why_not
 __all__ = ["user_message"]
 
 
-BLOCKED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+IN_THE_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+BLOCKED = (*IN_THE_WAY, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE)  # of a name, or a disk that fails
 INTERNAL = ("full_key:", "object_type=", "To append to your config use")
 
 

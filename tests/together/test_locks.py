@@ -1,5 +1,6 @@
 """Of several runs that need the same, one makes it; a lock ends with its process, however that ends."""
 
+import errno
 import logging
 import os
 import threading
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mixalign.locks import alone
+from mixalign.errors import MixalignError
+from mixalign.locks import alone, lock_on
 from mixalign.together import locks
 from mixalign.together.locks import made_once
 from tests.together.processes import end, fork, forks
@@ -128,3 +130,14 @@ def test_processes_take_turns(tmp_path):
     finally:
         end(*several)
     assert (tmp_path / "number").read_text() == "60"
+
+
+def test_a_folder_that_no_one_can_make_is_named(monkeypatch, tmp_path):
+    """Of a user who may write everywhere, and yet not in /proc."""
+
+    def refuse(path, *_):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(MixalignError, match=r"cannot be made \(.*\). Name another `cache_dir` or `run_dir`"):
+        lock_on(tmp_path / "locks" / "one")
