@@ -104,9 +104,9 @@ def _pooled(results: Mapping[str, Any], measure: str, label: str) -> list[str]:
     mine = {setup: pair for (setup, other), pair in pairs.items() if other == label}
     won, lost = sum(pair.high < 0 for pair in mine.values()), sum(pair.low > 0 for pair in mine.values())
     sure = [pair.mean for setup, pair in mine.items() if p_values[setup, label] < 1 - LEVEL]
-    count = f"{won}, {lost} of {len(mine)}"
+    count = f"{sum(x < 0 for x in sure)}, {sum(x > 0 for x in sure)} of {len(mine)}"
     if won or lost:
-        count += f" (corrected {sum(x < 0 for x in sure)}, {sum(x > 0 for x in sure)})"
+        count += f" (uncorrected {won}, {lost})"
     return [rank, _interval(Score.of(sizes)), count]
 
 

@@ -92,7 +92,7 @@ class Size:
 
 WHOLE = 10**6  # more than there is
 SIZES = {
-    "quick": Size({"ama": 3, "ideal": 3}, 500, {"ama": 0.04, "ideal": 0.04}, 8, 32, 2),
+    "quick": Size({"ama": 3, "ideal": 3}, 500, {"ama": 0.04, "ideal": 0.022}, 8, 32, 2),
     "full": Size({"ama": 5, "ideal": 3}, WHOLE, {"ama": 1.0, "ideal": 1.0}, WHOLE, WHOLE, 4),
 }
 

@@ -69,7 +69,7 @@ def test_differences_are_paired_and_corrected(table):
     text = table.all_tables(found)
     assert r"-0.100 [-0.100, -0.100] \*\*" in text
     pooled = [line for line in table.pooled_table(found).splitlines() if "better" in line or "level" in line]
-    assert pooled[0].startswith("| `better` | 1.0 | -0.67 | 1, 0 of 1 (corrected 1, 0) |")
+    assert pooled[0].startswith("| `better` | 1.0 | -0.67 | 1, 0 of 1 (uncorrected 1, 0) |")
     assert pooled[1].startswith("| `level` | 2.5 | +0.00 | 0, 0 of 1 |")
     assert table._standardised(found["setups"]["one"], "worst_gap", "better") == pytest.approx(
         -0.1 / math.sqrt(1 / 60) * 20 / 23
