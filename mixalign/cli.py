@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import logging
 import os
 import shutil
 import signal
@@ -81,11 +82,13 @@ def _leave_folder_to_first(verb: str) -> None:
 
 def _guarded(verb: str) -> int:
     """Runs a verb; errors that a user can mend are one message, all others keep their traceback."""
+    from mixalign.config.console import ConsoleHandler
     from mixalign.errors import MixalignError, Stopped, did_you_mean
     from mixalign.stopping import heed, stage
     from mixalign.training.threads import wait_passively
 
     wait_passively()
+    logging.lastResort = ConsoleHandler(logging.WARNING)  # of verbs that compose no configuration
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets errors reach this function
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

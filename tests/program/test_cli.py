@@ -114,6 +114,21 @@ def test_a_second_process_finds_its_verb(call, monkeypatch):
     assert called == [["steps=3"]]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["report", "evaluate"])
+def test_a_warning_says_that_it_is_one(tmp_path, verb):
+    """Also of verbs that compose no configuration, which sets up what is logged."""
+    code = (
+        "import logging, sys; from mixalign import cli; from mixalign.verbs import {verb}; "
+        "{verb}.main = lambda: logging.getLogger('mixalign.x').warning('odd'); sys.argv = ['mixalign', '{verb}']; "
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(verb=verb)], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert done.stderr == "warning: odd\n"
+
+
 def test_an_interrupt_says_so(call, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
