@@ -141,8 +141,9 @@ def main() -> int:
     labels = args.variants or [label for part in args.parts for label in VARIANTS[part]]
     asked = [replace(one, runs={label: one.runs[label] for label in one.runs if label in labels}) for one in by_seed]
     failed = {} if args.gather else work(asked, args.jobs, args.runs)
-    parts = _others(args) | gather(units, skipped, MERGES[: size.merges])
-    results = {"form": args.form, "overrides": args.overrides, "machine": machine(pick_device("auto")), "parts": parts}
+    found = gather(units, skipped, MERGES[: size.merges])
+    parts = _others(args) | {part: one | {"overrides": args.overrides} for part, one in found.items()}
+    results = {"form": args.form, "machine": machine(pick_device("auto")), "parts": parts}
     args.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.json, results)
     print(all_tables(results))

@@ -82,7 +82,7 @@ def _said(name: str, part: Mapping[str, Any], results: Mapping[str, Any]) -> str
     scores = [measures for label, measures in part["scores"].items() if ", round " not in label]
     missing = sum(x is None for measures in scores for x in measures.get("mean_loss", [None] * part["seeds"]))
     cpu = sum(x for measures in scores for x in measures.get("cpu_seconds", []) if x)
-    command = f"make paper {results['form']}=1" + "".join(f" {one}" for one in results["overrides"])
+    command = f"make paper {results['form']}=1" + "".join(f" {one}" for one in part["overrides"])
     if "rows" not in part:
         return f"`{command}`, on {device}: no run is finished."
     rows = ", ".join(f"{task} {splits['train']:,}" for task, splits in part["rows"].items())
