@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,13 +142,15 @@ def main() -> int:
     labels = args.variants or [label for part in args.parts for label in VARIANTS[part]]
     asked = [replace(one, runs={label: one.runs[label] for label in one.runs if label in labels}) for one in by_seed]
     failed = {} if args.gather else work(asked, args.jobs, args.runs)
-    found = gather(units, skipped, MERGES[: size.merges])
-    parts = _others(args) | {part: one | {"overrides": args.overrides} for part, one in found.items()}
+    made = gather(units, MERGES[: size.merges])
+    parts = {part: {"skipped": reason} for part, reason in skipped.items()} | _others(args, units)
+    parts |= {part: one | {"overrides": args.overrides} for part, one in made.items()}
     results = {"form": args.form, "machine": machine(pick_device("auto")), "parts": parts}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.json, results)
     print(all_tables(results))
-    print(f"figures: {args.json}")
+    if units:  # else what the file has stays
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.json, results)
+        print(f"figures: {args.json}")
     for what, reason in failed.items():
         print(f"failed: {what}: {reason}", file=sys.stderr)
     return 1 if failed else 0
@@ -173,11 +176,11 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _others(args: argparse.Namespace) -> dict[str, Any]:
-    """Parts that were measured before in the same form, and are not asked for now."""
+def _others(args: argparse.Namespace, trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts that were measured before in the same form, and are not trained now."""
     before = read_json(args.json) if args.json.is_file() else {}
     parts: dict[str, Any] = before["parts"] if before.get("form") == args.form else {}
-    return {part: found for part, found in parts.items() if part not in args.parts}
+    return {part: found for part, found in parts.items() if part not in trained}
 
 
 def why_skipped(part: str, args: argparse.Namespace) -> str:

@@ -14,10 +14,9 @@ __all__ = ["gather"]
 Record = dict[str, Any]
 
 
-def gather(units: Mapping[str, Sequence[Unit]], skipped: Mapping[str, str], merges: Sequence[str]) -> Record:
+def gather(units: Mapping[str, Sequence[Unit]], merges: Sequence[str]) -> Record:
     """`parts` of benchmarks/results/paper.json: lists are by seed, null where a run is not finished."""
-    parts: Record = {part: _part(group, merges if part == "ama" else ()) for part, group in units.items()}
-    return parts | {part: {"skipped": reason} for part, reason in skipped.items()}
+    return {part: _part(group, merges if part == "ama" else ()) for part, group in units.items()}
 
 
 def _part(units: Sequence[Unit], merges: Sequence[str]) -> Record:

@@ -164,10 +164,14 @@ def test_parts_that_cannot_run_are_skipped_with_a_reason(module, tmp_path, monke
     paper = module("paper")
     monkeypatch.setattr(sys, "argv", ["paper.py", "--rows", str(tmp_path), "--json", str(tmp_path / "paper.json")])
     monkeypatch.chdir(tmp_path)
+    before = {"form": "quick", "parts": {"ideal": {"skipped": "no time"}}}
+    (tmp_path / "paper.json").write_text(json.dumps(before))
     assert paper.main() == 0
     said = capsys.readouterr().out
     assert f"ama is skipped: there are no rows in {tmp_path}/preference" in said
-    assert f"Skipped: there are no rows in {tmp_path}/sft." in said
+    assert f"Skipped: there are no rows in {tmp_path}/preference." in said
+    assert "Skipped: no time." in said
+    assert json.loads((tmp_path / "paper.json").read_text()) == before  # nothing that was measured is lost
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "paper").glob("[!_]*.yaml")))
