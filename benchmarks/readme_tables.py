@@ -1,19 +1,20 @@
-"""The tables of README.md that hold measured figures, written from benchmarks/results/*.json.
+"""The tables of README.md that hold measured figures, and docs/which_mixer.md's, from benchmarks/results/*.json.
 
     python benchmarks/readme_tables.py
 
-Each stands between two marks, `<!-- NAME: made by benchmarks/readme_tables.py -->` and `<!-- end of NAME -->`. The
-table of the arena has a script of its own, arena_table.py.
+Each table stands between two marks, `<!-- NAME: made by benchmarks/readme_tables.py -->` and `<!-- end of NAME -->`.
+The table of the arena has a script of its own, arena_table.py.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from tables import ROOT, markdown, with_block
+from which_mixer import PAGE, with_figures
+
 RESULTS = Path(__file__).parent / "results"
 README = ROOT / "README.md"
 SPEED = "2_core_intel_xeon_processor"  # the machine of README.md's figures
@@ -37,20 +38,19 @@ IDEAL = {
 
 def main() -> None:
     README.write_text(document(README.read_text()))
+    PAGE.write_text(with_figures(PAGE.read_text()))
 
 
 def document(text: str) -> str:
     """The text with every table in its place.
 
     Raises:
-        ValueError: when a table has no place, or two.
+        ValueError: when a table has no place.
     """
     for name, make in TABLES.items():
-        marks = rf"(<!-- {name}: made by benchmarks/readme_tables.py -->\n).*?(\n<!-- end of {name} -->)"
-        table = make()
-        text, count = re.subn(marks, lambda found: f"{found[1]}{table}{found[2]}", text, flags=re.DOTALL)  # noqa: B023
-        if count != 1:
-            raise ValueError(f"README.md has {count} places for the table `{name}`.")
+        if f"<!-- {name}: made by" not in text or f"<!-- end of {name} -->" not in text:
+            raise ValueError(f"README.md has no place for the table `{name}`.")
+        text = with_block(text, name, Path(__file__).name, make())
     return text
 
 
@@ -65,7 +65,7 @@ def evidence() -> str:
         ]
         for row in rows
     ]
-    return _markdown(heads, lines)
+    return markdown(heads, lines)
 
 
 def compare() -> str:
@@ -79,7 +79,7 @@ def compare() -> str:
         ]
         for row in _rows("compare_dpo", None)
     ]
-    return _markdown(heads, lines)
+    return markdown(heads, lines)
 
 
 def evidence_ideal() -> str:
@@ -98,7 +98,7 @@ def evidence_ideal() -> str:
                 "" if name == "joint" else f"{_signed(mean(gaps))} ± {_short(error)} ({below})",
             ]
         lines.append(line)
-    return _markdown(heads, lines)
+    return markdown(heads, lines)
 
 
 def speed() -> str:
@@ -111,7 +111,7 @@ def speed() -> str:
         ratios = ", ".join(f"{one['ratios'][key]:.1f}" for key in ("vs_trl_best", "vs_trl_default"))
         memory = f"{one['peak_mib']['ours']:.0f} of {one['peak_mib']['trl_best']:.0f} MiB"
         lines.append([title, *rates, ratios, memory])
-    return _markdown(heads, lines)
+    return markdown(heads, lines)
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
@@ -152,11 +152,6 @@ def _short(value: float) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
-
-
-def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 if __name__ == "__main__":
