@@ -13,10 +13,11 @@ from statistics import mean
 from typing import Any
 
 import which_mixer
-from paper_claims import Claim, Values, claims, rank_correlation, trainings, values_of, verdict
+from paper_claims import OPEN, Claim, Values, claims, rank_correlation, trainings, values_of, verdict
 from tables import ROOT, between, code, corrected, corrected_intervals, difference, markdown, with_block
 
 from mixalign.reporting.judge.statistics import Score
+from mixalign.reporting.judge.verdicts import MIN_SEEDS
 
 __all__ = ["RESULTS", "all_tables", "claims_table", "document", "judged"]
 
@@ -109,13 +110,14 @@ def judged(claims: Sequence[Claim]) -> list[tuple[Claim, tuple[str, str, str]]]:
     """Each with its difference, its corrected interval and the verdict; dashes where it was not measured."""
     pairs = {n: pair for n, claim in enumerate(claims) if (pair := between(claim.mine, claim.theirs))}
     intervals = corrected_intervals(pairs)
-    found = []
+    found: list[tuple[Claim, tuple[str, str, str]]] = []
     for n, claim in enumerate(claims):
-        low, high = intervals.get(n, (0.0, 0.0))
-        line = (
-            (f"{pairs[n].mean:+.3f}", f"[{low:+.3f}, {high:+.3f}]", verdict(claim, low, high)) if n in pairs else None
-        )
-        found.append((claim, line or ("-", "-", "not measured")))
+        if n not in pairs:
+            found.append((claim, ("-", "-", "not measured")))
+            continue
+        low, high = intervals[n]
+        word = verdict(claim, low, high) if pairs[n].n >= MIN_SEEDS else OPEN
+        found.append((claim, (f"{pairs[n].mean:+.3f}", f"[{low:+.3f}, {high:+.3f}]", word)))
     return found
 
 
@@ -131,12 +133,11 @@ def _scores(name: str, part: Mapping[str, Any]) -> str:
             pair = between(values_of(part, label, measure), theirs, measure not in HIGHER) if label != base else None
             if pair:
                 pairs[label] = pair
-        p_values = corrected(pairs)
+        p_values = corrected({label: pair for label, pair in pairs.items() if pair.n >= MIN_SEEDS})
         for label in labels:
             columns[label].append(_level(values_of(part, label, measure)))
-            columns[label].append(
-                difference(pairs[label], p_values[label]) if label in pairs else "-" * (label != base)
-            )
+            cell = difference(pairs[label], p_values.get(label)) if label in pairs else "-" * (label != base)
+            columns[label].append(cell)
     heads = ["variant"]
     for measure in MEASURES[name]:
         heads += [measure.replace("_", " "), f"minus {base}"]
@@ -149,8 +150,9 @@ def _run(label: str) -> str:
 
 
 def _level(values: Values) -> str:
+    """The mean, and over how many seeds where that is not all."""
     known = [x for x in values if x is not None]
-    return f"{mean(known):.3f}" if known else "-"
+    return f"{mean(known):.3f}" + f" (n={len(known)})" * (len(known) < len(values)) if known else "-"
 
 
 def _cpu(measures: Mapping[str, Any]) -> str:

@@ -49,9 +49,14 @@ def corrected_intervals(pairs: Mapping[Key, Paired]) -> dict[Key, tuple[float, f
     return intervals
 
 
-def difference(pair: Paired, p: float) -> str:
-    """`-0.012 [-0.020, -0.004] *`; `*`: the interval leaves zero out; `**`: after the correction as well."""
-    stars = " **" if p < 1 - LEVEL else " *" if pair.high < 0 or pair.low > 0 else ""
+def difference(pair: Paired, p: float | None) -> str:
+    """`-0.012 [-0.020, -0.004] *`; `*`: the interval leaves zero out; `**`: after the correction as well.
+
+    Args:
+        p: corrected; None where nothing should rest on the interval.
+    """
+    clear = p is not None and (pair.high < 0 or pair.low > 0)
+    stars = " **" if p is not None and p < 1 - LEVEL else " *" * clear
     return f"{pair.mean:+.3f} {pair.interval}{stars.replace('*', chr(92) + '*')}"
 
 

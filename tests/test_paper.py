@@ -131,6 +131,8 @@ def test_verdicts_follow_the_correction_for_all_claims(module):
     worse = claim("worse", "loss", [1.001, 1.0, 1.0, 1.001], [0.0] * 4)
     missing = claim("missing", "loss", [None, 1.0, None, None], [0.0] * 4)
     assert "| small | loss | below 0 | -0.100 | [-0.129, -0.071] | **seen** |" in table([one])
+    few = claim("few", "loss", [-0.1, -0.1001], [0.0] * 2)
+    assert table([few]).endswith("**not decidable at this size** |")  # two seeds, and nothing should rest on them
     lines = table([one, worse, missing, *[none] * 60]).splitlines()[2:]
     assert lines[0].endswith("**not decidable at this size** |")
     assert lines[1].endswith("**not seen** |")
