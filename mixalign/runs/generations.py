@@ -205,6 +205,7 @@ def with_generations(
         write_text(samples, "".join(json.dumps(row) + "\n" for row in rows))
         write_results(path, result)
         log_to_wandb(asked.job.settings, folder, result, rows)
+        log.info("answers before and after: %s", samples)
     wait()
     return result
 
