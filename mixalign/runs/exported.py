@@ -21,6 +21,10 @@ EARLY = (
     "The training ended at step %d, before the first step of the mean of the weights (%d): `export=averaged` keeps the "
     "weights of its last step. Set `average_last` to a larger share to average such a training."
 )
+TIED = (
+    "By %s the last weights are as good as those of step %d, the first to reach %.4g, which are exported. It cannot tell "
+    "them apart: a clipped excess ends at 0. `export=best_gap` can; `export=last` takes the last ones."
+)
 
 
 def put_exported(export: str, trainer: Any, module: AlignModule, data: MixtureData) -> dict[str, Any]:
@@ -58,6 +62,9 @@ def _last_or_best(export: str, trainer: Any, module: AlignModule, keeper: BestCh
     if export not in CHOSEN or keeper.best is None:
         return {"step": trainer.global_step, **_unchosen()}
     exported = keeper.exported()
+    newest = keeper.current_score
+    if newest is not None and exported["step"] < trainer.global_step and exported["value"] == float(newest):
+        log.warning(TIED, keeper.monitor, exported["step"], exported["value"])
     load_weights(module, keeper.best)
     return exported
 

@@ -83,3 +83,11 @@ def test_a_folder_that_was_moved_exports_the_same_step(train, tmp_path, power_cu
         train("run", *overrides)
     (tmp_path / "run").rename(tmp_path / "moved")
     same(train("moved", *overrides), calm)
+
+
+def test_a_monitor_that_cannot_tell_steps_apart_says_so(train, caplog):
+    assert read(train("still", "optimizer.lr=1e-30"))["exported"]["step"] == 1
+    assert "By eval/worst_loss the last weights are as good as those of step 1, the first to reach" in caplog.text
+    caplog.clear()
+    assert read(train("moves"))["exported"]["step"] == 4
+    assert "as good as" not in caplog.text
