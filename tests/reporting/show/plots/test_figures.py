@@ -111,8 +111,10 @@ def test_dollars_and_unknown_numbers_do_not_break_a_figure(write_run, tmp_path):
 def test_a_run_of_one_step_is_drawn(write_run, tmp_path):
     path = write_run("ama_s", 0, {"a": 0.1, "b": 0.2}, metrics=False)
     (path / "mix.jsonl").write_text('{"step": 1, "sample": [0.5, 0.5], "excess": [0.2, 0.1]}\n')
+    (run,) = find(tmp_path)
     for draw in (mixture_paths, excess_paths):
-        _drawn(draw(find(tmp_path)))
+        _drawn(draw([run]))
+    assert _drawn(headline(run, run)).axes[1].get_xlim() == (0.0, 1.0), "one point has no width of its own"
 
 
 def test_no_excess_anywhere_is_drawn(write_run, tmp_path):
