@@ -44,8 +44,8 @@ def headline(run_a: Run | Sequence[Run], run_b: Run | Sequence[Run]) -> "Figure"
     ends = [_worst_line(lines, [series(run) for run in group], group[0].label, colour) for group, colour in pairs]
     lines.set_title(f"{title.rstrip(',')}, worst task (nats)")
     lines.set_xlabel("step")
-    if lines.dataLim.width == 0:  # one validation, which matplotlib would spread over the whole width
-        lines.set_xlim(0.0, lines.dataLim.x1)
+    if lines.dataLim.width < 1:  # one validation, which would be spread over the whole width
+        lines.set_xlim(0.0, float(lines.dataLim.x0))
     lines.set_ylim(0.0, 1.08 * (lines.dataLim.y1 or 1.0))
     lines.grid(axis="y")
     _name_ends(lines, [(group[0].label, end, colour) for (group, colour), end in zip(pairs, ends, strict=True)])
