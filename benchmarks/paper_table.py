@@ -113,7 +113,8 @@ def judged(claims: Sequence[Claim]) -> list[tuple[Claim, tuple[str, str, str]]]:
     found: list[tuple[Claim, tuple[str, str, str]]] = []
     for n, claim in enumerate(claims):
         if n not in pairs:
-            found.append((claim, ("-", "-", "not measured")))
+            alone = [a - b for a, b in zip(claim.mine, claim.theirs, strict=True) if a is not None and b is not None]
+            found.append((claim, (f"{alone[0]:+.3f}", "one seed", OPEN) if alone else ("-", "-", "not measured")))
             continue
         low, high = intervals[n]
         word = verdict(claim, low, high) if pairs[n].n >= MIN_SEEDS else OPEN
@@ -123,8 +124,8 @@ def judged(claims: Sequence[Claim]) -> list[tuple[Claim, tuple[str, str, str]]]:
 
 def _scores(name: str, part: Mapping[str, Any]) -> str:
     """A line a variant: what it measures, its difference to the baseline, and the CPU seconds of a run."""
-    base, labels = BASELINE[name], [label for label in part["scores"] if not label.endswith((", round 0", ", round 1"))]
-    labels = [label for label in labels if f"{label}, round 2" not in part["scores"]]  # of the round that it kept
+    base = BASELINE[name]  # of runs in rounds each round, and not again the one that was kept
+    labels = [label for label in part["scores"] if f"{label}, round 0" not in part["scores"]]
     columns: dict[str, list[str]] = {label: [] for label in labels}
     for measure in MEASURES[name]:
         theirs = values_of(part, base, measure)

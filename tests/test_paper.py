@@ -136,7 +136,8 @@ def test_verdicts_follow_the_correction_for_all_claims(module):
     lines = table([one, worse, missing, *[none] * 60]).splitlines()[2:]
     assert lines[0].endswith("**not decidable at this size** |")
     assert lines[1].endswith("**not seen** |")
-    assert lines[2] == "| missing | loss | below 0 | - | - | not measured |"
+    assert lines[2] == "| missing | loss | below 0 | +1.000 | one seed | **not decidable at this size** |"
+    assert table([claim("none", "loss", [None], [0.0])]).endswith("| none | loss | below 0 | - | - | not measured |")
 
 
 def test_corrected_intervals_leave_zero_out_where_holm_does(module):
