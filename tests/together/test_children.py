@@ -76,7 +76,7 @@ def test_the_error_of_another_process_takes_the_place_of_a_broken_connection(tmp
     finally:
         for child in busy:
             child.kill()
-            child.wait()
+            child.wait(60)
 
 
 def test_a_process_that_was_killed_is_named_with_its_signal(tmp_path):
