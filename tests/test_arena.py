@@ -38,6 +38,7 @@ def results(**scores):
     return {"form": "quick", "seeds": 4, "mixers": [*scores], "setups": {"one": setup}}
 
 
+@pytest.mark.long
 def test_set_ups_span_what_decides_whether_mixing_matters():
     settings = {name: compose_settings([f"arena={name}"]) for name in SMALL}
     assert len(settings) >= 14

@@ -60,7 +60,7 @@ def write(folder: Path, files: dict[str, dict]) -> None:
         path.write_text(yaml.safe_dump(content))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_outside(cli, tiny, tmp_path):
     """A mixer, an objective, a callback, a logger and a data preset: two steps with all of them."""
     (tmp_path / "mine.py").write_text(FIRST_TASK + MINE)
@@ -202,7 +202,7 @@ def python(copy):
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_added_inside_is_there_by_its_file_and_a_line(python):
     code = (
         "from mixalign.config.compose import compose_settings as c\n"

@@ -87,7 +87,7 @@ def test_a_command_is_understood(command):
         compose_settings([text for text in overrides_of(words) if "VALUE" not in text])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "command",
     [c for c in ALL if words_of(c)[0] in WITH_KEYS and not any(mark in c for mark in NOT_HERE)],
@@ -149,7 +149,7 @@ def test_hooks_are_the_checks_and_nothing_is_downloaded():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("command", [c for c in ALL if words_of(c)[0] in ("report", "evaluate") and len(c.split()) > 1])
 def test_a_command_on_finished_runs_runs(cli, finished, tmp_path, command):
     shutil.copytree(finished, tmp_path / "runs" / "a")

@@ -87,7 +87,7 @@ def mine(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rule_from_outside_trains_with_an_installed_wheel(installed, mine):
     path = {"PYTHONPATH": os.pathsep.join([str(installed), str(mine)]), "MIXALIGN_TARGETS": "my_rules.Hardest"}
     where = do([sys.executable, "-c", "import mixalign; print(mixalign.__file__)"], mine, **path)

@@ -69,6 +69,7 @@ def test_runs_and_sweeps_without_a_run_dir_go_to_folders_of_their_own(in_process
     assert [bool(re.search(r"_sweep(_2)?/0_uniform_seed0$", str(run))) for run in runs].count(True) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("overrides", [REFUSED, ("batch_size=0",), ("steps=1", "data.tasks.helpful.rows=0")])
 @pytest.mark.parametrize("place", [(), ("run_dir=new/run",)], ids=["default", "named"])
 @pytest.mark.parametrize("verb", [("train",), ("train", "-m")], ids=["run", "sweep"])

@@ -53,6 +53,7 @@ def trained(model, tiny, tmp_path):
     return go
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("gigabytes", "wanted"),
     [(1000, (12, 64)), (14, (6, 32)), (13, (4, 32)), (7, (2, 16)), (2, (1, 1)), (0, (1, 1)), (None, (4, 8))],
@@ -100,6 +101,7 @@ def test_a_run_goes_on_with_the_rows_that_it_began_with(trained, free, tmp_path,
     assert first == second
 
 
+@pytest.mark.long
 def test_other_trainings_have_a_divisor_of_their_own_batch(trained, free, monkeypatch):
     free(14 * GB)
     seen = []

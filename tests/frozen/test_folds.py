@@ -92,6 +92,7 @@ def crossed(tiny):
     return scored(prepare(compose_settings(tiny("specialists.folds=2"))), train=True)
 
 
+@pytest.mark.long
 def test_training_rows_have_the_loss_of_the_other_fold_and_others_the_mean(crossed):
     job, reference = crossed
     for number, models in enumerate(find_folds(job, reference).values()):
@@ -146,6 +147,7 @@ def test_who_wants_one_specialist_a_task_is_refused_by_name(tiny, refuse, crosse
         fit_from_specialists(compose_settings(tiny("specialists.folds=2", "objective=sft")))
 
 
+@pytest.mark.long
 def test_the_best_step_of_a_specialist_is_kept(tiny, finished, cache, capsys):
     """At a rate that ruins them, the first of three steps is the best; and the recipe says so."""
     ruinous = ("specialists.lr=0.05", "optimizer.warmup_steps=0")

@@ -52,7 +52,7 @@ def said(caplog):
     return lambda: [m for m in caplog.messages if m.startswith(("reference:", "specialist "))]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_specialists_are_trained_once_and_reused_by_other_mixers_and_seeds(train, tmp_path, said):
     mine = f"cache_dir={tmp_path / 'fresh'}"
     train(mine, run="first")
@@ -76,7 +76,7 @@ def test_specialists_are_trained_once_and_reused_by_other_mixers_and_seeds(train
     assert len({name.split("/")[1] for name in now if name.startswith("specialists/")}) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_runs_at_once_share_a_cache(start, tiny, finished, cache, tmp_path):
     """Each stage is made by one of them, whichever comes first, and is what one run alone has made."""
     shared = tmp_path / "cache"

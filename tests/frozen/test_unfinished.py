@@ -40,7 +40,7 @@ def cut(monkeypatch):
     return go
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("how", "which", "title"), [("kill", 1, "reference"), ("SIGTERM", 3, "specialist reverse")])
 def test_it_goes_on_bit_for_bit(tiny, finished, cache, cut, tmp_path, caplog, monkeypatch, how, which, title):
     overrides = tiny("mixer=ama_s", f"cache_dir={tmp_path / 'cache'}", "save_every=1")
@@ -66,7 +66,7 @@ def test_it_goes_on_bit_for_bit(tiny, finished, cache, cut, tmp_path, caplog, mo
     assert (tmp_path / "run" / "eval.json").read_bytes() == (finished / "eval.json").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_best_step_so_far_moves_with_the_cache(tiny, cut, tmp_path, monkeypatch):
     """At a rate that ruins specialists the first step is their best one; the cut is behind it, and so is the move."""
     ruinous = ("specialists.lr=0.05", "optimizer.warmup_steps=0", "specialists.export=best", "specialists.steps=4")

@@ -116,7 +116,7 @@ def exact(trained):
 LEAST = {"identity": (-1, -1), "kfac": (0.75, 0.35), "ekfac": (0.75, 0.35)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_factored_influence_follows_the_gauss_newton_matrix(trained, exact, monkeypatch):
     model, domains, targets = trained
     found = {}

@@ -258,6 +258,7 @@ def test_weights_decide_what_is_trained_and_not_how_a_row_scores(tiny):
     assert score_recipe(job, frozen, table) == before[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [(), ("mixer.wrap.every=2",), ("objective=kto",), ("lora=default", "objective=sft")])
 def test_a_whole_run_with_weights(tiny, tmp_path, monkeypatch, more):
     """From the reference on; evaluated again it has the same numbers, and other weights are other rows."""

@@ -80,6 +80,7 @@ class TestSpecialists:
         assert config["mixer"]["name"] == "merge_task_arithmetic"
         assert (config["mixer"]["scale"], config["mixer"]["weights"]) == (2.0, pytest.approx([1 / 3] * 3))
 
+    @pytest.mark.long
     def test_adapters_merge_into_a_full_model(self, train):
         run = train("lora=default", "lora.r=2", "optimizer.lr=0.05", "mixer=uniform", "specialists.train=always")
         merge.run([], Merge("task_arithmetic", (0, 1, 0)), specialists=run)
@@ -93,6 +94,7 @@ class TestSpecialists:
         for name, tensor in wanted.state_dict().items():
             torch.testing.assert_close(merged.state_dict()[name], tensor, rtol=0, atol=1e-6)
 
+    @pytest.mark.long
     def test_sft_without_a_reference_in_the_cache(self, train):
         """The base is the model as loaded, which no folder holds."""
         run = train("objective=sft", "mixer=uniform", "specialists.train=always")

@@ -217,6 +217,7 @@ def test_the_order_of_the_tasks_does_not_matter(mixer):
         turned, turned_state = mixer.update(turned_given, turned_state)
 
 
+@pytest.mark.long
 @every_mixer
 def test_long_runs_with_large_signals_stay_finite_and_on_the_simplex(mixer):
     mix, state = mixer.init(rows(6))

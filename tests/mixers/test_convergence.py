@@ -35,6 +35,7 @@ def test_the_minimax_value_is_known(problem):
     assert 0 <= problem.uncertainty < 1e-5 < problem.minimax
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ama_r", "ama_s"])
 def test_the_gap_falls_as_one_over_the_root_of_the_steps(benchmark, problem, name):
     """Four seeds had -.49 to -.63 (AMA-R) and -.47 to -.61 (AMA-S); the bar of the long run is -.45."""

@@ -151,6 +151,7 @@ def test_static_mixtures_do_not(problem, temperature, gap):
     assert play(problem, Temperature(temperature), seed=0) > gap
 
 
+@pytest.mark.long
 def test_without_exploration_a_task_is_lost_for_good(problem):
     """With c = 0 a task whose share has become tiny is not drawn, so nothing tells that it gets worse.
 

@@ -75,6 +75,7 @@ def test_one_that_was_killed_while_it_made_it_leaves_nothing_half(file, tmp_path
     assert GGUF(str(file[0])).unpacked(tmp_path).build().num_parameters() > 1000
 
 
+@pytest.mark.long
 def test_a_run_trains_and_is_evaluated_from_the_file(file, tiny, tmp_path):
     settings = [one for one in tiny("mixer=uniform", "lora=default", "eval.generate=2") if not one.startswith("model.")]
     settings += ["model=gguf", f"model.gguf_file={file[0]}", f"cache_dir={tmp_path / 'cache'}", "eval.max_new_tokens=3"]

@@ -90,6 +90,7 @@ WITH_CLI = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("bad", "said"), WITH_CLI)
 def test_the_command_line_refuses_bad_input(cli_refuses, folder, finished, tmp_path, bad, said):
     new = [text.format(root=folder) for text in bad]

@@ -114,7 +114,7 @@ def test_a_second_process_finds_its_verb(call, monkeypatch):
     assert called == [["steps=3"]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("verb", ["report", "evaluate"])
 def test_a_warning_says_that_it_is_one(tmp_path, verb):
     """Also of verbs that compose no configuration, which sets up what is logged."""

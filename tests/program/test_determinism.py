@@ -29,6 +29,7 @@ def assert_the_same(one: Path, two: Path) -> None:
     assert [name for name, content in one.items() if content != two[name]] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_gives_the_same_bits_again(of_mixer, mixer):
     """Also where torch refuses what may differ: on a CPU the same operations are taken."""
@@ -36,6 +37,7 @@ def test_every_mixer_gives_the_same_bits_again(of_mixer, mixer):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -100,6 +100,7 @@ def test_what_holds_no_specialists_is_refused_by_name(tiny, refuse, train, tmp_p
     assert "that run has no specialists (no specialists.json)" in refuse(tiny(f"specialists.of={run}"))
 
 
+@pytest.mark.long
 def test_a_sweep_over_the_rate_has_the_specialists_of_its_first_run(tiny, in_process, tmp_path):
     """Without that, the run that learned nothing would rank first; see the report's tests."""
     swept = ("optimizer.lr=1e-3,1e-7", "mixer=uniform", "specialists.train=always", "seed=0")

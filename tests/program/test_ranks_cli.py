@@ -235,6 +235,7 @@ def test_four_runs_by_a_launcher(call, tiny, tmp_path, launcher, plugin):
     assert len(list((tmp_path / "cache" / "reference").iterdir())) == 1
 
 
+@pytest.mark.long
 def test_a_refused_run_on_two_processes_is_one_message(call, tiny, tmp_path):
     given = settings(tiny, tmp_path, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "batch_size=7")
     done = call(*PYTHON, "train", *given)
@@ -245,12 +246,14 @@ def test_a_refused_run_on_two_processes_is_one_message(call, tiny, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_lightnings_way_to_share_rows_is_refused(call, tiny, tmp_path):
     done = call(*PYTHON, "train", *settings(tiny, tmp_path, "+trainer.use_distributed_sampler=true"))
     assert done.returncode == 1
     assert "`trainer.use_distributed_sampler` cannot be set" in done.stderr
 
 
+@pytest.mark.long
 def test_several_machines_need_a_launcher(call, tiny, tmp_path):
     done = call(*PYTHON, "train", *settings(tiny, tmp_path, "trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2"))
     assert done.returncode == 1
@@ -265,12 +268,14 @@ def test_another_number_of_processes_than_the_launchers_is_refused(call, tiny, t
     assert done.left == []
 
 
+@pytest.mark.long
 def test_processes_that_end_with_every_training_are_refused(call, tiny, tmp_path):
     done = call(*PYTHON, "train", *settings(tiny, tmp_path, "trainer.devices=2", "trainer.strategy=ddp_spawn"))
     assert done.returncode == 1
     assert "Use `trainer=ddp`" in done.stderr
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_no_process(call, tiny, tmp_path):
     given = settings(tiny, tmp_path, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "steps=100000")
     done = call(*PYTHON, "train", *given, kill_after=lambda said: "specialist 3/3" in said)

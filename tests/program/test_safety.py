@@ -117,6 +117,7 @@ def test_no_line_of_the_package_unpickles_a_file():
     assert [(file, name) for file, name, said in calls() if said.get("trust_remote_code")] == []
 
 
+@pytest.mark.long
 def test_no_secret_is_written(cli, tiny, tmp_path):
     """Not into the run, the cache, or what is printed."""
     short = ("mixer=uniform", "specialists.train=never", "reference.sft_steps=0")

@@ -22,7 +22,7 @@ STAGES = {  # what is called in it -> arguments, the stage as the message has it
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("place", "number"), [(p, n) for p, n in zip(STAGES, [15, 2] * 3, strict=True)])
 def test_every_stage_is_left_at_once(in_process, tiny, cache, finished, tmp_path, monkeypatch, place, number):
     """A run before it has left Lightning's own handlers nowhere."""

@@ -43,6 +43,7 @@ def test_a_sweep_shows_a_warning_once(sweep):
     assert all(log.count("WARNING mixalign.verbs.train: Inside the warm-up") == 1 for log in logs)
 
 
+@pytest.mark.long
 def test_the_report_of_a_sweep(sweep, cli):
     root, _ = sweep
     done = cli("report", str(root / "runs"))
@@ -56,6 +57,7 @@ def test_the_report_of_a_sweep(sweep, cli):
     assert 'http-equiv="refresh"' not in page
 
 
+@pytest.mark.long
 def test_wandb_offline_needs_no_account_and_no_network(cli, tiny, tmp_path):
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
     own = {

@@ -38,6 +38,7 @@ def test_the_cache_can_be_switched_off(tiny, tmp_path):
     assert not (tmp_path / "tokens").exists()
 
 
+@pytest.mark.long
 def test_mapped_tables_train_like_those_in_memory(train, finished, tmp_path):
     """From an empty cache: reference, specialists, scores and the run itself read arrays that nobody can write to."""
     run = train("mixer=ama_s", f"cache_dir={tmp_path / 'cache'}")

@@ -98,7 +98,7 @@ def logits(model):
         return model.eval()(torch.arange(3, 13)[None]).logits
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_from_an_adapter(go_on, first, tmp_path):
     """The reference policy is the model at the start; specialists begin there too, and mixers share them."""
     from peft import PeftModel
@@ -121,7 +121,7 @@ def test_a_run_goes_on_from_an_adapter(go_on, first, tmp_path):
     assert json.loads((tmp_path / "other_merge_linear" / "eval.json").read_text())["mixer"] == "merge_linear"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("lora", "name"), [(CALM[-2:], "adapter_model.safetensors"), ((), "model.safetensors")])
 def test_it_resumes_to_the_same_bits(go_on, caplog, lora, name):
     more = ("specialists.train=never", "mixer=uniform", "export=last")

@@ -68,6 +68,7 @@ def test_results_say_what_was_kept_and_what_else_there_was(of_mixer, in_process)
     assert line in " ".join(out.split())
 
 
+@pytest.mark.long
 def test_an_adapter_is_averaged_alone(train):
     run = train("mixer=ama_s", "lora=default", "lora.r=2", "export=averaged")
     assert read(run)["exported"]["averaged"] == [4, 4]

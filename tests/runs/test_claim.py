@@ -92,6 +92,7 @@ def finished_run(go, tmp_path):
     return make
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [(), ("mixer=ama_s", "specialists.train=auto"), ("micro_batch_size=3",)])
 def test_an_extended_run_is_the_longer_run(go, made, finished_run, caplog, cache, more):
     more = (*more, f"cache_dir={cache}") if "mixer=ama_s" in more else more
@@ -129,6 +130,7 @@ def test_a_run_that_is_extended_is_not_finished_until_it_is(go, made, finished_r
     same(run, made("steps=8"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moved", [1, 2, 3])
 def test_setting_results_aside_may_be_interrupted(go, made, finished_run, monkeypatch, moved):
     run, left, rename = finished_run("steps=4"), [moved], Path.rename
@@ -197,6 +199,7 @@ def test_settings_that_a_run_reads_are_compared(go, short, tmp_path, of, now):
         go("run", "steps=4", *of, now)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "then", "now", "said"),
     [
@@ -273,6 +276,7 @@ def test_a_checkpoint_with_nothing_left_to_do_is_refused(go, made, tmp_path, ste
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", [5, 7])
 def test_the_same_command_with_resume_goes_on_from_its_own_checkpoint(go, made, tmp_path, power_cut, caplog, moment):
     """Cut off behind step 5 (before its first own checkpoint was written), or behind step 7."""
@@ -299,6 +303,7 @@ def test_the_same_command_with_resume_goes_on_from_its_own_checkpoint(go, made, 
     )
 
 
+@pytest.mark.long
 def test_resume_into_the_folder_of_another_run_is_refused(go, made, finished_run, power_cut, tmp_path):
     first, other = made("steps=4") / "checkpoints" / "last.ckpt", made("steps=4", "seed=1")
     with power_cut(3):

@@ -34,7 +34,7 @@ def same(run, other):
         assert (run / name).read_bytes() == (other / name).read_bytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_cache_does_not_change_by_what_the_best_step_is_chosen(train, tmp_path, power_cut):
     calm = train("calm")
     assert read(calm)["exported"]["monitor"] == "eval/worst_loss"
@@ -56,6 +56,7 @@ def test_the_cache_does_not_change_by_what_the_best_step_is_chosen(train, tmp_pa
     same(train("other"), with_them)  # though there were none any more
 
 
+@pytest.mark.long
 def test_a_missing_best_checkpoint_is_said_first_and_export_last_goes_on(train, tmp_path, power_cut):
     with power_cut(3):
         train("run")

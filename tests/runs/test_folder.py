@@ -132,6 +132,7 @@ def test_a_finished_run_is_not_trained_again(calm, tiny, monkeypatch, caplog):
         train_from_overrides(tiny("val_every=2", "seed=1"), str(calm))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["32", "32-true", "auto"])
 def test_a_precision_as_a_number_or_a_word_is_kept_as_it_was_given(train, precision):
     overrides = ("mixer=uniform", "specialists.train=never", "objective=sft", f"trainer.precision={precision}")
@@ -139,6 +140,7 @@ def test_a_precision_as_a_number_or_a_word_is_kept_as_it_was_given(train, precis
     assert read(train(*overrides) / "eval.json") == result
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "left", "said"),
     [("run", 22, "metrics.csv"), ("run", 60, "step2.ckpt"), ("run", 200, ".ckpt"), ("cache", 100, "scores/")],
@@ -205,7 +207,7 @@ def chaos():
     del sys.modules["chaos"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_too_little_memory_is_said_with_what_to_lower(tiny, tmp_path):
     """A limit on the memory of the process itself, far below what the batch takes."""
     overrides = [*tiny("mixer=uniform", "specialists.train=never", "objective=sft"), "steps=2", "batch_size=4000"]

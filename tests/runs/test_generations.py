@@ -93,7 +93,7 @@ def test_answers_longer_than_the_model_are_refused_before_anything_is_trained(ti
     assert "Lower it to" in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_generate_what_one_does(cli, tiny, tmp_path, generated_run):
     settings = [one for one in tiny("mixer=uniform", *GENERATE, *EXACT[:2]) if not one.startswith("cache_dir")]
     two = ("trainer=ddp", "trainer.devices=2")
@@ -124,6 +124,7 @@ def test_a_scorer_that_fails_costs_no_training(tiny, tmp_path, monkeypatch):
     assert (tmp_path / "run/model/model.safetensors").stat().st_mtime_ns == trained
 
 
+@pytest.mark.long
 def test_another_scorer_judges_the_answers_of_a_finished_run(tiny, tmp_path):
     """A scorer judges what a trained model answers: the run is the same one, and its scores are made again."""
     run, settings = tmp_path / "run", tiny("mixer=uniform", *GENERATE)

@@ -129,6 +129,7 @@ def trained(tmp_path_factory) -> Own:
     return own
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_finished_run_is_of_its_rows_and_its_model(trained, tmp_path, change):
     own, run = Own(tmp_path / "copy"), tmp_path / "copy" / "run"
@@ -149,6 +150,7 @@ def test_a_finished_run_is_of_its_rows_and_its_model(trained, tmp_path, change):
     evaluate(run, "validation")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [edit, change_template, change_weights], ids=lambda change: change.__name__)
 @pytest.mark.parametrize("more", [(), ("lora=default",)], ids=["full", "lora"])
 def test_an_interrupted_run_goes_on_with_its_rows_and_its_model(own, power_cut, change, more):

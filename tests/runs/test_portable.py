@@ -21,6 +21,7 @@ def read(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.long
 def test_an_adapter_run_is_evaluated_from_everywhere_and_loads_without_its_cache(tiny, tmp_path, monkeypatch, caplog):
     from peft import PeftModel
 
@@ -112,6 +113,7 @@ VERBS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_reads_a_run_from_where_it_began_and_its_own_paths_from_here(verb, near, away, tmp_path, in_process):
     arguments, made = VERBS[verb]

@@ -60,6 +60,7 @@ def test_rounds_and_proxies_are_runs_of_their_own(go, begun, tmp_path):
     assert len({*rounds.values(), *runs.values()}) == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("own", [(), ("++logger.wandb.id=mine",)])
 def test_generated_answers_go_to_the_same_run(go, monkeypatch, begun, own):
     logged = MagicMock()

@@ -41,7 +41,7 @@ def main():
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @forks
 def test_nobody_waits_for_a_process_that_hangs_or_is_dead(tmp_path):
     """The second process stops, so the first one's barrier ends by `trainer.timeout`; then it dies unnoticed."""

@@ -100,7 +100,7 @@ def test_gradient_checkpointing_is_for_training():
     assert model.is_gradient_checkpointing
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # torch.compile's own
 def test_compiled_layers_give_the_same_numbers(monkeypatch):
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", modeling_llama.apply_rotary_pos_emb)  # put back later

@@ -374,7 +374,7 @@ print(json.dumps(out))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fsdp2_restores_late_and_asks_for_frozen_weights(tmp_path):
     """What FullySharded does in another way; in a process of its own, which the group of processes ends with."""
     run = [sys.executable, "-W", "ignore", "-c", SHARDED, str(tmp_path)]

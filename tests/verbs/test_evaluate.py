@@ -29,6 +29,7 @@ def test_the_test_rows_give_eval_json_again(copy, capsys):
     assert "<- worst" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "overrides",
     [

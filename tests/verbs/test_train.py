@@ -197,6 +197,7 @@ def test_an_adapter_on_random_weights_gets_a_base_on_disk(train):
     assert (base / "model.safetensors").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_the_layout_asked_for_reaches_training_and_scoring(train, tmp_path, monkeypatch, layout):
     seen = []
@@ -221,6 +222,7 @@ def test_every_mixer_trains(of_mixer, mixer, objective):
     assert (run / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_the_best_checkpoint_is_the_one_with_the_lowest_worst_excess(train):
     # a learning rate so high that the worst task gets worse from some step on
     run = train("optimizer.lr=0.3", "specialists.lr=4e-4", "steps=8", "val_every=1", "optimizer.warmup_steps=0")
@@ -281,6 +283,7 @@ STOP_AT_ONCE = (
 )
 
 
+@pytest.mark.long
 def test_a_run_that_a_callback_ends_is_finished_and_its_specialists_know_nothing_of_it(train, tmp_path):
     """Nothing falls by 100 nats, so the second validation is the last; three steps of each specialist are made."""
     run = train("mixer=uniform", "steps=8", f"cache_dir={tmp_path / 'cache'}", *STOP_AT_ONCE)

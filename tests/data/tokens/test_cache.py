@@ -266,6 +266,7 @@ print(token_cache.TokenCache(tokenizer, folder).tokenise(rows, **settings)[0].ro
 """
 
 
+@pytest.mark.long
 def test_processes_may_make_the_same_entry(folder, tmp_path):
     settings = {"task": "maths", "form": "preference", "max_length": 50}
     (tmp_path / "job").write_bytes(pickle.dumps((byte_tokenizer(), ROWS, settings, folder)))

@@ -39,6 +39,7 @@ def run(examples, tokenizer, many, max_length=100):
     return tokenise(examples, tokenizer, task="maths", form="preference", max_length=max_length, workers=many)
 
 
+@pytest.mark.long
 def test_workers_give_the_same_bits(tokenizer):
     rows = [*STANDARD, *CHATS]
     (serial, wanted), (parallel, found) = (run(rows, tokenizer, many, max_length=24) for many in (1, 2))
@@ -72,6 +73,7 @@ print(tokenise(rows, tokenizer, task="maths", form="preference", max_length=99, 
 """
 
 
+@pytest.mark.long
 def test_workers_do_not_run_the_script_that_started_them(tmp_path):
     """Which would start workers of its own where it has no `if __name__ == "__main__"`."""
     script, job = tmp_path / "script.py", tmp_path / "job"
@@ -103,6 +105,7 @@ def test_a_worker_that_is_killed_is_one_message(tokenizer):
     assert active_children() == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_whenever_a_worker_is_killed(tokenizer):
     """While it starts, has a chunk, sends one or is idle: the run ends with that message, or was done before."""
@@ -138,6 +141,7 @@ def is_alive(pid: int) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's list of processes")
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     """Killed while they have rows for minutes."""
