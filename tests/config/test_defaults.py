@@ -12,6 +12,7 @@ def lines(settings):
     return "; ".join(settings.chosen)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "rate"),
     [

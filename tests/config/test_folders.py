@@ -59,6 +59,7 @@ def test_a_folder_that_was_named_is_that_folder():
     _chosen.clear()
 
 
+@pytest.mark.long
 def test_runs_and_sweeps_without_a_run_dir_go_to_folders_of_their_own(in_process, tiny, monkeypatch, tmp_path):
     overrides = tiny(*CHEAP, "steps=1")
     for arguments in (["train"], ["train"], ["train", "-m"], ["train", "-m"]):

@@ -265,6 +265,7 @@ def test_from_random_mixtures_to_a_run_on_fitted_weights(trained, call, train):
     assert used["sample_final"] == pytest.approx([written["weights"][task] for task in used["tasks"]], abs=1e-3)
 
 
+@pytest.mark.long
 def test_mixmin_from_specialists_to_weights(tiny, tmp_path, capsys):
     settings = tiny("objective=sft", "data.target=[helpful, reverse]")
     fit_from_specialists(compose_settings(settings), str(tmp_path / "mine.yaml"))

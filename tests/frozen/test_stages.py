@@ -198,6 +198,7 @@ def test_a_mixer_that_needs_specialists_is_refused_without(tiny, refuse, mixer, 
     assert files(cache, "") == before
 
 
+@pytest.mark.long
 def test_a_live_reference_gives_the_losses_of_the_cached_one(train):
     adapter = ("lora=default", "lora.r=2", "optimizer.lr=0.01", "mixer=uniform", "specialists.train=never")
     modes = ("cached", "frozen_copy", "adapter_off")

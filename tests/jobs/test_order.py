@@ -50,6 +50,7 @@ def test_a_run_goes_on_with_its_tasks_in_another_order(train, power_cut):
     assert json.loads((run / "eval_test.json").read_text())["tasks"] == result["tasks"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_gone_on_from_with_the_tasks_in_another_order(train, tmp_path, power_cut):
     with power_cut(3):
         train("first", TASKS)
@@ -59,6 +60,7 @@ def test_a_checkpoint_is_gone_on_from_with_the_tasks_in_another_order(train, tmp
         assert (same / name).read_bytes() == (other / name).read_bytes(), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["mixer.wrap.prior", "merge.weights"])
 def test_a_list_in_the_order_of_the_tasks_has_no_meaning_in_another(train, power_cut, key):
     weights, what = f"{key}=[1, 2, 3]", ["merge.methods=[linear]"] if key.startswith("merge") else []

@@ -153,6 +153,7 @@ ALPHA = (0.85, 0.09, 0.04, 0.02)
 EXCESS = (0.8, 0.4, 0.2, 0.05)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [8, 32])
 def test_the_estimate_is_unbiased_and_the_plain_mean_is_not(batch_size):
     """Four unequal tasks, the real sampler and the real callback, measured with the mixture held fixed.

@@ -102,7 +102,7 @@ def test_the_command_line_refuses_bad_input(cli_refuses, folder, finished, tmp_p
     assert not (run / "model").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_line_names_the_task_whose_loss_is_nan(cli_refuses, folder, finished, tmp_path):
     tasks = [f"data.tasks.{t}={{generator: {t}, rows: 40, test_rows: 5}}" for t in ("helpful", "reverse", "compare")]
     settings = ["model=pretrained", f"model.path={folder / 'nan'}", "objective=sft", "mixer=uniform", "data=local"]
@@ -115,14 +115,14 @@ def test_the_command_line_names_the_task_whose_loss_is_nan(cli_refuses, folder, 
     assert not (run / "checkpoints" / "last.ckpt").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_that_holds_a_run_is_left_alone(cli_refuses, tiny, finished):
     message = cli_refuses("train", *tiny("seed=3"), f"run_dir={finished}", untouched=[finished])
     assert message.startswith(f"{finished} already holds a run with other settings (")
     assert "seed: got 0, wanted 3" in message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_folder_that_is_a_file(cli_refuses, folder):
     """Hydra makes the folder before any code of ours runs."""
     message = cli_refuses("train", *local(folder), f"run_dir={folder / 'good.jsonl'}", untouched=[folder])

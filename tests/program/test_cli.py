@@ -157,7 +157,7 @@ def own_mixer(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mixer_of_the_users_own(cli, tiny, own_mixer, tmp_path):
     root = command_line.__file__.rpartition("/mixalign/")[0]
     settings = [*tiny("mixer=mine", "mixer.share=0.7", "specialists.train=never"), f"run_dir={tmp_path / 'run'}"]

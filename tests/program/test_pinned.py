@@ -65,6 +65,7 @@ def test_such_a_run_goes_on_and_is_evaluated_without_the_other(train, finished, 
     assert read(run / "eval_test.json")["excess_over"] == read(finished / "eval.json")["excess_over"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "named"),
     [

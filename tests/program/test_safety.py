@@ -157,6 +157,7 @@ def calls_home(monkeypatch) -> list[object]:
     return tried
 
 
+@pytest.mark.long
 def test_a_training_on_local_files_reaches_for_nothing(tiny_local, calls_home, tmp_path):
     """A model, a tokenizer with a template, and rows of this disk; all stages."""
     tiny = TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)

@@ -52,6 +52,7 @@ def test_every_stage_is_left_at_once(in_process, tiny, cache, finished, tmp_path
     assert (tmp_path / "run" / "eval.json").is_file()
 
 
+@pytest.mark.long
 def test_a_sweep_stops_as_a_whole(in_process, tiny, finished, tmp_path, monkeypatch):
     real = Leave.on_train_start
 
@@ -71,6 +72,7 @@ def test_a_sweep_stops_as_a_whole(in_process, tiny, finished, tmp_path, monkeypa
     assert folders == ["0_uniform_seed0", "1_uniform_seed1"]
 
 
+@pytest.mark.long
 def test_a_sweep_names_all_runs_that_failed(in_process, tiny, finished, tmp_path):
     code, _, err = in_process(
         "train", "-m", *tiny("mixer=uniform"), "merge.methods=[],[magic],[tricks]", f"run_dir={tmp_path}"

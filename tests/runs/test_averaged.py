@@ -36,6 +36,7 @@ def mean_in(run):
     return {name.removeprefix("model."): value for name, value in state["mean"].items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mixer", ["uniform", "ama_s", "ama_r", "doremi", "ideal"])
 def test_every_kind_of_mixer_ends_with_the_mean(of_mixer, mixer):
     """Of the steps, of a proxy's final training, and of every round."""
@@ -102,6 +103,7 @@ def test_the_last_weights_are_kept_to_the_bit_where_they_are_asked_for(train):
     assert (run / "model/model.safetensors").read_bytes() == (plain / "model/model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_an_interrupted_run_is_the_same_to_the_bit(tiny, tmp_path, power_cut, monkeypatch):
     given = tiny("mixer=ama_s", "export=averaged", "steps=8", "save_every=1")
     train_from_overrides(given, str(tmp_path / "calm"))
@@ -124,6 +126,7 @@ def test_a_run_that_ends_before_its_mean_begins_keeps_its_last_weights_and_says_
     assert f"ended at step {steps}, before the first step of the mean of the weights (15)" in caplog.text
 
 
+@pytest.mark.long
 def test_a_run_is_not_extended_past_where_its_mean_would_begin(tiny, tmp_path):
     given = tiny("mixer=uniform", "export=averaged")
     train_from_overrides([*given, "steps=8"], str(tmp_path / "run"))

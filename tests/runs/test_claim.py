@@ -171,6 +171,7 @@ def test_the_interval_of_validations_follows_the_steps_where_nobody_set_it(go, t
 UNREAD = ("influence.samples=7", "influence.damping=.3", "probe.rows=3", "probe.weights=q_proj", "reference.seed=5")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [(), ("objective=dpo", "reference.sft_steps=0")])
 def test_settings_that_a_run_does_not_read_are_not_compared(go, tmp_path, power_cut, caplog, more):
     unread = (*UNREAD, "reference.sft_lr=.2", "reference.sft_batch_size=3", *["reference.sft_steps=9"] * (not more))
@@ -240,6 +241,7 @@ EARLY = (
 )
 
 
+@pytest.mark.long
 def test_a_run_that_a_callback_ended_says_so_and_is_not_extended(go, tmp_path, in_process):
     result = go("run", "steps=8", *EARLY)
     assert result["steps"] == 2

@@ -73,6 +73,7 @@ def test_a_missing_best_checkpoint_is_said_first_and_export_last_goes_on(train, 
         train("run")
 
 
+@pytest.mark.long
 def test_a_folder_that_was_moved_exports_the_same_step(train, tmp_path, power_cut):
     overrides = ("optimizer.lr=1", "optimizer.warmup_steps=0")
     calm = train("calm", *overrides)
@@ -86,6 +87,7 @@ def test_a_folder_that_was_moved_exports_the_same_step(train, tmp_path, power_cu
     same(train("moved", *overrides), calm)
 
 
+@pytest.mark.long
 def test_a_monitor_that_cannot_tell_steps_apart_says_so(train, caplog):
     assert read(train("still", "optimizer.lr=1e-30"))["exported"]["step"] == 1
     assert "By eval/worst_loss the last weights are as good as those of step 1, the first to reach" in caplog.text

@@ -62,6 +62,7 @@ def test_the_same_folder_goes_on_where_it_stopped(cut, calm, tiny, monkeypatch):
     same(cut, calm)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("overrides", [("save_every=1",), ("save_every=1", "mixer=skill_it", "micro_batch_size=3")])
 def test_no_validation_is_left_out(tiny, tmp_path, monkeypatch, overrides):
     """A run is cut off in the validation of a step at which a checkpoint is due; mixers may read what it finds."""

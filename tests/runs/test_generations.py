@@ -71,6 +71,7 @@ def test_a_finished_run_is_measured_later_and_only_once(tiny, tmp_path, monkeypa
     assert train_from_overrides([*plain, *GENERATE], str(tmp_path / "run")) == after
 
 
+@pytest.mark.long
 def test_evaluate_gives_the_same_answers(generated_run):
     folder, result = generated_run
     evaluate.run(folder, "test")
@@ -81,6 +82,7 @@ def test_evaluate_gives_the_same_answers(generated_run):
     assert len(samples(folder, "generations_validation.jsonl")) == 6
 
 
+@pytest.mark.long
 def test_adapters_generate_as_the_saved_model_does(tiny, tmp_path):
     result = train_from_overrides(tiny("mixer=uniform", "lora=default", *GENERATE, *EXACT), str(tmp_path / "run"))
     evaluate.run(tmp_path / "run", "test")
@@ -110,6 +112,7 @@ def longest(prompt, answer, given):
 BROKEN = {"by": 0}
 
 
+@pytest.mark.long
 def test_a_scorer_that_fails_costs_no_training(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("MIXALIGN_TARGETS", "tests.runs.test_generations.*")
     monkeypatch.setitem(sys.modules, "tests.runs.test_generations", sys.modules[__name__])

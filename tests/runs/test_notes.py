@@ -62,6 +62,7 @@ def test_a_training_that_is_mostly_warm_up_is_named(tiny, overrides, named):
         assert part in found[0]
 
 
+@pytest.mark.long
 def test_train_and_plan_say_it(tiny, tmp_path, in_process):
     overrides = tiny("mixer=uniform", "reference.sft_steps=0")
     code, _, said = in_process("train", *overrides, f"run_dir={tmp_path / 'run'}")

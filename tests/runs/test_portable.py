@@ -129,6 +129,7 @@ def test_every_verb_reads_a_run_from_where_it_began_and_its_own_paths_from_here(
     assert "Excess is left out" not in said
 
 
+@pytest.mark.long
 def test_a_reference_policy_that_is_gone_is_not_trained_again(near, tmp_path, in_process):
     """Of a run that was moved without its cache; by a command of its own it is made, and then serves."""
     run = shutil.copytree(near / "run", tmp_path / "run")

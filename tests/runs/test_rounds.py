@@ -200,6 +200,7 @@ def test_epochs_as_budget_make_longer_trainings_of_larger_volumes(tiny, tmp_path
     assert second["steps"] == max(1, round(6 * total / 120))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lora", [(), ("lora=default", "lora.r=2")])
 def test_preference_losses_take_the_same_path(tiny, tmp_path, lora):
     folder = tmp_path / "run"
@@ -261,6 +262,7 @@ def test_a_first_round_without_a_target_loss_is_refused(tiny, tmp_path, monkeypa
     assert strict(tmp_path / "run" / "rounds" / "0" / "round.json")["mean_target_loss"] is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("curvature", ["ekfac", "identity"])
 def test_benefits_that_are_not_finite_move_no_volume(tiny, tmp_path, monkeypatch, curvature):
     real = rounds.measure
@@ -312,6 +314,7 @@ def test_the_table_of_rounds():
         assert cell in text
 
 
+@pytest.mark.long
 def test_a_sweep_over_m_makes_round_0_and_its_influence_once(tiny, tmp_path, monkeypatch):
     """The second run has the same bytes as one that makes them itself, in an empty cache."""
     trained, measured = [], []

@@ -243,6 +243,7 @@ OVERRIDES = [
 ]
 
 
+@pytest.mark.long
 def test_doge_in_the_pipeline_and_resumed(tmp_path, power_cut, capsys):
     """Cut off at step 3, behind the checkpoint of step 2, a run ends with the same bytes as one that was not."""
     overrides = [*OVERRIDES, f"cache_dir={tmp_path / 'cache'}"]

@@ -156,6 +156,7 @@ def test_the_saved_model_gives_the_losses_of_eval_json(finished, tiny):
         assert (loss_N < torch.tensor(2.0).log()).float().mean().item() == pytest.approx(row["accuracy"])
 
 
+@pytest.mark.long
 def test_an_sft_run_has_no_margin_and_its_model_gives_its_losses(train):
     run = train("objective=sft", "mixer=ama_s")
     result = read(run / "eval.json")
@@ -167,6 +168,7 @@ def test_an_sft_run_has_no_margin_and_its_model_gives_its_losses(train):
         assert loss == pytest.approx(result["tasks"][task]["loss"], abs=2e-6)
 
 
+@pytest.mark.long
 def test_an_adapter_run_loads_with_its_base(train, monkeypatch, tmp_path):
     from peft import AutoPeftModelForCausalLM
 

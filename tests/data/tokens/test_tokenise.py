@@ -228,6 +228,7 @@ print(run([PAIR], None, "preference")[0].row_id_N[0])
 """
 
 
+@pytest.mark.long
 def test_row_ids_name_the_content():
     def row_id(row, form="preference", **options):
         return int(run([row], None, form, **options)[0].row_id_N[0])

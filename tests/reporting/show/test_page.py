@@ -78,6 +78,7 @@ def test_a_full_report(write_run, write_page):
     assert len(text) < 3_000_000
 
 
+@pytest.mark.long
 def test_eight_labels_of_twenty_tasks_stay_below_three_megabytes(write_run, write_page):
     for index in range(8):
         write_run(f"mixer_{index}", 0, {f"task {k}": 0.01 * (k + index) for k in range(20)}, steps=200)
@@ -134,6 +135,7 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason(write_run, write_pa
     assert any("runs/ama_s_0" in words and "is not UTF-8 text" in words for words in page.words)
 
 
+@pytest.mark.long
 def test_the_same_runs_give_the_same_bytes(write_run, write_page):
     write_run("ama_s", 0)
     write_run("uniform", 0)
