@@ -21,12 +21,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for more
 
 from arena_table import MEASURES, RESULTS, all_tables
-from many_runs import Unit, work
+from many_runs import Unit, add_arguments, status_of, work, write_figures
 from real_rows import why_not_at_hand
 
 from mixalign.config.compose import CONF, compose_settings
 from mixalign.errors import MixalignError
-from mixalign.files import write_json
 from mixalign.fingerprint import fingerprint
 
 MIXERS = ("uniform", "proportional", "ama_s", "ama_s mixer.wrap.floor=0.4", "ama_e", "dynamic_batch")
@@ -47,13 +46,9 @@ def main() -> int:
     units = {(name, seed): unit(name, seed, args) for seed in seeds for name in wanted}
     failed = {} if args.gather else work([*units.values()], args.jobs, args.runs)
     results = gather(args, wanted, units, skipped)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.json, results)
     print(all_tables(results))
-    print(f"figures: {args.json}")
-    for what, reason in failed.items():
-        print(f"failed: {what}: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    write_figures(args.json, results)
+    return status_of(failed)
 
 
 def _arguments() -> argparse.Namespace:
@@ -64,11 +59,7 @@ def _arguments() -> argparse.Namespace:
         "--mixers", nargs="+", default=MIXERS, help='names, or a name and overrides: "ama_s mixer.eta=0.05"'
     )
     parser.add_argument("--seeds", type=int, help=f"default: {SEEDS['quick']} for quick, {SEEDS['full']} for full")
-    parser.add_argument("--jobs", type=int, default=2, help="processes that train at a time")
-    parser.add_argument("--runs", type=Path, default=Path("runs/arena"), help="finished runs in here are kept")
-    parser.add_argument("--gather", action="store_true", help="train nothing: the tables of what is finished")
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--overrides", nargs="+", default=[], help="configuration keys of every run")
+    add_arguments(parser, Path("runs/arena"), RESULTS)
     args = parser.parse_args()
     if "uniform" not in args.mixers:
         parser.error("`uniform` must be among --mixers: all others are compared with it")

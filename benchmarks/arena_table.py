@@ -38,7 +38,7 @@ def main() -> int:
     print(all_tables(results))
     for path, text in documents(results).items():
         path.write_text(text)
-    which_mixer.PAGE.write_text(which_mixer.with_figures(which_mixer.PAGE.read_text()))
+    which_mixer.refill()
     return 0
 
 

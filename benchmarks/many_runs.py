@@ -4,6 +4,7 @@ A run is finished when its folder has a mark, which holds the fingerprint of wha
 killed goes on: finished runs are kept, and one in the middle goes on from its last checkpoint.
 """
 
+import argparse
 import multiprocessing
 import os
 import shutil
@@ -15,10 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mixalign.errors import MixalignError
+from mixalign.files import write_json
 
-__all__ = ["Unit", "is_finished", "plain_name", "work"]
+__all__ = ["Unit", "add_arguments", "is_finished", "plain_name", "status_of", "work", "write_figures"]
 
 LOOKED_AT = 5.0  # seconds between two looks at what is finished
 
@@ -168,3 +171,25 @@ def is_finished(one: Unit, label: str) -> bool:
             "another folder (--runs), or delete that one."
         )
     return True
+
+
+def add_arguments(parser: argparse.ArgumentParser, runs: Path, results: Path) -> None:
+    """What the command line of both has."""
+    parser.add_argument("--jobs", type=int, default=2, help="processes that train at a time")
+    parser.add_argument("--runs", type=Path, default=runs, help="finished runs in here are kept")
+    parser.add_argument("--gather", action="store_true", help="train nothing: the tables of what is finished")
+    parser.add_argument("--json", type=Path, default=results)
+    parser.add_argument("--overrides", nargs="+", default=[], help="configuration keys of every run")
+
+
+def write_figures(path: Path, results: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, results)
+    print(f"figures: {path}")
+
+
+def status_of(failed: Mapping[str, str]) -> int:
+    """Says what failed and why; the exit status."""
+    for what, reason in failed.items():
+        print(f"failed: {what}: {reason}", file=sys.stderr)
+    return 1 if failed else 0

@@ -23,14 +23,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process a core
 
 from common import machine, pick_device
-from many_runs import Unit, work
+from many_runs import Unit, add_arguments, status_of, work, write_figures
 from paper_results import gather
 from paper_table import RESULTS, all_tables
 from real_rows import cut_rows, why_not_at_hand
 
 from mixalign.config.compose import CONF, compose_settings
 from mixalign.errors import MixalignError
-from mixalign.files import read_json, write_json
+from mixalign.files import read_json
 from mixalign.fingerprint import fingerprint
 
 MERGED = "merge.methods=all"  # stands for as many of MERGES as the form has
@@ -148,12 +148,8 @@ def main() -> int:
     results = {"form": args.form, "machine": machine(pick_device("auto")), "parts": parts}
     print(all_tables(results))
     if units:  # else what the file has stays
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.json, results)
-        print(f"figures: {args.json}")
-    for what, reason in failed.items():
-        print(f"failed: {what}: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+        write_figures(args.json, results)
+    return status_of(failed)
 
 
 def _arguments() -> argparse.Namespace:
@@ -162,12 +158,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=VARIANTS, default=[*VARIANTS])
     parser.add_argument("--variants", nargs="+", help="default: all of the parts")
     parser.add_argument("--seeds", type=int, help="of each part; default: by the form")
-    parser.add_argument("--jobs", type=int, default=2, help="processes that train at a time")
+    add_arguments(parser, Path("runs/paper"), RESULTS)
     parser.add_argument("--rows", type=Path, help="folder with `preference` and `sft`; default: as conf/paper says")
-    parser.add_argument("--runs", type=Path, default=Path("runs/paper"), help="finished runs in here are kept")
-    parser.add_argument("--gather", action="store_true", help="train nothing: the tables of what is finished")
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--overrides", nargs="+", default=[], help="configuration keys of every run")
     args = parser.parse_args()
     args.runs /= args.form
     known = [label for part in args.parts for label in VARIANTS[part]]

@@ -38,7 +38,7 @@ def main() -> int:
     results = json.loads(RESULTS.read_text())
     print(all_tables(results))
     PAGE.write_text(document(PAGE.read_text(), results))
-    which_mixer.PAGE.write_text(which_mixer.with_figures(which_mixer.PAGE.read_text()))
+    which_mixer.refill()
     return 0
 
 

@@ -13,7 +13,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from tables import ROOT, markdown, with_block
-from which_mixer import PAGE, with_figures
+from which_mixer import refill
 
 RESULTS = Path(__file__).parent / "results"
 README = ROOT / "README.md"
@@ -38,7 +38,7 @@ IDEAL = {
 
 def main() -> None:
     README.write_text(document(README.read_text()))
-    PAGE.write_text(with_figures(PAGE.read_text()))
+    refill()
 
 
 def document(text: str) -> str:

@@ -14,11 +14,16 @@ from tables import ROOT, between, corrected
 
 from mixalign.reporting.judge.statistics import LEVEL, Paired, holm
 
-__all__ = ["PAGE", "with_figures"]
+__all__ = ["PAGE", "refill", "with_figures"]
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "which_mixer.md"
 MISSING = "not measured"
+
+
+def refill() -> None:
+    """Writes the page with the figures of the results."""
+    PAGE.write_text(with_figures(PAGE.read_text()))
 
 
 def with_figures(text: str) -> str:
