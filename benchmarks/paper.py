@@ -43,6 +43,7 @@ AT_VOLUME = {
     "doge at IDEAL's volume": "doge",
 }
 RANDOM_START = "ideal m=0.15, random start"
+BESIDE = ("ideal m=0.1", "ideal m=0.3", "ideal m=0.15, K-FAC", "ideal m=0.15, identity", RANDOM_START)
 VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "ama": {
         "proportional": ("mixer=proportional",),
@@ -70,7 +71,13 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
         **{f"only {domain}": ("mixer=fixed", f"mixer.weights={{{domain}: 1}}") for domain in DOMAINS},
     },
 }
-LONG = {"ideal": 3.5, "doremi": 3.0, "doge": 4.0, "joint, three epochs": 3.0}  # how labels begin -> trainings
+LONG = {
+    "ideal m=0.15": 4.0,
+    "ideal": 2.0,
+    "doremi": 3.0,
+    "doge": 4.0,
+    "joint, three epochs": 3.0,
+}  # how labels begin -> trainings
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Size:
         seeds: by part.
         characters, share, validation, test: of `real_rows.cut_rows`; `share` of the rows to train on by part.
         merges: how many of MERGES.
+        rounds: of the variants BESIDE, which are compared after as many rounds of `ideal m=0.15`, which has two.
     """
 
     seeds: dict[str, int]
@@ -89,12 +97,13 @@ class Size:
     validation: int
     test: int
     merges: int
+    rounds: int
 
 
 WHOLE = 10**6  # more than there is
 SIZES = {
-    "quick": Size({"ama": 3, "ideal": 3}, 500, {"ama": 0.04, "ideal": 0.022}, 8, 32, 2),
-    "full": Size({"ama": 5, "ideal": 3}, WHOLE, {"ama": 1.0, "ideal": 1.0}, WHOLE, WHOLE, 4),
+    "quick": Size({"ama": 3, "ideal": 3}, 500, {"ama": 0.04, "ideal": 0.022}, 8, 32, 2, 1),
+    "full": Size({"ama": 5, "ideal": 3}, WHOLE, {"ama": 1.0, "ideal": 1.0}, WHOLE, WHOLE, 4, 2),
 }
 
 
@@ -198,6 +207,7 @@ def unit(part: str, seed: int, args: argparse.Namespace, size: Size) -> Variants
         label: [
             *(merged if override == MERGED else override for override in overrides),
             f"data.root={rows[seed if label == RANDOM_START else None]}",
+            *([f"mixer.rounds={size.rounds}"] if label in BESIDE else []),
             *args.overrides,
         ]
         for label, overrides in VARIANTS[part].items()
