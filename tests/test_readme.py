@@ -1,7 +1,6 @@
 """Every command of README.md and CONTRIBUTING.md runs, or is understood where it asks for a cluster or a hub."""
 
 import ast
-import inspect
 import json
 import re
 import shlex
@@ -13,8 +12,9 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from mixalign import Result
 from mixalign import cli as command_line
-from mixalign import train
+from mixalign.config.arguments import overrides_of as as_overrides
 from mixalign.config.compose import as_today, compose_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,10 +116,14 @@ def test_a_setting_is_understood(text):
 
 def test_the_example_in_python_is_understood():
     (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    (call,) = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call) and node.keywords]
-    settings = compose_settings([ast.literal_eval(argument) for argument in call.args])
+    (call,) = [node for node in ast.walk(ast.parse(block)) if getattr(getattr(node, "func", None), "id", "") == "train"]
+    given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    assert given.pop("run_dir")
+    settings = compose_settings([*(ast.literal_eval(argument) for argument in call.args), *as_overrides(given)])
     assert [*settings.data.tasks] == ["math", "safe"]
-    assert {keyword.arg for keyword in call.keywords} == {*inspect.signature(train).parameters} - {"overrides"}
+    assert settings.model.path.startswith("Qwen/")
+    for name in re.findall(r"result\.(\w+)", block):
+        assert hasattr(Result, name)
 
 
 def test_the_example_of_tasks_is_understood(in_process, tiny_local, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ READING = (  # in this order; nothing essential is elsewhere
     "mixalign/runs/train_one.py",
     "mixalign/frozen/specialists.py",
 )
-LONGEST_FILE, LONGEST_FUNCTION, LONGEST_READING = 300, 50, 1200
+LONGEST_FILE, LONGEST_FUNCTION, LONGEST_READING = 300, 50, 1220
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
 
 

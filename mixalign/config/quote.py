@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from mixalign.errors import MixalignError
 
-__all__ = ["quoted"]
+__all__ = ["in_quotes", "quoted"]
 
 ASSIGNMENT = re.compile(r"(?P<key>[+~]{0,2}[\w./@:-]+)=(?P<value>.+)", re.DOTALL)
 SURE = re.compile(r"[+~]{0,2}[\w./@:-]+=[\w./:+-]*", re.ASCII)  # what the grammar takes for certain
@@ -30,7 +30,7 @@ def quoted(text: str) -> str:
     key, value = match["key"], match["value"]
     failure = _failure(text)
     if (failure or "," in value) and _is_there(value):
-        return f"{key}={_in_quotes(value)}"
+        return f"{key}={in_quotes(value)}"
     if failure is None:
         return text
     if value.startswith(COMPOSITE):
@@ -40,7 +40,7 @@ def quoted(text: str) -> str:
         )
     raise MixalignError(
         f"`{text}` cannot be read: {failure}. A value with such characters wants quotes, and the shell wants some "
-        f"around them: {shlex.quote(f'{key}={_in_quotes(value)}')}"
+        f"around them: {shlex.quote(f'{key}={in_quotes(value)}')}"
     )
 
 
@@ -65,7 +65,7 @@ def _is_there(value: str) -> bool:
         return False
 
 
-def _in_quotes(value: str) -> str:
+def in_quotes(value: str) -> str:
     """A text in double quotes: of those within, and of backslashes before one, each gets a backslash."""
     inner = re.sub(r'(\\*)"', r'\1\1\\"', value)
     inner = re.sub(r"(\\+)$", r"\1\1", inner)

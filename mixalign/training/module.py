@@ -18,6 +18,7 @@ from mixalign.training import sharding
 from mixalign.training.ahead import gate, gates_ahead, look_ahead
 from mixalign.training.lightning_quirks import clip_gradients
 from mixalign.training.optimizer import Optimizer
+from mixalign.training.own_script import given, tasks_of
 from mixalign.training.validation import SUMMARY, SUMMARY_OF_EXCESS, Validation, summary_of
 from mixalign.types import Batch
 
@@ -29,9 +30,11 @@ class AlignModule(L.LightningModule):
 
     Args:
         model: a causal LM of transformers, with or without PEFT adapters.
-        tasks: names of the K tasks.
-        descends_on: `loss`, or `excess` over the specialists' losses, which must then be in the batches.
-        clip: how excess is clipped; see `mixalign.losses.excess`.
+        tasks: names of the K tasks; None takes those of the trainer's `MixtureData`.
+        optimizer: AdamW and its schedule.
+        descends_on: `loss`, or `excess` over the specialists' losses, which must then be in the batches; None is what
+            the mixer of the `Mixing` callback asks for, or `loss` without one.
+        clip: how excess is clipped; see `mixalign.losses.excess`. None is as the mixer has it, or `none`.
         live_reference: computes `reference_logp_BS` of a batch when the batches do not carry cached scores.
         seed: of the dropout of adapters, which acts in supervised training only: noise would make a pair's two scores
             disagree. The base model's own dropout is off.
@@ -41,17 +44,18 @@ class AlignModule(L.LightningModule):
         self,
         model: nn.Module,
         objective: Objective,
-        tasks: list[str],
-        optimizer: Optimizer,
+        tasks: list[str] | None = None,
+        optimizer: Optimizer | None = None,
         *,
-        descends_on: str = "loss",
-        clip: Clip = "none",
+        descends_on: str | None = None,
+        clip: Clip | None = None,
         live_reference: Callable[[Batch], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.model, self.objective, self.tasks, self.settings = model, objective, tasks, optimizer
-        self.descends_on, self.clip, self.live_reference = descends_on, clip, live_reference
+        self.model, self.objective, self.tasks, self.settings = model, objective, tasks or [], given(optimizer)
+        self.descends_on, self.clip, self.live_reference = descends_on or "loss", clip or "none", live_reference
+        self.told = {"descends_on": descends_on, "clip": clip}  # the mixer says what is None
         self.mix_loss_K: Tensor | None = None  # set by the Mixing callback; None is neutral
         self.evaluation: dict[str, Tensor] = {}  # per-task means (K,) of the last validation
         self.summary: dict[str, float] = {}  # its mean and worst task, as `eval/...`
@@ -63,6 +67,9 @@ class AlignModule(L.LightningModule):
         self.reads_kl = objective.form == "mismatched"  # whether losses are measured from KTO's KL, one of many rows
         self.sides: Sides = (0,) if self.reads_kl else None  # completions that training reads with gradients
         self._kl_K = self.gate_K = torch.empty(0)  # of the step at work
+
+    def setup(self, stage: str) -> None:
+        self.tasks = self.tasks or tasks_of(self.trainer)
 
     def configure_model(self) -> None:
         # the mesh comes from a strategy that spreads parameters; Lightning calls this before a validation once more

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixalign.config.compose import compose_config, compose_settings
-from mixalign.config.quote import _in_quotes, quoted
+from mixalign.config.quote import in_quotes, quoted
 from mixalign.errors import MixalignError
 
 NAMES = [
@@ -35,7 +35,7 @@ few = settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=8))
 @few
 def test_quotes_keep_a_text(value):
-    assert OverridesParser.create().parse_override(f"a.b={_in_quotes(value)}").value() == value
+    assert OverridesParser.create().parse_override(f"a.b={in_quotes(value)}").value() == value
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,6 +17,7 @@ from mixalign.mixers.outside import as_rule
 from mixalign.models.precision import sum_dtype
 from mixalign.training.callbacks.mix_history import HistoryFile
 from mixalign.training.callbacks.on_nan import BadTasks, OnNan
+from mixalign.training.own_script import data_of, tell
 from mixalign.training.task_mean import OnItsWay, TaskMean
 
 __all__ = ["Mixing"]
@@ -29,8 +30,8 @@ class Mixing(L.Callback):
 
     Args:
         mixer: the rule.
-        tasks: names of the K tasks.
-        rows_K: training rows of each task.
+        tasks: names of the K tasks; None takes those of the trainer's `MixtureData`.
+        rows_K: training rows of each task; None the same.
         history: file that gets one JSON line an update; None writes none.
         on_nan: what happens when a task's loss is not finite; see `BadTasks`.
     """
@@ -38,17 +39,15 @@ class Mixing(L.Callback):
     def __init__(
         self,
         mixer: Mixer,
-        tasks: list[str],
-        rows_K: list[int],
+        tasks: list[str] | None = None,
+        rows_K: list[int] | None = None,
         history: Path | None = None,
         on_nan: OnNan = "raise",
     ) -> None:
-        self.mixer, self.tasks, self.rows_K = as_rule(mixer), tasks, rows_K
-        self.history = HistoryFile(self.mixer, tasks, history)
-        self.bad_tasks = BadTasks(tasks, on_nan)
+        self.mixer, self._kept_in = as_rule(mixer), (history, on_nan)
+        self.tasks: list[str] = []
         self.mix: Mix
         self.state: State
-        self.mix, self.state = mixer.init(torch.tensor(rows_K, dtype=torch.float64))
         self.signal: MixSignal | None = None  # what the last update saw
         self.taken: Mix | None = None  # the mixture under which it was measured
         self.updates = 0
@@ -56,9 +55,25 @@ class Mixing(L.Callback):
         self._sums: TaskMean | None = None
         self._micro_batches = 0
         self._arriving: OnItsWay | None = None
+        if tasks is not None and rows_K is not None:
+            self._begin(tasks, rows_K)
+
+    def _begin(self, tasks: list[str], rows_K: list[int]) -> None:
+        """The mixture that a training starts with."""
+        history, on_nan = self._kept_in
+        self.tasks, self.rows_K = tasks, rows_K
+        self.history = HistoryFile(self.mixer, tasks, history)
+        self.bad_tasks = BadTasks(tasks, on_nan)
+        self.mix, self.state = self.mixer.init(torch.tensor(rows_K, dtype=torch.float64))
         unknown_K = torch.full((len(tasks),), torch.nan, dtype=torch.float64)
         self._no_eval: dict[str, Any] = {"eval_loss_K": unknown_K, "eval_excess_K": unknown_K}
         self._eval = self._no_eval  # validated since the last update
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if not self.tasks:
+            data = data_of(trainer, self.mixer)
+            self._begin(data.tasks, data.sampler.volume_K.tolist())
+        tell(trainer, pl_module, self.mixer)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._sums = TaskMean(["loss", "excess", "weighted"], len(self.tasks), sum_dtype(pl_module.device))
@@ -87,6 +102,8 @@ class Mixing(L.Callback):
             self._update(trainer, pl_module)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return  # a few rows, before the first step
         means = {name: value_K.to("cpu", torch.float64) for name, value_K in pl_module.evaluation.items()}
         excess_K = means.get(
             "excess" if self.mixer.clip == "sample" else "gap", torch.full_like(means["loss"], torch.nan)
