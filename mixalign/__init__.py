@@ -110,6 +110,7 @@ def train(*overrides: str, run_dir: str | PathLike[str], **settings: Any) -> "Re
 
     began = time.time()
     quiet_libraries()
-    composed = compose_settings([*overrides, *overrides_of(settings)])
+    given = [*overrides, *overrides_of(settings)]
+    composed = compose_settings(given)
     with heed(), limit(composed.seconds, began):
-        return Result(run(composed, Path(run_dir)), Path(run_dir))
+        return Result(run(composed, Path(run_dir), overrides=given), Path(run_dir))

@@ -1,7 +1,9 @@
 """A small job that the trainings of the tests share: three generated tasks, scored, with made-up specialists."""
 
+import base64
 import hashlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -241,10 +243,13 @@ class Hub(BaseHTTPRequestHandler):
 
     answers: dict[str, Any]  # repository -> folder, or (status, code)
     asked: list[str]  # paths
+    made: dict[str, Any]  # repository -> how it was asked for
+    pushed: dict[str, Any]  # file -> its content; None: deleted
+    refuses: int = 0  # the status of what is sent, in place of 200
 
     def do_HEAD(self) -> None:
         self.asked.append(self.path)
-        repo, _, file = self.path.strip("/").partition("/resolve/")
+        repo, _, file = self.path.partition("?")[0].strip("/").partition("/resolve/")
         file = file.partition("/")[2]  # behind the revision
         answer = self.answers.get(repo, (404, "EntryNotFound" if repo.startswith("api/") else "RepoNotFound"))
         if isinstance(answer, Path):
@@ -264,6 +269,33 @@ class Hub(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD
 
+    def do_POST(self) -> None:
+        """Takes repositories and commits; every file is sent within its commit, as small ones are."""
+        self.asked.append(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        answer: Any = {}
+        status = self.refuses or 200
+        if self.path == "/api/repos/create":
+            made = json.loads(body)
+            self.made[f"{made['organization']}/{made['name']}"] = made
+            answer = {"url": f"{self.url}/{made['organization']}/{made['name']}"}
+        elif "/preupload/" in self.path:
+            named = [file["path"] for file in json.loads(body)["files"]]
+            answer = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in named]}
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.decode().splitlines()):
+                if line["key"] == "file":
+                    self.pushed[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    self.pushed[line["value"]["path"]] = None
+            answer = {"commitOid": "c" * 40, "commitUrl": f"{self.url}/org/name/commit/{'c' * 40}"}
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
     def log_message(self, *_: Any) -> None:
         pass
 
@@ -273,7 +305,7 @@ def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
     """A hub on this machine, with an empty cache; `close` makes it one that cannot be reached."""
     from huggingface_hub import constants, hf_api
 
-    handler = type("OwnHub", (Hub,), {"answers": {}, "asked": []})
+    handler = type("OwnHub", (Hub,), {"answers": {}, "asked": [], "made": {}, "pushed": {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 

@@ -3,7 +3,7 @@
 Imports point downwards only, and never to a neighbour of the same layer:
 
     types < losses, mixers < data, models < objectives < influence < training < config < together, jobs < frozen < runs
-          < fitting, merging, planning < verbs < api < cli
+          < fitting, merging, planning < sharing < verbs < api < cli
 
 `reporting` reads run folders and nothing else of the package. `checks`, `errors`, `files`, `fingerprint`, `hub`,
 `locks`, `output`, `stopping` and `terminal` are free.
@@ -30,6 +30,7 @@ LAYERS = [
     ["frozen"],
     ["runs"],
     ["fitting", "merging", "planning"],
+    ["sharing"],
     ["verbs"],
     ["api"],
     ["cli"],
@@ -99,8 +100,8 @@ def complaint(one: Import) -> str | None:
         return None
     if one.importer in FREE:
         return f"{one}: {one.importer} is free for all, and so imports nothing of the package"
-    if "reporting" in (one.importer, one.part) and one.importer not in ("verbs", "fitting", "api"):
-        return f"{one}: reporting reads files only, and only verbs, fitting and api call it"
+    if "reporting" in (one.importer, one.part) and one.importer not in ("verbs", "fitting", "sharing", "api"):
+        return f"{one}: reporting reads files only, and only verbs, fitting, sharing and api call it"
     if one.part == "reporting" or (one.importer, one.module) in NEIGHBOURS or one.part == "__version__":
         return None
     for part in (one.importer, one.part):
@@ -154,7 +155,7 @@ def test_imports_point_downwards(file):
         ("verbs/x.py", "import pytorch_lightning", "nowhere"),
         ("verbs/x.py", "from mixalign.reporting.show.page import write", None),
         ("reporting/x.py", "from mixalign.types import Batch", "reads files only"),
-        ("training/x.py", "from mixalign.reporting.read.runs import Run", "only verbs, fitting and api call it"),
+        ("training/x.py", "from mixalign.reporting.read.runs import Run", "only verbs, fitting, sharing and api call it"),
         ("errors.py", "from mixalign.types import Batch", "imports nothing of the package"),
         ("serving/x.py", "from mixalign.data.batches.loader import EvalLoader", "has no layer yet"),
     ],

@@ -54,13 +54,16 @@ def run(
     specialists: Path | None = None,
     search: Path | None = None,
     settings: Search | None = None,
-) -> None:
+) -> Path:
     """Merges models into a folder, or the specialists of a run into a run folder beside it.
 
     Args:
         models: folders of models or adapters, runs, or cached specialists.
         specialists: a run whose specialists are merged in place of `models`.
         search: a run on whose validation rows weights are searched; the base is its reference unless given.
+
+    Returns:
+        The folder that was made.
 
     Raises:
         MixalignError: when arguments contradict each other, or the models do not fit.
@@ -79,7 +82,7 @@ def run(
             folder = out or _beside(run_dir, how.method)
             result = merge_specialists(job, reference, how, folder, settings if search else None)
         say_result(f"{eval_table(result)}\nrun folder: {folder}")
-        return
+        return folder
     if out is None:
         raise MixalignError("Where should the merge go? Add --out FOLDER.")
     if search:
@@ -92,6 +95,7 @@ def run(
     else:
         merge_folders(models, how, out, base)
     say_result(f"merge: {out}")
+    return out
 
 
 def merges_of(settings: RunSettings, num_tasks: int) -> list[Merge]:
@@ -112,7 +116,7 @@ def merges_of(settings: RunSettings, num_tasks: int) -> list[Merge]:
     return merges
 
 
-def run_merges(job: Job, reference: Frozen, run_dir: Path, train: bool = False, kept: bool = True) -> None:
+def run_merges(job: Job, reference: Frozen, run_dir: Path, train: bool = False, kept: bool = True) -> list[Path]:
     """Merges the specialists of a finished run by every method of `merge.methods`: a run folder each, beside it.
 
     Runs of a sweep that have the same specialists make each merge once between them, also when they run side by side.
@@ -120,11 +124,15 @@ def run_merges(job: Job, reference: Frozen, run_dir: Path, train: bool = False, 
     Args:
         train: whether specialists that are gone since are trained again, where a merge is still to be made.
         kept: whether the merges' folders are, and are worth a word.
+
+    Returns:
+        The folders that were made now.
     """
+    made: list[Path] = []
     merges = merges_of(job.settings, len(job.tasks))
     if merges and world() > 1:
         log.warning("merge: left out, for several processes train. Do it now: mixalign merge --specialists %s", run_dir)
-        return
+        return made
     search = Search(trials) if (trials := job.settings.merge.trials) else None
     for how in merges:
         folder = _beside(run_dir, how.method)
@@ -137,7 +145,9 @@ def run_merges(job: Job, reference: Frozen, run_dir: Path, train: bool = False, 
                 log.info("merge: %s is there already", same[0])
                 continue
             result = merge_specialists(job, reference, how, folder, search, train)
+        made.append(folder)
         say_result(eval_table(result) + (f"\nrun folder: {folder}" if kept else ""))
+    return made
 
 
 def merge_specialists(

@@ -61,7 +61,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     Raises:
         MixalignError: when `out` is taken.
     """
-    taken = MixalignError(f"{out} already exists. Choose another place for the merge, or delete it.")
+    taken = MixalignError(f"{out} already exists. Choose another place, or delete it.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise taken
     out = out.resolve()

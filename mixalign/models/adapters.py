@@ -41,15 +41,17 @@ def find_file(place: str, name: str) -> Path | None:
 def named_base(config: Path) -> tuple[str, str | None]:
     """The folder or hub id of the model that an adapter was trained on, if it names one, and its revision there.
 
-    A run has that model beside its adapter, wherever it was moved to.
+    A run has that model beside its adapter, and an exported one in its folder, wherever they were moved to.
 
     Args:
         config: the adapter's adapter_config.json.
     """
     content = read_json(config)
-    name, beside = str(content.get(NAME) or ""), config.parent.parent / BASE
-    if Path(name).is_absolute() and Path(name).name == BASE and (beside / "config.json").is_file():
-        return str(beside), None
+    name = str(content.get(NAME) or "")
+    if Path(name).is_absolute() and Path(name).name == BASE:
+        for place in (config.parent.parent, config.parent):  # of a run; of what was exported
+            if (place / BASE / "config.json").is_file():
+                return str(place / BASE), None
     return name, content.get("revision")
 
 

@@ -16,7 +16,7 @@ from mixalign.errors import MixalignError, did_you_mean
 from mixalign.hub import Closed, asked
 from mixalign.models.adapters import ADAPTER, base_of, check_base, find_file, merge_adapter, naming_adapter
 
-__all__ = ["LoRA", "ModelSource", "Pretrained", "add_lora"]
+__all__ = ["TOKENIZERS", "LoRA", "ModelSource", "Pretrained", "add_lora"]
 
 TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "merges.txt")  # files of tokenizers, of any kind
 CURE = "Give a folder that exists and that `save_pretrained` wrote, or a hub id."
@@ -89,14 +89,14 @@ class Pretrained:
                 f"`model.path={self.path}` lacks {len(missing)} of the weights of {type(model).__name__}, such as "
                 f"`{missing[0]}`: they would be random. Give the whole model, as `save_pretrained` writes it."
             )
-        self._let_stop(model)
+        self.let_stop(model)
         return model
 
     def adapter(self) -> Path | None:
         """The adapter_config.json where `path` is the folder of an adapter; else None."""
         return find_file(self.path, ADAPTER)
 
-    def _base(self, adapter: Path) -> "Pretrained":
+    def base(self, adapter: Path) -> "Pretrained":
         """The model that an adapter was trained on."""
         path, revision = base_of(adapter)
         return replace(self, path=path, revision=revision, chat_template=None)
@@ -109,13 +109,13 @@ class Pretrained:
                 "away. Make one model of it and its base, `mixalign merge ADAPTER --out FOLDER`, and give that folder."
             )
         with naming_adapter(config):
-            base = self._base(config).build()
+            base = self.base(config).build()
         check_base(config, base, self.dtype)
         model: PreTrainedModel = merge_adapter(base, str(Path(self.path).expanduser()))
-        self._let_stop(model)
+        self.let_stop(model)
         return model
 
-    def _let_stop(self, model: Any) -> None:
+    def let_stop(self, model: Any) -> None:
         """Generation ends where turns of a template of ours end, also for a base model that knows no turns."""
         config = model.generation_config
         if config is None or self.chat_template not in END_OF_TURN:
@@ -135,7 +135,7 @@ class Pretrained:
         adapter = self.adapter()
         if adapter and not find_file(self.path, "tokenizer_config.json"):
             with naming_adapter(adapter):
-                tokenizer: PreTrainedTokenizerBase = self._base(adapter)._load(AutoTokenizer)
+                tokenizer: PreTrainedTokenizerBase = self.base(adapter)._load(AutoTokenizer)
         else:
             tokenizer = self._load(AutoTokenizer)
         set_template(tokenizer, self.chat_template)

@@ -5,12 +5,14 @@ Paths are not part of it: a run, its files and its model may be moved.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mixalign.data.batches.module import check_same_tasks
 from mixalign.data.dataset import TaskDataset
@@ -18,6 +20,7 @@ from mixalign.errors import MixalignError
 from mixalign.files import read_json, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.jobs.job import Job, rows_fingerprint
+from mixalign.runs.origin import origin_of
 from mixalign.together.agree import decide
 from mixalign.training.checkpoints import checkpoint_name, checkpoint_step
 
@@ -38,24 +41,26 @@ IDENTITY = "identity.json"
 SPECIALISTS = "specialists"
 SHOWN = 4  # tables that a message names
 Rows = Mapping[str, Mapping[str, Any]]
-"""Task -> split -> `rows`, their number, and `fingerprint`, which changes with any token, mask, label or weight."""
+"""Task -> split -> `rows`, `tokens` (numbers), and `fingerprint`, which changes with any token, mask, label, weight."""
 
 log = logging.getLogger(__name__)
 
 
-def write_identity(folder: Path, job: Job, resume: Path | None = None) -> None:
+def write_identity(folder: Path, job: Job, resume: Path | None = None, overrides: Sequence[str] = ()) -> None:
     """Writes `identity.json`: the tasks in their order, each split's rows, and the fingerprint of the base model.
 
     Args:
         job: as `reference_policy` gives it back, with the fingerprint of its base model.
         resume: the checkpoint of another run that this one begins from; None leaves what is known of that.
+        overrides: configuration keys of the command.
     """
     kept = {key: value for key, value in _read(folder).items() if key == SPECIALISTS}
     begun = begun_from(folder)
     if resume is not None:
         path, step = str(resume.resolve()), checkpoint_step(resume)
         begun = {"path": path, "step": step, "name": checkpoint_name(resume)}
-    write_json(folder / IDENTITY, _identity(job) | kept | ({"begun_from": begun} if begun else {}))
+    more = {"begun_from": begun} if begun else {}
+    write_json(folder / IDENTITY, _identity(job) | kept | more | {"origin": origin_of(job, overrides)})
 
 
 def begun_specialists(folder: Path) -> bool | None:
@@ -217,7 +222,8 @@ def _versions() -> dict[str, str]:
 
 
 def _of(table: TaskDataset) -> dict[str, Any]:
-    return {"rows": len(table), "fingerprint": rows_fingerprint([table])}
+    tokens = int(table.length_NS.sum(dtype=np.int64))
+    return {"rows": len(table), "tokens": tokens, "fingerprint": rows_fingerprint([table])}
 
 
 def _changed_tables(then: Rows, now: Rows) -> list[str]:

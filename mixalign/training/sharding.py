@@ -133,6 +133,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path, first: bool = True) -> 
     if first:
         with as_configured(model):
             model.save_pretrained(folder, **parts)
+        if hasattr(model, "peft_config"):
+            (folder / "README.md").unlink(missing_ok=True)  # of PEFT: a form to fill in, with the base's place here
         tokenizer.save_pretrained(folder)
 
 

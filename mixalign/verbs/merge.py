@@ -7,6 +7,7 @@ from mixalign.config.console import quiet_libraries
 from mixalign.merging.methods import METHODS, Merge
 from mixalign.merging.runs import run
 from mixalign.merging.search import Search
+from mixalign.reporting.show.card import leave_card
 
 __all__ = ["main"]
 
@@ -35,7 +36,10 @@ def main() -> None:
     given = vars(parser.parse_args())
     search = Search(given.pop("trials"), given.pop("scales"), given.pop("target"), given["seed"])
     places = {key: given.pop(key) for key in ("models", "base", "out", "specialists", "search")}
-    run(places.pop("models"), Merge(**given), **places, settings=search)
+    specialists = places["specialists"]
+    folder = run(places.pop("models"), Merge(**given), **places, settings=search)
+    if specialists:  # it is a run
+        leave_card(folder)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -27,6 +27,7 @@ from mixalign.frozen.worse import warn_of_useless
 from mixalign.jobs.job import Job, prepare
 from mixalign.merging.runs import merges_of, run_merges
 from mixalign.mixers.base import Rule
+from mixalign.reporting.show.card import leave_card
 from mixalign.runs.check import check_checkpoint, check_run, check_together, needs_specialists
 from mixalign.runs.claim import Claim, check_extension, claim, set_aside, still_there
 from mixalign.runs.dev_run import trial
@@ -99,7 +100,7 @@ def main() -> None:
         in_sweep = hydra.mode == RunMode.MULTIRUN
         if moving and hydra.job.num == 0:
             log.info(MOVING, ", ".join(moving))
-        result = run(settings, Path(hydra.runtime.output_dir), in_sweep)
+        result = run(settings, Path(hydra.runtime.output_dir), in_sweep, [*hydra.overrides.task])
         has_one_set = not moving and (settings.specialists.train != "never" or settings.specialists.dir)
         return swept_value(result, over_specialists=bool(has_one_set) or not in_sweep)
 
@@ -120,13 +121,14 @@ def swept_value(result: dict[str, Any], over_specialists: bool) -> float:
 
 @on_all_ranks
 @_named
-def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[str, Any]:
+def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Trains a generalist and fills its run folder.
 
     Args:
         run_dir: gets config.yaml, identity.json, metrics.csv, mix.jsonl, mixture.json, eval.json, cost.json,
             checkpoints/ and model/.
         in_sweep: whether other runs will be compared with this one.
+        overrides: configuration keys of the command, for the model card.
 
     Returns:
         What `eval.json` holds.
@@ -136,19 +138,23 @@ def run(settings: RunSettings, run_dir: Path, in_sweep: bool = False) -> dict[st
     """
     if settings.fast_dev_run:
         with trial(settings, in_sweep) as (short, folder):
-            return _checked(short, folder, in_sweep, kept=False)
-    return _checked(settings, run_dir, in_sweep)
+            return _checked(short, folder, in_sweep, overrides, kept=False)
+    return _checked(settings, run_dir, in_sweep, overrides)
 
 
-def _checked(settings: RunSettings, run_dir: Path, in_sweep: bool, kept: bool = True) -> dict[str, Any]:
+def _checked(
+    settings: RunSettings, run_dir: Path, in_sweep: bool, overrides: Sequence[str], kept: bool = True
+) -> dict[str, Any]:
     check_together(settings)
     train_specialists = needs_specialists(settings, in_sweep)
     check_place("run_dir", run_dir)
     with held(run_dir):
-        return _run(settings, run_dir, train_specialists, kept)
+        return _run(settings, run_dir, train_specialists, overrides, kept)
 
 
-def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bool) -> dict[str, Any]:
+def _run(
+    settings: RunSettings, run_dir: Path, train_specialists: bool, overrides: Sequence[str], kept: bool
+) -> dict[str, Any]:
     job = prepare(settings, begun_tasks(run_dir, settings.resume))
     mixer = settings.mixer.for_run(job.tasks, job.steps)
     merges_of(settings, len(job.tasks))  # refuses what cannot be merged before anything is trained
@@ -171,7 +177,7 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bo
     else:
         if claimed.then:
             decide(partial(set_aside, run_dir, job, claimed.then))
-        decide(partial(write_identity, run_dir, job, begins))
+        decide(partial(write_identity, run_dir, job, begins, overrides))
         decide(partial(write_config, run_dir, job))
         attach_reference(job, reference)
         has_specialists = _attach_specialists(job, reference, train_specialists, run_dir)
@@ -185,8 +191,10 @@ def _run(settings: RunSettings, run_dir: Path, train_specialists: bool, kept: bo
             _train(run)
     with stage("", again=_again(run_dir)):
         result = with_generations(asked, reference, run_dir)
+    _leave_card(run_dir)
     _say(eval_table(result) + (f"\nrun folder: {run_dir}" if kept else ""))
-    run_merges(job, reference, run_dir, train_specialists, kept)
+    for merge in run_merges(job, reference, run_dir, train_specialists, kept):
+        _leave_card(merge)
     return result
 
 
@@ -237,6 +245,11 @@ def _train(run: Generalist) -> dict[str, Any]:
     if run.mixer.final:
         return run_proxy(run)
     return train_generalist(replace(run, job=with_baseline(run.job, run.mixer, run.reference)))
+
+
+@rank_zero_only
+def _leave_card(run_dir: Path) -> None:
+    leave_card(run_dir)
 
 
 @rank_zero_only

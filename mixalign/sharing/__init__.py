@@ -1,0 +1,1 @@
+"""Trained models for others: exported folders that every loader reads, the hub, and answers side by side."""
