@@ -155,7 +155,11 @@ def test_imports_point_downwards(file):
         ("verbs/x.py", "import pytorch_lightning", "nowhere"),
         ("verbs/x.py", "from mixalign.reporting.show.page import write", None),
         ("reporting/x.py", "from mixalign.types import Batch", "reads files only"),
-        ("training/x.py", "from mixalign.reporting.read.runs import Run", "only verbs, fitting, sharing and api call it"),
+        (
+            "training/x.py",
+            "from mixalign.reporting.read.runs import Run",
+            "only verbs, fitting, sharing and api call it",
+        ),
         ("errors.py", "from mixalign.types import Batch", "imports nothing of the package"),
         ("serving/x.py", "from mixalign.data.batches.loader import EvalLoader", "has no layer yet"),
     ],

@@ -72,7 +72,6 @@ def run(
         raise MixalignError("Name either the models to merge, or one run by --specialists.")
     if search and how.weights:
         raise MixalignError("--search finds weights, so --weights cannot be given. Leave one of them out.")
-    settings = settings or Search()
     models, base, out = [path.absolute() for path in models], base and base.absolute(), out and out.absolute()
     if specialists:
         if base or (search and search.resolve() != specialists.resolve()):
@@ -80,7 +79,7 @@ def run(
         with where_it_began(specialists) as run_dir:
             job, reference = _open_run(run_dir)
             folder = out or _beside(run_dir, how.method)
-            result = merge_specialists(job, reference, how, folder, settings if search else None)
+            result = merge_specialists(job, reference, how, folder, (settings or Search()) if search else None)
         say_result(f"{eval_table(result)}\nrun folder: {folder}")
         return folder
     if out is None:
@@ -90,7 +89,7 @@ def run(
             job, reference = _open_run(run_dir)
             with fresh_folder(out) as folder, _base_folder(job, reference) as start:
                 merged = Merged(models, how, base or start)
-                search_weights(job, reference, merged, settings, folder)
+                search_weights(job, reference, merged, settings or Search(), folder)
                 merged.write(folder)
     else:
         merge_folders(models, how, out, base)

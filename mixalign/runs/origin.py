@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mixalign import __version__
 from mixalign.jobs.job import Job
 from mixalign.jobs.tasks import task_specs
 
@@ -26,7 +27,7 @@ def origin_of(job: Job, overrides: Sequence[str]) -> dict[str, Any]:
         `overrides`; `base_model`, its id on a hub, or null; `data_sets`, those of the tasks that came from a hub;
         `versions` of the libraries, as far as they are installed.
     """
-    versions = {}
+    versions = {"mixalign": __version__}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
             versions[library] = version(library)

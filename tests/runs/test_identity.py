@@ -275,5 +275,6 @@ def test_the_identity_is_that_of_every_table(trained):
     assert list(found["rows"]) == job.tasks
     for number, split, table in job.all_datasets:
         entry = found["rows"][job.tasks[number]][split]
-        assert entry == {"rows": len(table), "fingerprint": rows_fingerprint([table])}
+        tokens = int(table.length_N.sum())
+        assert entry == {"rows": len(table), "tokens": tokens, "fingerprint": rows_fingerprint([table])}
     assert len(found["base"]) == 16

@@ -215,9 +215,7 @@ def without_places(text: str) -> str:
 
 
 def versions(origin: Mapping[str, str], identity: Mapping[str, str]) -> str:
-    from mixalign import __version__
-
-    found = {"mixalign": __version__} | dict(identity) | dict(origin)
+    found = dict(identity) | dict(origin)
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 

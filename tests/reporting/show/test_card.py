@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from mixalign import __version__
 from mixalign.reporting.show.card import Shown, filled_in, leave_card, write_card
 from mixalign.reporting.show.card_text import command, without_places
 from tests.tiny_runs import QUIET, train_from_overrides
@@ -45,6 +46,7 @@ def test_a_run_leaves_a_card_with_its_numbers(finished):
     assert "DPO (loss sigmoid, beta 0.5)" in text
     assert re.search(r"mixalign train .*steps=4 .*mixer=ama_s", text)
     assert "torch 2." in text
+    assert f"mixalign {__version__}, " in text
     assert text.isascii()
     assert "\n\n\n" not in text
 
