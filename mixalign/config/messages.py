@@ -7,7 +7,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mixalign.config.elsewhere import nearest_key
+from mixalign.config.elsewhere import CONF, nearest_key
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.training.trainer_arguments import why_not
 
@@ -27,12 +27,25 @@ def user_message(error: BaseException) -> str | None:
         return f"A configuration file is not valid: {error}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | YAMLError) else None
-        return _unknown(error, cause) or "\n".join(filter(None, [_first(error), _first(cause) if cause else None]))
+        return (
+            _unknown(error, cause)
+            or _no_entry(str(error))
+            or "\n".join(filter(None, [_first(error), _first(cause) if cause else None]))
+        )
     if isinstance(error, OSError) and error.errno in BLOCKED and error.filename:
         return f"{error.filename} cannot be used ({error.strerror}). Choose another place, or change what is there."
     if isinstance(error, ValueError) and _module_of(error).startswith("hydra."):
         return f"The command line or a configuration file cannot be read: {error}"
     return None
+
+
+def _no_entry(text: str) -> str | None:
+    """What to tell of an entry of a list of them, `data=[hh,ultrafedback]`, for which Hydra names no others."""
+    found = re.search(r"Could not load '(\w+)/([^']+)'", text)
+    known = [path.stem for path in sorted(CONF.glob(f"{found[1]}/[!_]*.yaml"))] if found else []
+    if not found or not known:
+        return None
+    return f"`{found[1]}` has no entry `{found[2]}`. {did_you_mean(found[2], known)} All: {', '.join(known)}."
 
 
 def _module_of(error: BaseException) -> str:

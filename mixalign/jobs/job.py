@@ -26,7 +26,16 @@ from mixalign.errors import MixalignError
 from mixalign.jobs.check_model import check_model, warn_of_dropout
 from mixalign.jobs.day import template_day
 from mixalign.jobs.order import as_begun, plain_tasks
-from mixalign.jobs.tasks import filled, read_task, scorer_of, target_specs, task_specs, warn_of_few, warn_of_losses
+from mixalign.jobs.tasks import (
+    filled,
+    read_task,
+    refuse_kinds,
+    scorer_of,
+    target_specs,
+    task_specs,
+    warn_of_few,
+    warn_of_losses,
+)
 from mixalign.jobs.validations import validation_interval
 from mixalign.models.gguf import GGUF
 from mixalign.objectives.base import Objective
@@ -163,6 +172,7 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     specs = as_begun(task_specs(settings.data), begun, settings.plain)
     overrides = [dict(spec.objective) for spec in specs.values()]
     objective = settings.objective.for_tasks(overrides)
+    refuse_kinds(specs, objective)
     tokenizer = settings.model.tokenizer()
     day = template_day(tokenizer, settings.data.date, settings.cache_dir)
     tokens = _Tokens(_token_cache(settings, tokenizer, day), objective, settings.data.max_length)

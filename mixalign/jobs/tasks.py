@@ -14,15 +14,34 @@ from mixalign.config.settings import DataSettings
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.generated import generate
 from mixalign.data.read.columns import ColumnUse
-from mixalign.data.read.sources import TaskRows, TaskSpec, discover_tasks, load_task
+from mixalign.data.read.sources import KINDS, TaskRows, TaskSpec, discover_tasks, load_task
 from mixalign.data.scorers import Scorer, built_in
 from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.objectives.base import Objective
+from mixalign.types import Form
 
-__all__ = ["filled", "read_task", "scorer_of", "target_specs", "task_specs", "warn_of_few", "warn_of_losses"]
+__all__ = [
+    "filled",
+    "read_task",
+    "refuse_kinds",
+    "scorer_of",
+    "target_specs",
+    "task_specs",
+    "warn_of_few",
+    "warn_of_losses",
+]
 
 log = logging.getLogger(__name__)
 
+READS: dict[Form, tuple[str, ...]] = {
+    "preference": ("preference",),
+    "supervised": ("supervised", "preference"),
+    "unpaired": ("unpaired", "preference"),
+    "mismatched": ("unpaired", "preference"),
+}
+"""Kinds of rows that give an objective's rows."""
+OBJECTIVES: dict[str, Form] = {"dpo": "preference", "sft": "supervised", "kto": "mismatched"}
 GENERATED = ("generator", "rows", "validation_rows", "test_rows")
 SAME_ROWS = (
     "path",
@@ -33,6 +52,7 @@ SAME_ROWS = (
     "objective",
     "on_bad_row",
     "on_overlap",
+    "kind",
     "scorer",
     *GENERATED,
 )
@@ -76,6 +96,27 @@ def target_specs(data: DataSettings, tasks: list[str]) -> dict[str, TaskSpec | N
         if name not in tasks:
             raise MixalignError(f"`data.target` names `{name}`, which is no task. {did_you_mean(str(name), tasks)}")
     return dict.fromkeys(names)
+
+
+def refuse_kinds(specs: Mapping[str, TaskSpec], objective: Objective) -> None:
+    """Refuses, before anything is read, tasks whose rows are said to be of a kind that the objective cannot learn from.
+
+    Raises:
+        MixalignError: naming them.
+    """
+    wanted = READS[objective.form]
+    if wrong := {task: spec.kind for task, spec in specs.items() if spec.kind and spec.kind not in wanted}:
+        held = "; ".join(
+            f"{', '.join(f'`{task}`' for task in wrong if wrong[task] == kind)}: {KINDS[kind]}"
+            for kind in dict.fromkeys(wrong.values())
+        )
+        able = [name for name, form in OBJECTIVES.items() if {*wrong.values()} <= {*READS[form]}]
+        others = " or ".join(f"objective={name}" for name in able)
+        raise MixalignError(
+            f"objective={objective.name} learns from {' or '.join(KINDS[kind] for kind in wanted)}, and not from what "
+            f"these tasks hold ({held}). Leave them out (data.tasks.{next(iter(wrong))}=null)"
+            + (f", or train with {others}." if others else ".")
+        )
 
 
 def read_task(task: str, spec: TaskSpec, data: DataSettings, *, chat: bool = False) -> TaskRows:

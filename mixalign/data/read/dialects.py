@@ -1,8 +1,9 @@
-"""Pairs as other programs write them: ms-swift, OpenAI's preference tuning and NeMo."""
+"""Pairs as other programs and data sets write them: ms-swift, OpenAI's preference tuning, NeMo, and rated answers."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from mixalign.data.read.alpaca import alpaca_chat_pair, alpaca_pair
 from mixalign.data.read.pairs import implicit, without_prompt
 from mixalign.data.read.tools import read_tools
 from mixalign.data.read.turns import conversation, filled, last_answer
@@ -10,7 +11,15 @@ from mixalign.data.read.values import Row, read_json, show
 from mixalign.errors import MixalignError
 from mixalign.types import Example
 
-__all__ = ["nemo_pair", "openai_pair", "swift_conversations", "swift_pair"]
+__all__ = [
+    "nemo_pair",
+    "openai_pair",
+    "rated_conversation",
+    "rated_pair",
+    "rated_pair_chat",
+    "swift_conversations",
+    "swift_pair",
+]
 
 PAIR = ("chosen", "rejected")
 
@@ -62,6 +71,36 @@ def nemo_pair(fields: Row) -> Example:
         conversation(answers[place].get("completion"), f"completions[{place}]") for place in (best, worst)
     )
     return without_prompt(Example(prompt=prompt, chosen=chosen, rejected=rejected), PAIR)
+
+
+def rated_pair(fields: Row) -> Example:
+    """PKU-SafeRLHF's: a question, two answers, and the number of the better one; as text under headings."""
+    return alpaca_pair(_by_number(fields))
+
+
+def rated_pair_chat(fields: Row) -> Example:
+    """The same as a conversation."""
+    return alpaca_chat_pair(_by_number(fields))
+
+
+def _by_number(fields: Row) -> Row:
+    better = fields["better_response_id"]
+    if isinstance(better, bool) or better not in (0, 1):
+        raise MixalignError(f"`better_response_id` is {show(better)}, but is the number of the better answer: 0 or 1.")
+    answers = fields["response_0"], fields["response_1"]
+    return {"instruction": fields["prompt"], "chosen": answers[int(better)], "rejected": answers[1 - int(better)]}
+
+
+def rated_conversation(fields: Row) -> Example:
+    """HelpSteer3's: `context`, two answers, and a preference: below 0 for the first, above 0 for the second."""
+    verdict, answers = fields["overall_preference"], (fields["response1"], fields["response2"])
+    if isinstance(verdict, bool) or not isinstance(verdict, int | float) or verdict != verdict:
+        raise MixalignError(f"`overall_preference` is {show(verdict)}, but must be a number: below 0 for `response1`.")
+    if verdict == 0:
+        raise MixalignError("`overall_preference` is 0: neither answer is better. Leave the row out.")
+    turns = [filled(text, f"response{n}", like="") for n, text in enumerate(answers, 1)]
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in (turns if verdict < 0 else turns[::-1]))
+    return Example(prompt=conversation(fields["context"], "context"), chosen=chosen, rejected=rejected)
 
 
 def _rank(answer: Any, number: int) -> float:

@@ -1,7 +1,7 @@
 """Recognises the format of a row by its columns, whatever the data set calls them.
 
 Formats are those of TRL's dataset page, the older ones that data sets still come in (ShareGPT, Alpaca, HH-RLHF), and
-those of LLaMA-Factory, ms-swift, OpenAI's preference tuning and NeMo.
+those of LLaMA-Factory, ms-swift, OpenAI's preference tuning, NeMo, PKU-SafeRLHF and HelpSteer3.
 """
 
 import json
@@ -11,7 +11,15 @@ from typing import Any
 
 from mixalign.data.read.alpaca import alpaca, alpaca_chat, alpaca_chat_pair, alpaca_pair
 from mixalign.data.read.columns import Columns, Fields, refuse_media
-from mixalign.data.read.dialects import nemo_pair, openai_pair, swift_conversations, swift_pair
+from mixalign.data.read.dialects import (
+    nemo_pair,
+    openai_pair,
+    rated_conversation,
+    rated_pair,
+    rated_pair_chat,
+    swift_conversations,
+    swift_pair,
+)
 from mixalign.data.read.ids import token_pair, token_row
 from mixalign.data.read.pairs import (
     explicit,
@@ -210,6 +218,8 @@ FORMATS: tuple[tuple[tuple[str, ...], tuple[str, ...], Build], ...] = (
     (("messages", "rejected_messages"), (), swift_conversations),
     (("input", "preferred_output", "non_preferred_output"), (), openai_pair),
     (("context", "completions"), (), nemo_pair),
+    (("prompt", "response_0", "response_1", "better_response_id"), (), rated_pair),
+    (("context", "response1", "response2", "overall_preference"), (), rated_conversation),
     (("prompt", "completion"), ("label",), _completion),
     (("messages",), ("label",), _messages),
     (("conversations",), ("label",), _sharegpt),
@@ -218,7 +228,11 @@ FORMATS: tuple[tuple[tuple[str, ...], tuple[str, ...], Build], ...] = (
     (("prompt_ids", "chosen_ids", "rejected_ids"), (), token_pair),
     (("input_ids",), ("labels", "completion_mask", "assistant_masks", "attention_mask"), token_row),
 )
-IN_TURNS: dict[Build, Build] = {alpaca: alpaca_chat, alpaca_pair: alpaca_chat_pair}  # with a chat template
+IN_TURNS: dict[Build, Build] = {
+    alpaca: alpaca_chat,
+    alpaca_pair: alpaca_chat_pair,
+    rated_pair: rated_pair_chat,
+}  # with a chat template
 ANSWERS = ("chosen", "rejected", "completion")
 EXTRAS = {"tools", "chat_template_kwargs", "weight", "system", "history"}  # go with every format, the last two of turns
 COLUMNS = sorted({name for required, optional, _ in FORMATS for name in (*required, *optional)} | EXTRAS)

@@ -13,7 +13,7 @@ from mixalign.data.read.overlap import RowsReport, compare
 from mixalign.data.read.rows import Rows, recognise
 from mixalign.data.read.spec import TaskSpec
 from mixalign.data.read.splits import read_splits
-from mixalign.data.read.table import Table, Tables
+from mixalign.data.read.table import Table, Tables, having
 from mixalign.errors import MixalignError
 from mixalign.types import Example
 
@@ -103,6 +103,7 @@ def _read(
     with _about(task):
         given = {"train": [Table("its rows, row", range(1, len(rows) + 1), list(rows))]} if rows is not None else None
         tables = read_splits(spec, skip_bad=skip_bad) if given is None else given
+        tables = {split: having(part, spec.where) for split, part in tables.items()}
     tally = Tally(spec.columns)
     parts = {
         split: recognise(task, part, tally, chat=chat, skip_bad=skip_bad)

@@ -14,7 +14,8 @@ __all__ = ["TaskSpec"]
 
 POSITIVE = ("max_rows", "max_length", "rows", "validation_rows", "test_rows")
 CHOICES = {"on_bad_row": ("raise", "skip"), "on_overlap": ("raise", "drop"), "train_on": TRAIN_ON}
-MAPPINGS = ("columns", "objective", "chat_template_kwargs")
+KINDS = ("preference", "supervised", "unpaired")
+MAPPINGS = ("columns", "objective", "chat_template_kwargs", "where")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class TaskSpec:
     # our column name to theirs, {prompt: question}, or meta.question for one inside an object; or a column of theirs to
     # null: declared unused, {images: null}
     columns: Mapping[str, str | None] = field(default_factory=dict)
+    # a column of theirs to the value, or list of values, that rows of this task have; others are not of it
+    where: Mapping[str, Any] = field(default_factory=dict)
+    # what the rows are: preference (pairs), supervised (single answers) or unpaired (answers with a label); an
+    # objective that cannot learn from them is refused before they are read; default: found out by reading them
+    kind: str | None = None
     on_bad_row: str | None = None  # a row that cannot be read: raise, or skip with a count; default: data.on_bad_row
     on_overlap: str = "raise"  # rows of train that are in validation or test as well: raise, or drop them from train
     train_on: str = (
@@ -85,6 +91,8 @@ def _check(key: str, name: str, value: Any) -> None:
         if not isinstance(value, kinds):
             wanted = "a mapping" if name in MAPPINGS else "a file, a list of files, or split to files"
             raise MixalignError(f"`{key}` is {value!r}, but must be {wanted}.")
+    elif name == "kind":
+        check_choice(key, value, KINDS)
     elif name in CHOICES:
         check_choice(key, value, CHOICES[name])
     elif name == "scorer":

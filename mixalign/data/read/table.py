@@ -6,13 +6,15 @@ from typing import Any
 
 from mixalign.errors import MixalignError, did_you_mean
 
-__all__ = ["SPLITS", "BadRow", "Table", "Tables", "canonical", "find_split", "own_split", "select"]
+__all__ = ["SPLITS", "BadRow", "Table", "Tables", "canonical", "find_split", "having", "own_split", "select"]
 
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test", "testing"),
 }  # what a split is called, in files and in data sets
+
+SHOWN = 8  # values of a column in a message
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,45 @@ def select(source: Mapping[str, Tables], expression: str) -> Tables:
     except (ValueError, AssertionError) as error:
         raise MixalignError(f"split `{expression}` cannot be read: {error}. Write `train[:5%]`.") from error
     return [table for part in parts for table in _slice(found[part.splitname], part.from_ or 0, part.to)]
+
+
+def having(tables: Tables, where: Mapping[str, Any]) -> Tables:
+    """The rows that have the wanted values in some columns.
+
+    Args:
+        where: column to a value, or to a list of values.
+
+    Raises:
+        MixalignError: when a table lacks the column, or no row of any is left; it names values that are there.
+    """
+    for name, value in where.items():
+        wanted = list(value) if isinstance(value, list | tuple) else [value]
+        there: dict[str, None] = {}
+        kept = [_kept(table, name, wanted, there) for table in tables]
+        if there and not any(len(table.numbers) for table in kept):
+            known = ", ".join(list(there)[:SHOWN]) + (", ..." if len(there) > SHOWN else "")
+            raise MixalignError(f"`where` wants `{name}` to be {value!r}, which no row has. There are {known}.")
+        tables = kept
+    return tables
+
+
+def _kept(table: Table, name: str, wanted: Sequence[Any], there: dict[str, None]) -> Table:
+    rows = table.rows
+    names = (
+        {str(key) for row in rows if isinstance(row, Mapping) for key in row}
+        if isinstance(rows, list)
+        else rows.column_names
+    )
+    if len(rows) and name not in names:
+        raise MixalignError(f"`where` names `{name}`, which is no column. {did_you_mean(name, names)}")
+    if isinstance(rows, list):
+        values = [row.get(name) if isinstance(row, Mapping) else None for row in rows]
+    else:
+        values = list(rows[name])
+    there |= dict.fromkeys(map(repr, values))
+    places = [place for place, value in enumerate(values) if value in wanted]
+    left = [rows[place] for place in places] if isinstance(rows, list) else rows.select(places)
+    return Table(table.place, [table.numbers[place] for place in places], left, table.bad)
 
 
 def _slice(tables: Tables, start: int, stop: int | None) -> Tables:
