@@ -29,9 +29,9 @@ install: $(VENV)/.installed ## install into .venv
 
 install-dev: $(VENV)/.installed-dev ## the same with what tests, checks and comparisons need
 
-demo: $(VENV)/.installed ## the main job: four mixers on generated tasks, a table and runs/demo/report.html
+demo: $(VENV)/.installed ## the main job: five mixers on generated tasks, a table and runs/demo/report.html
 	rm -rf runs/demo
-	$(BIN)/mixalign train -m mixer=proportional,uniform,ama_r,ama_s run_dir=runs/demo
+	$(BIN)/mixalign train -m mixer=proportional,uniform,ama_r,ama_s,ama_e run_dir=runs/demo
 	$(BIN)/mixalign report runs/demo
 
 $(VENV)/.installed-smollm2: $(VENV)/.installed

@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import which_mixer
+from chosen_defaults import BASELINE, EXPORTED, MEASURES, ahead_of, exports_table
 from tables import ROOT, between, code, corrected, difference, markdown
 from tables import with_block as place
 
@@ -21,13 +22,6 @@ from mixalign.reporting.judge.statistics import LEVEL, Paired, Score, quantile
 __all__ = ["MEASURES", "RESULTS", "all_tables", "documents", "pooled_table", "with_block"]
 
 RESULTS = Path(__file__).parent / "results" / "arena.json"
-BASELINE = "uniform"
-MEASURES = {
-    "worst_excess": "worst excess",
-    "mean_excess": "mean excess",
-    "worst_gap": "worst gap",
-    "mean_loss": "mean loss",
-}
 
 
 def main() -> int:
@@ -46,7 +40,9 @@ def documents(results: Mapping[str, Any]) -> dict[Path, str]:
     """README.md and docs/arena.md with the tables of these results, where they have places for them."""
     blocks = {"README.md": pooled_table(results), "docs/arena.md": all_tables(results)}
     texts = {ROOT / name: (ROOT / name).read_text() for name in blocks}
-    return {path: with_block(text, blocks[path.relative_to(ROOT).as_posix()]) for path, text in texts.items()}
+    texts = {path: with_block(text, blocks[path.relative_to(ROOT).as_posix()]) for path, text in texts.items()}
+    exports = exports_table(json.loads(EXPORTED.read_text()))
+    return {path: place(text, "exports", "arena_table.py", exports) for path, text in texts.items()}
 
 
 def with_block(text: str, table: str) -> str:
@@ -116,11 +112,8 @@ def _over_all(results: Mapping[str, Any]) -> str:
     for label in [label for label in results["mixers"] if label != BASELINE]:
         cells = [code(label)]
         for measure in MEASURES:
-            columns = [setup["scores"] for setup in _ran(results).values()]
-            both = [(s[label][measure], s[BASELINE][measure]) for s in columns]
-            known = [pair for mine, theirs in both for pair in zip(mine, theirs, strict=True) if None not in pair]
-            pair = Paired.between([a for a, _ in known], [b for _, b in known])
-            cells.append(f"{pair.mean:+.3f} {pair.interval} ({pair.wins} of {pair.n})")
+            pair = ahead_of(results, label, BASELINE, measure)
+            cells.append("-" if pair is None else f"{pair.mean:+.3f} {pair.interval} ({pair.wins} of {pair.n})")
         lines.append(cells)
     return markdown(["mixer", *MEASURES.values()], lines)
 

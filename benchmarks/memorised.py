@@ -30,6 +30,7 @@ COMMON = (
     ),
     *("steps=100", "batch_size=18", "val_every=10", "reference.sft_steps=100", "specialists.steps=120"),
     *("specialists.train=always", "progress=false", "trainer.accelerator=cpu", "eval_batch_size=512"),
+    "average_last=null",  # the best of the steps
 )
 YARDSTICK = ("1", "best")  # folds and export of the specialists over which every gap is counted
 

@@ -14,6 +14,7 @@ import pytest
 
 from mixalign.config.compose import CONF, compose_settings
 from mixalign.errors import MixalignError
+from mixalign.training.callbacks.average import share_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = sorted(path.stem for path in (CONF / "arena").glob("[!_]*.yaml") if not path.stem.startswith("smol"))
@@ -95,6 +96,44 @@ def test_the_tables_of_the_documents_are_those_of_the_results(table):
     for path, text in table.documents(json.loads(table.RESULTS.read_text())).items():
         assert "made by benchmarks/arena_table.py -->" in text
         assert path.read_text() == text, f"{path.name}: run `python benchmarks/arena_table.py`"
+
+
+def test_the_default_mixer_is_the_lowest_that_is_ahead_of_uniform_and_loses_nowhere(table):
+    """`lowest` is no more than noise ahead, and `loser` has one set-up that it loses and four that it wins."""
+    rule = importlib.import_module("chosen_defaults")
+    base = [0.5, 0.6, 0.7, 0.8]
+    ahead, lowest = [0.4, 0.51, 0.6, 0.71], [0.0, 1.2, 0.1, 0.7]
+    found = results(uniform=base, worse=[0.6, 0.7, 0.81, 0.9], ahead=ahead, lowest=lowest)
+    assert rule.chosen_mixer(found) == "ahead"
+    assert rule.chosen_mixer(results(uniform=base, lowest=lowest)) is None
+    loser = results(uniform=base, ahead=ahead, loser=[0.1, 0.21, 0.3, 0.41])
+    lost = results(uniform=base, ahead=ahead, loser=[0.6, 0.701, 0.8, 0.901])["setups"]["one"]
+    loser["setups"] |= dict.fromkeys(("two", "three", "four"), loser["setups"]["one"])
+    assert rule.chosen_mixer(loser) == "loser"
+    loser["setups"]["five"] = lost
+    assert rule.ahead_of(loser, "loser", "uniform").high < 0
+    assert rule.chosen_mixer(loser) == "ahead"
+
+
+def test_the_default_export_is_the_first_that_is_level_with_the_lowest(table):
+    rule = importlib.import_module("chosen_defaults")
+    both, mean, best, last = rule.EXPORTS
+    scores = {mean: [0.5, 0.6, 0.7, 0.8], best: [0.4, 0.51, 0.6, 0.71], last: [0.9, 0.9, 0.9, 0.9]}
+    assert rule.chosen_export(results(**scores, **{both: [0.41, 0.5, 0.62, 0.7]})) == both
+    assert rule.chosen_export(results(**scores, **{both: [0.5, 0.6, 0.7, 0.8]})) == best
+    assert rule.chosen_export(results(**scores)) == best
+
+
+def test_the_defaults_of_train_follow_from_the_results(table):
+    rule, own = importlib.import_module("chosen_defaults"), compose_settings([])
+    mixer = rule.chosen_mixer(json.loads(table.RESULTS.read_text())).split()
+    assert own.mixer == compose_settings([f"mixer={mixer[0]}", *mixer[1:]]).mixer
+    label = rule.chosen_export(json.loads(rule.EXPORTED.read_text()))
+    wanted = compose_settings(label.split()[1:] or ["export=averaged"])
+    assert (own.export, share_of(own.export, own.average_last)) == (
+        wanted.export,
+        share_of(wanted.export, wanted.average_last),
+    )
 
 
 def test_set_ups_that_cannot_run_are_skipped_with_a_reason(arena, tmp_path, monkeypatch):

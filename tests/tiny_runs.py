@@ -83,8 +83,8 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(cache) -> Callable[..., list[str]]:
-    """The overrides of a tiny run on generated tasks, and further ones; `cache_dir` may be among them."""
-    return lambda *more: [*MODEL, *SHORT, *QUIET, f"cache_dir={cache}", *generated(), *more]
+    """The overrides of a tiny run of AMA-S on generated tasks, and further ones, which go before these."""
+    return lambda *more: ["mixer=ama_s", *MODEL, *SHORT, *QUIET, f"cache_dir={cache}", *generated(), *more]
 
 
 @pytest.fixture(scope="session")

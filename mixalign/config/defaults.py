@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from mixalign.training.callbacks.average import CHOSEN, SHARE, spreading
 from mixalign.types import Form
 
 __all__ = ["AUTO", "Situation", "fill"]
@@ -86,7 +87,18 @@ def fill(plain: Mapping[str, Any], situation: Situation) -> tuple[dict[str, Any]
         put("eval_batch_size", 256, kind)
     put("eval_rows", None if situation.is_random else EVAL_ROWS, kind)
     put("engine.threads", 1 if situation.is_random else None, kind)
+    _fill_average(filled, put)
     return filled, tuple(f"{', '.join(values)} ({why})" for why, values in chosen.items())
+
+
+def _fill_average(filled: Mapping[str, Any], put: Callable[..., None]) -> None:
+    """The mean of the last weights is a candidate wherever validations choose and a process has the weights whole."""
+    if filled.get("export") not in CHOSEN:
+        put("average_last", None)  # with export=averaged that is SHARE, too
+    elif kind := spreading(filled["trainer"].get("strategy")):
+        put("average_last", None, f"{kind} spreads the weights over processes")
+    else:
+        put("average_last", SHARE)
 
 
 def _fill_lengths(filled: Mapping[str, Any], situation: Situation, put: Callable[..., None]) -> None:

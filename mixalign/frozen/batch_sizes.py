@@ -11,8 +11,9 @@ from torch import nn
 from mixalign.config.defaults import AUTO
 from mixalign.jobs.job import FEW, SIZES, Job
 from mixalign.together.agree import decide, world
+from mixalign.training.callbacks.average import share_of
 from mixalign.training.engine import rows_within
-from mixalign.training.memory import Footprint, footprint, free_memory, most_tokens, tokens_of_longest
+from mixalign.training.memory import FLOAT, Footprint, footprint, free_memory, most_tokens, tokens_of_longest
 
 __all__ = ["fit_batch_sizes", "micro_batch_size", "with_sizes_of"]
 
@@ -89,6 +90,8 @@ def _footprint(job: Job, model: nn.Module) -> Footprint:
     copies = COPIES.get(settings.reference.mode, 1) if job.objective.uses_reference else 1
     longest = max(int(table.length_N.max()) for _, _, table in job.all_datasets if len(table))
     takes = footprint(model, settings.lora, settings.engine, job.device, longest, copies)
+    if share_of(settings.export, settings.average_last):
+        takes = replace(takes, fixed=takes.fixed + FLOAT * takes.trained)  # the mean of the weights
     if settings.mixer.needs & GRADIENTS:
         takes = replace(takes, fixed=takes.fixed + 4 * (len(job.tasks) + 4) * takes.trained)
     return takes

@@ -119,7 +119,7 @@ def check_extension(run_dir: Path, job: Job, mixer: Rule, claimed: Claim) -> Non
     rate: Optimizer = job.settings.optimizer
     done = checkpoint_step(claimed.resume) if claimed.resume else 0
     share = share_of(job.settings.export, job.settings.average_last)
-    if share and done >= (first := first_step(share, job.steps)):
+    if share and job.settings.export == "averaged" and done >= (first := first_step(share, job.steps)):
         raise MixalignError(
             f"{what}: the mean of its weights would begin at step {first}, and {done} are made, after which it cannot "
             f"be taken any more. Take more steps, a smaller `average_last` in another `run_dir`, or train anew there."
@@ -207,7 +207,7 @@ def _wrong(then: Mapping[str, Any], job: Job, extended: int | None, finished: bo
         wanted["trainer.precision"] = before.get("trainer.precision")
     left_out = {"steps", "epochs"} if extended else set()
     if not finished and wanted["export"] == "last":
-        left_out.add("export")  # for a run whose best checkpoint was lost
+        left_out |= {"export", "average_last"}  # for a run whose best checkpoint was lost
     if extended and job.settings.val_every is None:
         left_out.add("val_every")  # a share of the steps
     unread = _unread(job)

@@ -7,16 +7,15 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from mixalign.data.batches.module import MixtureData
-from mixalign.training.callbacks.average import AverageWeights
+from mixalign.training.callbacks.average import CHOSEN, AverageWeights
 from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
 from mixalign.training.module import AlignModule
 from mixalign.training.sharding import load_weights
 from mixalign.training.validation import summary_of
 
-__all__ = ["CHOSEN", "put_exported"]
+__all__ = ["put_exported"]
 
 log = logging.getLogger(__name__)
-CHOSEN = ("best", "best_gap")  # values of `export` that choose by validations
 EARLY = (
     "The training ended at step %d, before the first step of the mean of the weights (%d): `export=averaged` keeps the "
     "weights of its last step. Set `average_last` to a larger share to average such a training."

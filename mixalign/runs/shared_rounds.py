@@ -15,6 +15,7 @@ from mixalign.runs.folder import that_matter
 from mixalign.runs.train_one import Generalist
 from mixalign.together.agree import is_first, wait
 from mixalign.together.locks import made_once
+from mixalign.training.callbacks.average import CHOSEN
 
 __all__ = ["round_recipe", "shared_influence", "shared_round"]
 
@@ -29,10 +30,11 @@ def round_recipe(run: Generalist, volumes: Mapping[str, int], steps: int) -> dic
     job = run.job
     later = LATER if run.has_specialists else (*LATER, "specialists.")
     settings = {key: value for key, value in that_matter(job.plain).items() if not key.startswith(later)}
-    if settings.get("export") != "averaged":
+    export = settings.get("export")
+    if export != "averaged":
         settings.pop("export", None)  # a round keeps its last weights
-    if settings.get("average_last") is None:
-        settings.pop("average_last", None)  # in older caches there is no such key
+    if export in CHOSEN or settings.get("average_last") is None:
+        settings.pop("average_last", None)  # a round has no mean then, and in older caches there is no such key
     return {
         "stage": "round",
         "mixer": job.settings.mixer_name,

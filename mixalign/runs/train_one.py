@@ -25,14 +25,14 @@ from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import Rule
 from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
-from mixalign.runs.exported import CHOSEN, put_exported
+from mixalign.runs.exported import put_exported
 from mixalign.runs.portable import export_base
 from mixalign.runs.summary import write_results
 from mixalign.runs.wandb_run import with_kept_id
 from mixalign.runs.yardstick import excess_over
 from mixalign.stopping import stage
 from mixalign.together.trainer import trainer_options
-from mixalign.training.callbacks.average import AverageWeights, share_of
+from mixalign.training.callbacks.average import CHOSEN, AverageWeights, share_of
 from mixalign.training.callbacks.best_checkpoint import MONITORS, BestCheckpoint
 from mixalign.training.callbacks.cost import Cost
 from mixalign.training.callbacks.leave import Leave
@@ -141,7 +141,8 @@ def _trainer(run: Generalist, mixing: Mixing, loggers: list[Logger]) -> L.Traine
 def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
     """In order: probes hand what they measure to Mixing, and what saves comes behind what decides."""
     settings, checkpoints = run.job.settings, run.folder / "checkpoints"
-    probe, share = settings.probe, share_of(run.export, settings.average_last)
+    probe, own = settings.probe, run.export == settings.export  # a round or a proxy may keep others than the run
+    share = share_of(run.export, settings.average_last if own else None)
     callbacks: list[Callback] = [
         *probes_for(run.mixer, settings.seed, probe.rows, probe.validation_rows, probe.weights),
         mixing,

@@ -11,14 +11,13 @@ from mixalign.config.build import build
 from mixalign.config.settings import RunSettings, TrainerSettings
 from mixalign.errors import MixalignError
 from mixalign.together.agree import is_connected
-from mixalign.training.callbacks.average import share_of
+from mixalign.training.callbacks.average import share_of, spreading
 
 __all__ = ["probe_trainer", "trainer_options"]
 
 SILENT: dict[str, Any] = dict.fromkeys(
     ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
 )
-SPREADING = ("fullysharded", "fsdp", "modelparallel", "model_parallel", "deepspeed")  # in names of strategies
 PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy")
 
 
@@ -47,8 +46,7 @@ def trainer_options(settings: RunSettings, precision: str | int) -> dict[str, An
 
 def _check_average(settings: RunSettings) -> None:
     """Refuses a mean of weights that no process has as a whole."""
-    strategy = str(settings.trainer.strategy).lower()
-    kind = next((kind for kind in SPREADING if kind in strategy), None)
+    kind = spreading(settings.trainer.strategy)
     if kind and share_of(settings.export, settings.average_last):
         key = "average_last" if settings.average_last else "export=averaged"
         raise MixalignError(

@@ -26,7 +26,7 @@ from mixalign.models.load import LoRA
 from mixalign.training.control_groups import OWN, ROOT, folders_of, text_of
 from mixalign.training.engine import Engine
 
-__all__ = ["Footprint", "footprint", "free_memory", "most_tokens", "tokens_of_longest"]
+__all__ = ["FLOAT", "Footprint", "footprint", "free_memory", "most_tokens", "tokens_of_longest"]
 
 MEMINFO = Path("/proc/meminfo")
 FLOAT = 4  # bytes; passes in 16 bits keep some numbers in 32

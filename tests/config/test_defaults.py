@@ -54,6 +54,25 @@ def test_generated_tasks_on_random_weights():
     assert "the data preset" in lines(settings)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "share"),
+    [
+        ([], 0.3),
+        (["export=best_gap"], 0.3),
+        (["export=last"], None),
+        (["export=averaged"], None),
+        (["trainer=ddp"], 0.3),
+        (["trainer=fsdp2"], None),
+        (["average_last=null"], None),
+        (["export=last", "average_last=0.5"], 0.5),
+    ],
+)
+def test_the_mean_of_the_weights_is_a_candidate_where_validations_choose(overrides, share):
+    settings = compose_settings(overrides)
+    assert settings.average_last == share
+    assert ("average_last=null (fullysharded spreads" in lines(settings)) == ("trainer=fsdp2" in overrides)
+
+
 def test_epochs_that_are_set_go_before_steps_that_are_not():
     settings = compose_settings(["epochs=2", "specialists.epochs=3", "reference.sft_epochs=1"])
     assert (settings.steps, settings.epochs) == (None, 2)

@@ -46,6 +46,7 @@ def trained(model, tiny, tmp_path):
     def go(*more: str, run: str = "run") -> tuple[int | None, int]:
         shape = [text for text in tiny() if not text.startswith(("model.", "reference.", "cache_dir="))]
         own = ["model=pretrained", f"model.path={model}", f"cache_dir={tmp_path / 'cache'}", "batch_size=12"]
+        own.append("average_last=null")
         train_from_overrides([*shape, *own, "mixer=uniform", "steps=2", *more], str(tmp_path / run))
         config = yaml.safe_load((tmp_path / run / "config.yaml").read_text())
         return config["micro_batch_size"], config["eval_batch_size"]
@@ -123,9 +124,13 @@ def test_rows_that_processes_do_not_divide_a_small_batch_into_are_left_out(tiny,
     assert trainings._fit_settings(job, training).micro_batch_size == wanted
 
 
-def test_gradients_of_tasks_take_memory(trained, free, monkeypatch):
-    takes = Footprint(fixed=GB, trained=GB // 28, token=GB / 128, read=0, head=0)  # 7 gradients of 4 bytes: one GB
+@pytest.mark.parametrize(
+    ("more", "copies"), [("mixer=pike", 7), ("average_last=auto", 1)], ids=["gradients of tasks", "the mean"]
+)
+def test_what_is_kept_beside_the_weights_takes_memory(trained, free, monkeypatch, more, copies):
+    """Copies of what is trained, 4 bytes a number, that are one GB together."""
+    takes = Footprint(fixed=GB, trained=GB // (4 * copies), token=GB / 128, read=0, head=0)
     free(14 * GB)
     monkeypatch.setattr(batch_sizes, "footprint", lambda *_, **__: takes)
     assert trained(run="plain")[0] == 6
-    assert trained("mixer=pike", run="pike")[0] == 4
+    assert trained(more, run="more")[0] == 4

@@ -139,6 +139,41 @@ def test_a_run_is_not_extended_past_where_its_mean_would_begin(tiny, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@pytest.mark.long
+def test_a_mean_that_is_a_candidate_begins_later_in_a_run_that_is_extended_by_a_few_steps(tiny, tmp_path, caplog):
+    given = tiny("mixer=uniform")
+    train_from_overrides([*given, "steps=8"], str(tmp_path / "run"))
+    result = train_from_overrides([*given, "steps=10"], str(tmp_path / "run"))
+    assert (
+        "The mean of the weights begins at step 9, not at step 8: the checkpoint is of step 8 and has none."
+        in caplog.text
+    )
+    assert result["steps"] == 10
+    assert set(result["exported"]["candidates"]) == {"by", "last", "best", "averaged"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("mixer", "part"), [("ideal", "rounds/0"), ("doremi", "proxy")])
+def test_trainings_that_do_not_keep_a_mean_take_none(of_mixer, mixer, part):
+    run = of_mixer(mixer, *(["mixer.rounds=1", "influence.bootstrap=10"] if mixer == "ideal" else []))
+    saved = torch.load(run / part / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    assert "AverageWeights" not in saved
+    assert "candidates" not in read(run / part)["exported"]
+    if mixer == "doremi":
+        assert "candidates" in read(run)["exported"]
+
+
+def test_a_run_of_other_defaults_names_what_they_were(train, tiny, refuse):
+    then = ("mixer=ama_s", "average_last=null")
+    run = train(*then)
+    message = refuse(tiny("mixer=ama_e"), run)
+    assert (
+        "average_last: got None, wanted 0.3; mixer.entropy: got 0.0, wanted 0.1; mixer.eta: got 0.1, wanted 0.2"
+        in message
+    )
+    assert train(*then) == run, "it is finished"
+
+
 @pytest.mark.parametrize("key", ["export=averaged", "average_last=0.2"])
 def test_weights_that_are_spread_over_processes_are_refused_by_name(refuse, tiny, key):
     message = refuse(tiny("mixer=uniform", key, "trainer=fsdp2", "trainer.devices=1"))
