@@ -2,9 +2,11 @@
 
 The rule was written down before the fourth seed and the exports were looked at. Of the mixers that are ahead of
 uniform sampling in worst excess (pooled over every seed of every set-up, the 95 % interval leaves 0 out) and lose no
-set-up to it after Holm's correction, the one with the lowest worst excess. Of the exports that are not told from the one with the lowest worst
-excess, the first of EXPORTS: the mean as one candidate of the validations goes first, as by them it is never worse
-than a step. benchmarks/results/exports.json is made by
+set-up to it after Holm's correction, the one with the lowest worst excess. Of the exports that are not told from the
+one with the lowest worst excess, the first of EXPORTS: the mean as one candidate of the validations goes first, as by
+them it is never worse than a step.
+
+benchmarks/results/exports.json is made by
 
     python benchmarks/arena.py quick --json benchmarks/results/exports.json --mixers uniform ama_e \\
         "ama_e export=best average_last=0.3" "ama_e export=best" "ama_e export=last"
