@@ -20,7 +20,7 @@ USAGE = """usage: mixalign VERB [arguments]
 with configuration keys (mixalign train --help lists them):
 {with_keys}
 
-with run folders:
+others:
 {others}
 
 mixalign VERB --help says more."""
@@ -59,10 +59,14 @@ def verbs() -> dict[str, Path]:
 def _usage() -> str:
     """Every verb with the first line of its file, which is read and not run: that would load torch."""
     lines = {verb: _line(verb, file) for verb, file in verbs().items()}
-    parse_arguments = {verb for verb, file in verbs().items() if "\nimport argparse\n" in file.read_text("utf-8")}
-    with_keys = "\n".join(line for verb, line in lines.items() if verb not in parse_arguments)
-    others = "\n".join(line for verb, line in lines.items() if verb in parse_arguments)
+    with_keys = "\n".join(line for verb, line in lines.items() if _takes_keys(verb))
+    others = "\n".join(line for verb, line in lines.items() if not _takes_keys(verb))
     return USAGE.format(with_keys=with_keys, others=others)
+
+
+def _takes_keys(verb: str) -> bool:
+    """Whether it takes configuration keys, and no arguments of its own."""
+    return "\nimport argparse\n" not in verbs()[verb].read_text("utf-8")
 
 
 def _line(verb: str, file: Path) -> str:
@@ -83,6 +87,7 @@ def _leave_folder_to_first(verb: str) -> None:
 def _guarded(verb: str) -> int:
     """Runs a verb; errors that a user can mend are one message, all others keep their traceback."""
     from mixalign.config.console import ConsoleHandler
+    from mixalign.config.first_look import asks_for_help, check_words, help_text
     from mixalign.errors import MixalignError, Stopped, did_you_mean
     from mixalign.stopping import heed, stage
     from mixalign.training.threads import wait_passively
@@ -97,6 +102,11 @@ def _guarded(verb: str) -> int:
         with heed(), stage(f"`mixalign {verb}`", again="The same command begins again."):
             if verb not in verbs():
                 raise MixalignError(f"There is no verb `{verb}`. {did_you_mean(verb, verbs())}")
+            if _takes_keys(verb):
+                if asks_for_help(sys.argv[1:]):
+                    say(help_text(verb, verbs()[verb], sys.argv[1:]))
+                    return 0
+                check_words(verb, sys.argv[1:])
             import_module(f"mixalign.verbs.{verb.replace('-', '_')}").main()
     except Stopped as stop:
         _print_line(stop.text)

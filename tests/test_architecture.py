@@ -3,7 +3,7 @@
 Imports point downwards only, and never to a neighbour of the same layer:
 
     types < losses, mixers < data, models < objectives < influence < training < config < together, jobs < frozen < runs
-          < fitting, merging, planning < sharing < verbs < api < cli
+          < fitting, merging, planning, upkeep < sharing < verbs < api < cli
 
 `reporting` reads run folders and nothing else of the package. `checks`, `errors`, `files`, `fingerprint`, `hub`,
 `locks`, `output`, `stopping` and `terminal` are free.
@@ -29,7 +29,7 @@ LAYERS = [
     ["together", "jobs"],
     ["frozen"],
     ["runs"],
-    ["fitting", "merging", "planning"],
+    ["fitting", "merging", "planning", "upkeep"],
     ["sharing"],
     ["verbs"],
     ["api"],

@@ -58,7 +58,7 @@ def test_composes_resolves_and_names_real_arguments(choice):
 def test_an_unknown_option_lists_the_known_ones(group):
     with pytest.raises(MixalignError) as error:
         compose(f"{group}=nonsense")
-    assert f"Could not find '{group}/nonsense'" in str(error.value)
+    assert f"There is no `{group}=nonsense`. " in str(error.value)
     for name in OPTIONS[group]:
         assert name in str(error.value)
 
@@ -118,7 +118,7 @@ def test_a_task_can_be_added_without_a_plus():
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("mixer=amas", "Available options in 'mixer'"),
+        ("mixer=amas", "There is no `mixer=amas`. Did you mean `ama_s`? Known: ado, "),
         ("mixer.etta=1", "Did you mean `eta`?"),
         ("stepz=5", "Did you mean `steps`?"),
         ("optimizer.learning_rate=1", "`optimizer.learning_rate` is no setting. Known: "),

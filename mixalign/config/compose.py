@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -12,10 +12,11 @@ from yaml import YAMLError
 
 from mixalign.config.elsewhere import CONF
 from mixalign.config.messages import user_message
-from mixalign.config.parse import parse
 from mixalign.config.quote import quoted
-from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
+
+if TYPE_CHECKING:
+    from mixalign.config.settings import RunSettings
 
 __all__ = ["CONF", "as_today", "compose_config", "compose_settings", "register_resolvers", "settings_of"]
 
@@ -50,7 +51,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise MixalignError(message) from error
 
 
-def compose_settings(overrides: Sequence[str]) -> RunSettings:
+def compose_settings(overrides: Sequence[str]) -> "RunSettings":
     """The settings of a run.
 
     Raises:
@@ -59,12 +60,14 @@ def compose_settings(overrides: Sequence[str]) -> RunSettings:
     return settings_of(compose_config(overrides))
 
 
-def settings_of(config: DictConfig) -> RunSettings:
+def settings_of(config: DictConfig) -> "RunSettings":
     """The settings that a composed configuration describes.
 
     Raises:
         MixalignError: naming the first key that is missing, unknown or wrong.
     """
+    from mixalign.config.parse import parse  # loads torch, which a misspelt key need not wait for
+
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise MixalignError(f"`{missing[0]}` has no value, and must have one. Set it: {missing[0]}=...")
     return parse(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))

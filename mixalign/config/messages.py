@@ -3,7 +3,7 @@
 import errno
 import re
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -25,6 +25,8 @@ def user_message(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, YAMLError):
         return f"A configuration file is not valid: {error}"
+    if isinstance(error, MissingConfigException) and error.options:
+        return _no_choice(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | YAMLError) else None
         return (
@@ -46,6 +48,15 @@ def _no_entry(text: str) -> str | None:
     if not found or not known:
         return None
     return f"`{found[1]}` has no entry `{found[2]}`. {did_you_mean(found[2], known)} All: {', '.join(known)}."
+
+
+def _no_choice(error: MissingConfigException) -> str:
+    """What to tell of a file that a group of the configuration does not have."""
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    options = sorted(name for name in error.options or () if not name.startswith("_"))
+    hint = did_you_mean(choice, options)
+    others = "" if hint.startswith("Known") else f" Known: {', '.join(options)}."
+    return f"There is no `{group}={choice}`. {hint}{others}"
 
 
 def _module_of(error: BaseException) -> str:

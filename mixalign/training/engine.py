@@ -30,6 +30,7 @@ __all__ = [
     "Engine",
     "choose_layout",
     "choose_precision",
+    "cpu_multiplies_bf16",
     "deterministic",
     "prepare_model",
     "prepare_process",
@@ -134,11 +135,12 @@ def choose_precision(precision: str, model: Any) -> str:
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     wide = model.config.get_text_config().hidden_size >= WIDE
-    return "bf16-mixed" if wide and _cpu_multiplies_bf16() else "32-true"
+    return "bf16-mixed" if wide and cpu_multiplies_bf16() else "32-true"
 
 
 @cache
-def _cpu_multiplies_bf16() -> bool:
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has matrix products in bfloat16 (AMX)."""
     info = Path("/proc/cpuinfo")
     return info.is_file() and "amx_bf16" in info.read_text()
 

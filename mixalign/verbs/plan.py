@@ -1,4 +1,9 @@
-"""Prints tokens, shares, epochs and a row of every task in advance: [--rows N] [--json]."""
+"""Prints tokens, shares, epochs and a row of every task in advance: [--rows N] [--json].
+
+--rows N  training rows to show of every task, with what is learned of them
+          (default: 1; 0: none)
+--json    everything as one JSON object, the texts of rows uncut
+"""
 
 import json
 import logging
@@ -19,12 +24,6 @@ from mixalign.planning.show import has_colour, plan_text
 
 __all__ = ["Options", "main", "run", "take_options"]
 
-HELP = """usage: mixalign plan [--rows N] [--json] [key=value ...]
-
-  --rows N  training rows to show of every task, with what is learned of them (default: 1; 0: none)
-  --json    everything as one JSON object on standard output, the texts of rows uncut
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -42,8 +41,6 @@ class Options:
 def main() -> None:
     """`mixalign plan` with what stands behind it on the command line."""
     options, sys.argv[1:] = take_options(sys.argv[1:])
-    if {"-h", "--help"} & set(sys.argv):
-        say(HELP)
     with_settings(partial(run, options=options), *NO_FOLDER)
 
 

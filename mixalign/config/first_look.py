@@ -1,0 +1,58 @@
+"""What stands on the command line is looked at before torch is loaded: help, and words that there are not."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mixalign.config.compose import as_today, compose_config
+from mixalign.config.help import help_page
+from mixalign.terminal import terminal_width
+
+__all__ = ["asks_for_help", "check_words", "help_text"]
+
+HELP = {"-h", "--help"}
+SWEEP = {"-m", "--multirun"}
+OWN = {"plan": re.compile(r"--json|--rows|(--)?rows=.*")}  # verb -> arguments of it that are no keys
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    return bool(HELP & set(arguments))
+
+
+def help_text(verb: str, file: Path, arguments: Sequence[str]) -> str:
+    """The page that `--help` asks for, with what stands beside it as its topics.
+
+    Raises:
+        MixalignError: for a topic that there is not.
+    """
+    topics = [text.lstrip("+~") for text in arguments if not text.startswith("-")]
+    return help_page(verb, file, topics, terminal_width())
+
+
+def check_words(verb: str, arguments: Sequence[str]) -> None:
+    """Composes the configuration once, of a sweep with the first of each choice, so that a typo is told at once.
+
+    With options of Hydra, such as another configuration, it is left to Hydra.
+
+    Raises:
+        MixalignError: for a key, group or choice that there is not.
+    """
+    own = OWN.get(verb)
+    arguments = [text for text in arguments if own is None or not own.fullmatch(text)]
+    options = {text for text in arguments if text.startswith("-")}
+    if options - SWEEP:
+        return
+    overrides = as_today([text for text in arguments if "=" in text or text.startswith("~")])
+    if options:
+        overrides = [_first_choice(text) for text in overrides]
+    compose_config([text for text in overrides if not text.lstrip("+~").startswith("hydra")])
+
+
+def _first_choice(text: str) -> str:
+    override = OverridesParser.create().parse_override(text)
+    if not override.is_sweep_override():
+        return text
+    first = next(iter(override.sweep_string_iterator()))
+    return f"{text.partition('=')[0]}={first}"

@@ -1,0 +1,68 @@
+"""What `--help` prints of keys, groups and sections."""
+
+import pytest
+
+from mixalign.cli import verbs
+from mixalign.config.elsewhere import CONF
+from mixalign.config.help import help_page
+from mixalign.config.yaml_comments import describe
+from mixalign.errors import MixalignError
+
+WITH_KEYS = ("plan", "score", "specialists", "train")
+
+
+def page(*topics, verb="train", width=80):
+    return help_page(verb, verbs()[verb], topics, width)
+
+
+@pytest.mark.parametrize("verb", WITH_KEYS)
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_an_overview_fits_its_width_and_names_every_key_of_the_top(verb, width):
+    text = page(verb=verb, width=width)
+    assert max(map(len, text.splitlines())) <= max(width, 80)  # usage and options are not folded
+    for key in describe(CONF / "train.yaml").keys:
+        if key.value and "." not in key.path:
+            assert f"\n  {key.path}" in text
+    assert len(page(verb=verb).splitlines()) <= 66
+
+
+def test_options_of_a_verb_stand_there():
+    assert "--rows N  training rows to show" in page(verb="plan")
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}={file.stem}")
+def test_every_choice_has_a_page_with_its_keys(file):
+    if file.stem.startswith("_"):
+        return
+    text = page(f"{file.parent.name}={file.stem}")
+    for key in describe(file).keys:
+        assert f"{key.path}={key.value}" in text if key.value else f"{key.path}:" in text
+
+
+def test_a_choice_has_the_keys_of_the_file_that_it_begins_with():
+    text = page("influence=kfac")
+    assert "influence.curvature=kfac" in text
+    assert "influence.damping=" in text
+
+
+def test_a_group_a_section_and_a_key():
+    assert "ama_r" in page("mixer")
+    assert "mixer.wrap.floor=0.0" in page("mixer")
+    assert "eval.generate=0" in page("eval")
+    assert page("steps").startswith("  steps=auto")
+    assert page("steps=500") == page("steps")
+
+
+def test_all_has_every_key_of_the_top():
+    text = page("all")
+    assert all(key.path in text for key in describe(CONF / "train.yaml").keys)
+
+
+@pytest.mark.parametrize(
+    ("topic", "says"),
+    [("mixer=amas", "There is no `mixer=amas`. Did you mean `ama_s`?"), ("stepz", "Did you mean `steps`?")],
+)
+def test_what_there_is_not_is_refused(topic, says):
+    with pytest.raises(MixalignError, match="There is no") as error:
+        page(topic)
+    assert says in str(error.value)
