@@ -187,7 +187,7 @@ def merge_specialists(
         behind = {"specialists": spent_on(job, [model.recipe for model in specialists.values()])}
         write_json(part / "cost.json", {"steps": 0} | cost.state_dict() | {"leans_on": behind})
         mixer = {"name": name} | asdict(merged.how) | {"weights": merged.weight_M.tolist()}
-        write_identity(part, job)
+        write_identity(part, job, start=reference.identity)
         keep_specialists(part, job, reference)
         write_config(part, job, name=name, run_dir=None, mixer=mixer)
         write_json(part / "recipe.json", _recipe(job, reference, how, search))

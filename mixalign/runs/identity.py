@@ -46,13 +46,16 @@ Rows = Mapping[str, Mapping[str, Any]]
 log = logging.getLogger(__name__)
 
 
-def write_identity(folder: Path, job: Job, resume: Path | None = None, overrides: Sequence[str] = ()) -> None:
+def write_identity(
+    folder: Path, job: Job, resume: Path | None = None, overrides: Sequence[str] = (), start: str = ""
+) -> None:
     """Writes `identity.json`: the tasks in their order, each split's rows, and the fingerprint of the base model.
 
     Args:
         job: as `reference_policy` gives it back, with the fingerprint of its base model.
         resume: the checkpoint of another run that this one begins from; None leaves what is known of that.
         overrides: configuration keys of the command.
+        start: identity of the reference policy.
     """
     kept = {key: value for key, value in _read(folder).items() if key == SPECIALISTS}
     begun = begun_from(folder)
@@ -60,7 +63,7 @@ def write_identity(folder: Path, job: Job, resume: Path | None = None, overrides
         path, step = str(resume.resolve()), checkpoint_step(resume)
         begun = {"path": path, "step": step, "name": checkpoint_name(resume)}
     more = {"begun_from": begun} if begun else {}
-    write_json(folder / IDENTITY, _identity(job) | kept | more | {"origin": origin_of(job, overrides)})
+    write_json(folder / IDENTITY, _identity(job) | kept | more | {"origin": origin_of(job, overrides, start)})
 
 
 def begun_specialists(folder: Path) -> bool | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mixalign import __version__
+from mixalign.data.tokens.chat import Chat
+from mixalign.errors import MixalignError
 from mixalign.jobs.job import Job
 from mixalign.jobs.tasks import task_specs
 
@@ -17,14 +19,16 @@ LIBRARIES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenize
 ON_A_HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def origin_of(job: Job, overrides: Sequence[str]) -> dict[str, Any]:
+def origin_of(job: Job, overrides: Sequence[str], start: str = "") -> dict[str, Any]:
     """The entry `origin` of `identity.json`.
 
     Args:
         overrides: configuration keys of the command.
+        start: identity of the reference policy, from which training begins.
 
     Returns:
-        `overrides`; `base_model`, its id on a hub, or null; `data_sets`, those of the tasks that came from a hub;
+        `overrides`; `start`; `chat`, whether rows are conversations; `base_model`, its id on a hub, or null;
+        `data_sets`, those of the tasks that came from a hub;
         `versions` of the libraries, as far as they are installed.
     """
     versions = {"mixalign": __version__}
@@ -34,7 +38,19 @@ def origin_of(job: Job, overrides: Sequence[str]) -> dict[str, Any]:
     specs = task_specs(job.settings.data)
     data_sets = {task: name for task in job.tasks if (name := _on_a_hub(specs[task].path))}
     base_model = _on_a_hub(getattr(job.settings.model, "path", None))
-    return {"overrides": [*overrides], "base_model": base_model, "data_sets": data_sets, "versions": versions}
+    known = {"base_model": base_model, "data_sets": data_sets, "versions": versions}
+    return {"overrides": [*overrides], "start": start, "chat": _is_chat(job)} | known
+
+
+def _is_chat(job: Job) -> bool:
+    """Whether the first row of some task is a conversation: it has what opens an answer of the chat template."""
+    if job.tokenizer.chat_template is None:
+        return False
+    with suppress(MixalignError):  # a template that wants more than a user's turn
+        opening = Chat(job.tokenizer, "origin", {}, job.day).opening.strip()
+        first = [table.ids_T[: int(table.start_N[1])] for table in job.data["train"] if len(table)]
+        return bool(opening) and any(opening in job.tokenizer.decode(ids) for ids in first)
+    return True
 
 
 def _on_a_hub(path: Any) -> str | None:

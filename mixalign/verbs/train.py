@@ -177,7 +177,7 @@ def _run(
     else:
         if claimed.then:
             decide(partial(set_aside, run_dir, job, claimed.then))
-        decide(partial(write_identity, run_dir, job, begins, overrides))
+        decide(partial(write_identity, run_dir, job, begins, overrides, reference.identity))
         decide(partial(write_config, run_dir, job))
         attach_reference(job, reference)
         has_specialists = _attach_specialists(job, reference, train_specialists, run_dir)

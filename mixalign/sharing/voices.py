@@ -1,0 +1,173 @@
+"""The models whose answers stand side by side: the one that a run started from, its specialists, and its result."""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixalign.config.settings import RunSettings
+from mixalign.errors import MixalignError
+from mixalign.files import read_json
+from mixalign.fingerprint import fingerprint
+from mixalign.models.generate import generate_answers
+from mixalign.models.gguf import GGUF
+from mixalign.models.load import Pretrained
+from mixalign.runs.folder import read_settings
+from mixalign.runs.yardstick import SPECIALISTS
+from mixalign.sharing.find import TrainedModel, find_model
+from mixalign.sharing.prompts import Renderer
+
+__all__ = ["AFTER", "BEFORE", "Answering", "Voice", "renderer_of", "voices_of"]
+
+BEFORE, AFTER = "before", "after"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One of the models: what it is called, and what loads it."""
+
+    name: str
+    build: Callable[[], Any]
+
+
+def voices_of(found: TrainedModel, specialists: bool) -> list[Voice]:
+    """The start of the run, its specialists if they are wanted, and its result.
+
+    Raises:
+        MixalignError: when it is no run, or a model is gone.
+    """
+    run = _run_of(found)
+    settings = read_settings(run)
+    tasks = _specialists(run, settings) if specialists else []
+    return [Voice(BEFORE, _start(found, run, settings)), *tasks, Voice(AFTER, found.source.build)]
+
+
+def _run_of(found: TrainedModel) -> Path:
+    if found.run is None:
+        raise MixalignError(f"{found.folder} is of no run, so nothing says what it started from. Give a run folder.")
+    return found.run
+
+
+def _start(found: TrainedModel, run: Path, settings: RunSettings) -> Callable[[], Any]:
+    """What loads the model that training began with: an adapter's base, or the reference policy."""
+    if found.adapter is not None:
+        return partial(found.source.base(found.adapter).build)
+    identity = read_json(run / "identity.json") if (run / "identity.json").is_file() else {}
+    start = (identity.get("origin") or {}).get("start") or _start_of_older(run)
+    policy = settings.cache_dir.absolute() / "reference" / str(start) / "model"
+    if policy.is_dir():
+        return partial(Pretrained(str(policy)).build)
+    if start and start != identity.get("base"):
+        raise MixalignError(
+            f"The model that {run} started from, a reference policy, is missing: {policy} is not there. Restore it, or "
+            f"name the cache that has it as `cache_dir` in {run / 'config.yaml'}."
+        )
+    source = settings.model
+    return partial((source.unpacked(settings.cache_dir) if isinstance(source, GGUF) else source).build)
+
+
+def _start_of_older(run: Path) -> str | None:
+    """Fingerprint of the start of a run of an older version, where it had specialists."""
+    path = run / SPECIALISTS
+    recipes = read_json(path) if path.is_file() else {}
+    return next((recipe.get("start") for recipe in recipes.values()), None)
+
+
+def _specialists(run: Path, settings: RunSettings) -> list[Voice]:
+    path = run / SPECIALISTS
+    recipes = read_json(path) if path.is_file() else {}
+    named = settings.specialists.dir
+    places = {
+        task: Path(named) / task
+        if named
+        else settings.cache_dir.absolute() / "specialists" / f"{task}-{fingerprint(recipe)}"
+        for task, recipe in recipes.items()
+    }
+    if not places:
+        raise MixalignError(f"--specialists: {run} had no specialists. Leave it out.")
+    for task, place in places.items():
+        if not (place / "model").is_dir():
+            raise MixalignError(
+                f"--specialists: that of `{task}` is not at {place}. Restore that folder, name the cache that has it "
+                f"as `cache_dir` in {run / 'config.yaml'}, or leave out --specialists."
+            )
+    return [Voice(f"specialist {task}", find_model(place).source.build) for task, place in places.items()]
+
+
+def renderer_of(found: TrainedModel) -> Renderer:
+    """Makes token ids of prompts as the run did, and texts of answers."""
+    run = _run_of(found)
+    tokenizer = found.source.tokenizer()
+    identity = read_json(run / "identity.json") if (run / "identity.json").is_file() else {}
+    chat = (identity.get("origin") or {}).get("chat")
+    data = found.config.get("data") or {}
+    given = [(entry or {}).get("chat_template_kwargs") or {} for entry in (data.get("tasks") or {}).values()]
+    variables = given[0] if given and all(entry == given[0] for entry in given) else {}
+    has_template = tokenizer.chat_template is not None
+    return Renderer(
+        tokenizer, has_template if chat is None else bool(chat) and has_template, variables, data.get("date")
+    )
+
+
+@dataclass
+class Answering:
+    """Asks a model.
+
+    Attributes:
+        precision: Lightning's, as in the training.
+    """
+
+    renderer: Renderer
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        self.ends = self.renderer.ends()
+
+    def texts(self, model: Any, prompts: Sequence[np.ndarray]) -> list[str]:
+        """One answer a prompt.
+
+        Raises:
+            MixalignError: for prompts that leave no room in the model's positions.
+        """
+        self._check_positions(model, prompts)
+        tokenizer = self.renderer.tokenizer
+        made = generate_answers(
+            model,
+            prompts,
+            pad=tokenizer.pad_token_id or 0,
+            ends=self.ends,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            precision=self.precision,
+        )
+        return [self.renderer.text(ids) for ids in made]
+
+    def texts_of(self, voice: Voice, prompts: Sequence[np.ndarray]) -> list[str]:
+        """The same of a model that is loaded for it and freed."""
+        model = on_device(voice.build())
+        answers = self.texts(model, prompts)
+        del model
+        gc.collect()
+        return answers
+
+    def _check_positions(self, model: Any, prompts: Sequence[np.ndarray]) -> None:
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        longest = max(map(len, prompts))
+        if isinstance(positions, int) and 0 < positions < longest + self.max_new_tokens:
+            raise MixalignError(
+                f"--max-new-tokens is {self.max_new_tokens}, behind a prompt of {longest} tokens, but the model has "
+                f"{positions} positions. Lower it to {max(1, positions - longest)} or less, or shorten the prompt."
+            )
+
+
+def on_device(model: Any) -> Any:
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
