@@ -52,14 +52,19 @@ def chosen_export(results: Mapping[str, Any]) -> str:
 
 
 def exports_table(results: Mapping[str, Any]) -> str:
-    """A line an export: minus the mean of the last weights, pooled over what is finished of both."""
+    """A line an export: minus the mean of the last weights, pooled over what is finished of both.
+
+    The last line is the default against uniform sampling with the same export.
+    """
+    default, base = EXPORTS[0], EXPORTS[0].replace(AVERAGED, BASELINE)
+    runs = [label for label in results["mixers"] if label not in (AVERAGED, BASELINE)]
+    compared = [(label, BASELINE if label.startswith(BASELINE) else AVERAGED) for label in runs]
     lines = []
-    for label in [label for label in results["mixers"] if label not in (AVERAGED, BASELINE)]:
-        theirs = BASELINE if label.startswith(BASELINE) else AVERAGED
-        pairs = [ahead_of(results, label, theirs, measure) for measure in MEASURES]
+    for label, other in [*compared, *([(default, base)] if base in runs else [])]:
+        pairs = [ahead_of(results, label, other, measure) for measure in MEASURES]
         cells = ["-" if pair is None else f"{pair.mean:+.3f} {pair.interval}" for pair in pairs]
-        lines.append([code(label), *cells, str(pairs[0].n if pairs[0] else 0)])
-    return markdown(["run", *MEASURES.values(), "pairs"], lines)
+        lines.append([code(label), code(other), *cells, str(pairs[0].n if pairs[0] else 0)])
+    return markdown(["run", "minus", *MEASURES.values(), "pairs"], lines)
 
 
 def ahead_of(results: Mapping[str, Any], label: str, other: str, measure: str = "worst_excess") -> Paired | None:
