@@ -160,7 +160,9 @@ def _meaning(run: Run, keys: Sequence[str]) -> str:
     seen = [f"`{task}`" for task, row in tasks if row.get("held_out") is False]
     out = [f"On the {run.split} rows, which training never looked at."]
     if seen:
-        out = [f"On the {run.split} rows. Validation rows, at which training looked, judge {', '.join(seen)}."]
+        out = [f"On the {run.split} rows. Of {', '.join(seen)} they are validation rows, at which training looked."]
+        if len(seen) == len(tasks):
+            out = ["On validation rows, at which training looked."]
     out.append("Losses are in nats.")
     if "specialist_loss" in keys:
         out.append("*Excess* is the mean of max(loss - specialist loss, 0), the specialist being a model trained on")
