@@ -123,12 +123,14 @@ class MergeSettings:
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """What is measured beside losses: answers that the start model and the result generate, and their scores.
+    """What is measured beside the losses of the result: those of the start model, and scores of answers of both.
 
     Attributes:
+        start: whether the loss of the start model is measured on the rows of the results.
         generate: held-out prompts a task; 0: nothing is generated.
     """
 
+    start: bool = setting(check_flag, "place", default=True)
     generate: int = setting(COUNT_FROM_0, default=0)
     max_new_tokens: int = setting(COUNT, default=64)
     temperature: float = setting(partial(check_number, low=0), default=0.0)

@@ -32,6 +32,7 @@ from mixalign.runs.folder import read_settings, write_config
 from mixalign.runs.generations import Generations, with_generations
 from mixalign.runs.identity import begun_tasks, check_measured, write_identity
 from mixalign.runs.portable import where_it_began
+from mixalign.runs.start import start_losses, with_start
 from mixalign.runs.summary import eval_table, write_results
 from mixalign.runs.yardstick import keep_specialists
 from mixalign.stopping import stage
@@ -191,7 +192,9 @@ def merge_specialists(
         keep_specialists(part, job, reference)
         write_config(part, job, name=name, run_dir=None, mixer=mixer)
         write_json(part / "recipe.json", _recipe(job, reference, how, search))
-        result = evaluate_folder(job, reference, part / "model", job.final_split) | {"mixer": name, "static": True}
+        start = start_losses(job, reference, job.final_split)  # before the columns of the reference may go
+        result = with_start(evaluate_folder(job, reference, part / "model", job.final_split), start)
+        result |= {"mixer": name, "static": True}
         write_results(part / "eval.json", result)
         return with_generations(Generations.of(job, reference, job.final_split), reference, part)
 

@@ -78,7 +78,7 @@ class Generations:
             "ends": asked.ends,
             "precision": job.precision,
             "seed": settings.data.seed,
-            **{key: value for key, value in asdict(settings.eval).items() if key != "generate"},
+            **{key: value for key, value in asked._settings.items() if key != "generate"},
         }
         path = job.cache / "generations" / f"{fingerprint(recipe)}.json"
         with made_once(path, job.cache / "locks") as missing:
@@ -96,7 +96,12 @@ class Generations:
     def how(self) -> dict[str, Any]:
         """What `eval.json` says of how answers were generated."""
         given = {task: spec.scorer for task, spec in self.job.settings.data.tasks.items() if spec and spec.scorer}
-        return asdict(self.job.settings.eval) | {"split": self.split} | ({"scorers": given} if given else {})
+        return self._settings | {"split": self.split} | ({"scorers": given} if given else {})
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Those of `eval` that decide answers."""
+        return {key: value for key, value in asdict(self.job.settings.eval).items() if key != "start"}
 
     def answers(self, build: Callable[[], nn.Module], title: str) -> list[list[int]]:
         """Token ids of a model's answers to all prompts, by all processes together."""

@@ -80,6 +80,12 @@ def _shown(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    """A number; of the loss also where it began, where that is known."""
+    begun = f"{_shown(row['start_loss'])} -> " if name == "loss" and "start_loss" in row else ""
+    return begun + _shown(row.get(name))
+
+
 def _rows(number: int, split: str) -> dict[str, Any]:
     return {"rows": number, "split": split, "held_out": split == "test"}
 
@@ -87,15 +93,16 @@ def _rows(number: int, split: str) -> dict[str, Any]:
 def eval_table(result: dict[str, Any]) -> str:
     """The results as a table, losses in nats, the task with the worst excess (or loss) marked."""
     names = [n for n in SHOWN if n in result["mean"]]
+    begun = "start_loss" in result["mean"]
     title = f"{result['mixer']} ({result['objective']}, seed {result['seed']}) on the {result['split']} rows"
     title += _not_held_out(result["tasks"])
     worst = result["worst"].get("excess", result["worst"]["loss"])["task"]
     rows = [
-        [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(_shown(row.get(n)) for n in names)]
+        [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(_cell(row, n) for n in names)]
         for task, row in result["tasks"].items()
     ]
-    mean = ["mean", "", *(_shown(result["mean"][n]) for n in names)]
-    heads = ["task", "rows", *(n.replace("_", " ") for n in names)]
+    mean = ["mean", "", *(_cell(result["mean"], n) for n in names)]
+    heads = ["task", "rows", *("loss start->end" if begun and n == "loss" else n.replace("_", " ") for n in names)]
     return table_text(heads, rows, totals=[mean], title=title, note=_exported(result))
 
 

@@ -27,6 +27,7 @@ from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
 from mixalign.runs.exported import put_exported
 from mixalign.runs.portable import export_base
+from mixalign.runs.start import with_start
 from mixalign.runs.summary import write_results
 from mixalign.runs.wandb_run import with_kept_id
 from mixalign.runs.yardstick import excess_over
@@ -69,6 +70,7 @@ class Generalist:
         volume_K: rows of each task in one epoch, for trainings on other volumes than the tasks have.
         resume: a Lightning checkpoint to go on from.
         results: further entries of `eval.json`.
+        start: loss of the start model on the rows of the results, by task; see `start_losses`.
     """
 
     job: Job
@@ -81,6 +83,7 @@ class Generalist:
     volume_K: list[int] | None = None
     resume: Path | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
+    start: Mapping[str, float] = field(default_factory=dict)
 
 
 def train_generalist(run: Generalist) -> dict[str, Any]:
@@ -193,7 +196,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Evaluates the weights, and writes the results and the model."""
     with stage("the evaluation and export", f"the training is kept in {run.folder / 'checkpoints'}"):
-        result = evaluate(run.job, trainer, module, run.job.final_split)
+        result = with_start(evaluate(run.job, trainer, module, run.job.final_split), run.start)
         result |= excess_over(run.job, run.reference)
         result |= {"steps": trainer.global_step, **run.results}
         save_model(module.model, run.job.tokenizer, run.folder / "model", trainer.is_global_zero)

@@ -20,6 +20,7 @@ from mixalign.runs.folder import read_settings
 from mixalign.runs.generations import Generations, with_generations
 from mixalign.runs.identity import begun_specialists, begun_tasks, check_measured
 from mixalign.runs.portable import where_it_began
+from mixalign.runs.start import start_losses, with_start
 from mixalign.runs.summary import eval_table, write_results
 from mixalign.terminal import say_result
 from mixalign.together.agree import is_first, wait
@@ -90,7 +91,8 @@ def _evaluate(settings: RunSettings, folder: Path, split: str) -> None:
             raise MixalignError(f"The tasks of {folder} have no {split} split. They have: {', '.join(job.data)}.")
         job, reference = scored(job, check=partial(check_measured, folder), finished=folder)
         _warn_of_lacking(job, folder)
-        result = evaluate_folder(job, reference, folder / "model", split)
+        start = start_losses(job, reference, split)  # before the columns of the reference may go
+        result = with_start(evaluate_folder(job, reference, folder / "model", split), start)
         asked = Generations.of(job, reference, split)
         if is_first():
             before = read_json(folder / "eval.json") if (folder / "eval.json").is_file() else {}

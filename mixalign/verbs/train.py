@@ -44,6 +44,7 @@ from mixalign.runs.identity import (
 from mixalign.runs.notes import notes_of
 from mixalign.runs.proxy import run_proxy, with_baseline
 from mixalign.runs.rounds import run_rounds
+from mixalign.runs.start import start_losses
 from mixalign.runs.summary import eval_table
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.runs.yardstick import keep_specialists
@@ -187,6 +188,7 @@ def _run(
         run = Generalist(
             job, mixer, reference, has_specialists, run_dir, settings.export, job.steps, resume=claimed.resume
         )
+        run = replace(run, start=start_losses(job, reference, job.final_split))
         with stage("", again=_again(run_dir)):
             _train(run)
     with stage("", again=_again(run_dir)):

@@ -19,7 +19,7 @@ from mixalign.jobs.job import prepare
 TASKS = ["helpful", "reverse", "compare"]
 MIXERS = sorted(path.stem for path in (CONF / "mixer").glob("*.yaml"))
 ABOUT = {"rows", "split", "held_out"}
-DPO_ROW = ABOUT | {"loss", "accuracy", "margin", "specialist_loss", "gap", "excess"}
+DPO_ROW = ABOUT | {"loss", "start_loss", "accuracy", "margin", "specialist_loss", "gap", "excess"}
 BETA = 0.5
 
 

@@ -164,6 +164,8 @@ def _meaning(run: Run, keys: Sequence[str]) -> str:
         if len(seen) == len(tasks):
             out = ["On validation rows, at which training looked."]
     out.append("Losses are in nats.")
+    if "start_loss" in keys:
+        out.append("*Start loss* is that of the model that training began with.")
     if "specialist_loss" in keys:
         out.append("*Excess* is the mean of max(loss - specialist loss, 0), the specialist being a model trained on")
         out.append("that task alone; *gap* is the same without the clip.")

@@ -40,7 +40,9 @@ def test_a_run_leaves_a_card_with_its_numbers(finished):
         shares = f"{lines[0][number]:.3f} -> {lines[-1][number]:.3f}"
         train = rows[task]["train"]
         assert f"| `{task}` | {train['rows']} | {train['tokens']} | {shares} |" in text
-        cells = " | ".join(f"{row[key]:.3f}".replace("-0.000", "0.000") for key in ("loss", "specialist_loss"))
+        cells = " | ".join(
+            f"{row[key]:.3f}".replace("-0.000", "0.000") for key in ("start_loss", "loss", "specialist_loss")
+        )
         assert f"| `{task}` | {row['rows']} | {cells} |" in text
     assert "seed: 0" in text
     assert "DPO (loss sigmoid, beta 0.5)" in text
