@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-real test test-fast test-all check compare compare-sft evidence evidence-ideal arena paper chaos convergence sequences bench clean
+.PHONY: help install install-dev demo demo-real test test-fast test-all check docs compare compare-sft evidence evidence-ideal arena paper chaos convergence sequences bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -23,6 +23,11 @@ $(VENV)/.installed: pyproject.toml constraints-cpu.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@echo "installing mixalign and its test tools into $(VENV) ..."
 	$(PIP) -e '.[dev,trl,sweeps,mergekit]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml constraints-cpu.txt | $(BIN)/python
+	@echo "installing mixalign and what its site needs into $(VENV) ..."
+	$(PIP) -e '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 install: $(VENV)/.installed ## install into .venv
@@ -58,8 +63,11 @@ check: $(VENV)/.installed-dev ## format, lint and types; before every commit
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform, AMA-R and AMA-S; the figures of the README
+evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform, AMA-R and AMA-S; figures of docs/evidence.md
 	$(BIN)/python benchmarks/evidence.py
+
+docs: $(VENV)/.installed-docs ## the site of docs/, strictly, into site/
+	$(BIN)/mkdocs build --strict
 
 compare: $(VENV)/.installed-dev ## every mixer, static mixture and merge by DPO on generated tasks, five seeds; runs/compare/report.html
 	OMP_NUM_THREADS=1 $(BIN)/mixalign train -m experiment=compare_dpo launcher=joblib progress=false run_dir=runs/compare
@@ -93,4 +101,4 @@ bench: $(VENV)/.installed-dev ## speed and memory against TRL, in short forms; w
 	$(BIN)/python benchmarks/all.py --short
 
 clean: ## remove the environment, caches and runs
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf $(VENV) runs site .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

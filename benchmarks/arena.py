@@ -3,7 +3,7 @@
 Every seed of a small set-up has its own data, weights, reference and specialists, which all mixers of the seed share,
 so that differences are paired. Runs are judged once, at the end, on test rows that nothing else looks at. Two processes
 work at a time; a command that was stopped goes on where it was. Results go to benchmarks/results/arena.json, and
-`python benchmarks/arena_table.py` writes the tables of README.md and docs/arena.md from it.
+`python benchmarks/arena_table.py` writes the tables of docs/evidence.md and docs/arena.md from it.
 
     python benchmarks/arena.py quick                                      # small models, 4 seeds: under 40 minutes
     python benchmarks/arena.py full                                       # 8 seeds, and SmolLM2 where it is at hand

@@ -1,4 +1,4 @@
-"""The tables of the arena, from benchmarks/results/arena.json into README.md and docs/arena.md.
+"""The tables of the arena, from benchmarks/results/arena.json into docs/evidence.md and docs/arena.md.
 
 A cell is the mean difference to uniform sampling over the seeds, with the 95 % interval of the paired differences by
 Student's t; `*`: it leaves zero out; `**`: so does Holm's correction for all cells of the table (p below .05).
@@ -37,8 +37,8 @@ def main() -> int:
 
 
 def documents(results: Mapping[str, Any]) -> dict[Path, str]:
-    """README.md and docs/arena.md with the tables of these results, where they have places for them."""
-    blocks = {"README.md": pooled_table(results), "docs/arena.md": all_tables(results)}
+    """docs/evidence.md and docs/arena.md with the tables of these results, where they have places for them."""
+    blocks = {"docs/evidence.md": pooled_table(results), "docs/arena.md": all_tables(results)}
     texts = {ROOT / name: (ROOT / name).read_text() for name in blocks}
     texts = {path: with_block(text, blocks[path.relative_to(ROOT).as_posix()]) for path, text in texts.items()}
     exports = exports_table(json.loads(EXPORTED.read_text()))

@@ -1,4 +1,4 @@
-"""Every command of README.md and CONTRIBUTING.md runs, or is understood where it asks for a cluster or a hub."""
+"""Every command of README.md, CONTRIBUTING.md and docs/ runs, or is understood where it asks for a cluster or a hub."""
 
 import ast
 import json
@@ -18,7 +18,11 @@ from mixalign.config.arguments import overrides_of as as_overrides
 from mixalign.config.compose import as_today, compose_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = "\n".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
+README, OWN_TASKS = (ROOT / "README.md").read_text(), (ROOT / "docs" / "own_tasks.md").read_text()
+OF_OTHER_TESTS = ("formats.md", "arena.md", "paper.md", "which_mixer.md")
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in OF_OTHER_TESTS]
+TEXT = "\n".join([README, *(page.read_text() for page in [ROOT / "CONTRIBUTING.md", *PAGES])])
+LONGEST_README = 120  # lines
 WITH_KEYS = ("train", "plan", "specialists", "score")
 OF_HYDRA = ("-m", "hydra.", "launcher=", "--config-dir")  # words that are not the run's own configuration
 NOT_HERE = {  # words of a command that cannot run in a test, and why; its configuration is composed
@@ -74,6 +78,10 @@ def overrides_of(words: list[str]) -> list[str]:
 ALL = commands()
 
 
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= LONGEST_README, "a page under docs/ takes what is more than a beginning"
+
+
 def test_there_are_commands():
     assert len(ALL) > 15
     assert len(spans()) > 15
@@ -115,7 +123,7 @@ def test_a_setting_is_understood(text):
 
 
 def test_the_example_in_python_is_understood():
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (call,) = [node for node in ast.walk(ast.parse(block)) if getattr(getattr(node, "func", None), "id", "") == "train"]
     given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     assert given.pop("run_dir")
@@ -128,7 +136,7 @@ def test_the_example_in_python_is_understood():
 
 def test_the_example_of_tasks_is_understood(in_process, tiny_local, tmp_path, monkeypatch):
     """Without `chat`, which is on the hub."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(.*?)```", OWN_TASKS, re.DOTALL)
     (tmp_path / "conf" / "data").mkdir(parents=True)
     (tmp_path / "conf" / "data" / "mine.yaml").write_text(block)
     rows = [{"question": f"{n}+1=", "prompt": f"{n}+1=", "chosen": str(n + 1), "rejected": "0"} for n in range(20)]

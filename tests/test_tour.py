@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING say of the code is what is on disk."""
+"""What README, CONTRIBUTING and the pages of docs/ say of the code is what is on disk."""
 
 import ast
 import re
@@ -8,7 +8,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mixalign"
-README, CONTRIBUTING = (ROOT / "README.md").read_text(), (ROOT / "CONTRIBUTING.md").read_text()
+TOUR = (ROOT / "docs" / "tour.md").read_text()
+PAGES = [
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+]
 READING = (  # in this order; nothing essential is elsewhere
     "notebooks/01_ama_by_hand.py",
     "mixalign/mixers/base.py",
@@ -40,23 +44,48 @@ def tree() -> list[str]:
 
 def test_the_tree_of_the_tour_is_the_tree_on_disk():
     wanted = "mixalign/\n" + "\n".join(tree())
-    assert wanted in README, f"README's tour should have this tree:\n{wanted}"
+    assert wanted in TOUR, f"docs/tour.md should have this tree:\n{wanted}"
 
 
 def test_the_path_of_a_reader_is_short():
     for file in READING:
-        assert f"`{file.removeprefix('mixalign/')}`" in README or f"({file})" in README, f"README does not name {file}"
+        assert f"`{file.removeprefix('mixalign/')}`" in TOUR or f"(../{file})" in TOUR, (
+            f"docs/tour.md does not name {file}"
+        )
     assert sum(len((ROOT / file).read_text().splitlines()) for file in READING) <= LONGEST_READING
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_paths_that_are_named_exist(name):
     text = (ROOT / name).read_text()
     links = re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)
-    files = re.findall(r"`((?:mixalign|conf|tests|benchmarks|notebooks)/[\w./-]+\.\w+)`", text)
-    assert links
-    for path in {path for path in {*links, *files} if "/mine." not in path}:
+    for link in links:
+        assert (ROOT / name).parent.joinpath(link).exists(), f"{name} links to {link}, which is not there"
+    files = re.findall(r"`((?:mixalign|conf|tests|benchmarks|notebooks|docs|examples)/[\w./-]+\.\w+)`", text)
+    for path in {path for path in files if "/mine." not in path}:
         assert (ROOT / path).exists(), f"{name} names {path}, which is not there"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_headings_that_are_linked_to_exist(name):
+    for link, heading in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", (ROOT / name).read_text()):
+        there = (ROOT / name).parent.joinpath(link) if link else ROOT / name
+        slugs = {
+            re.sub(r"[^\w -]", "", title).lower().strip().replace(" ", "-")
+            for title in re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
+        }
+        assert heading in slugs, f"{name} links to #{heading} of {there.name}, which has {sorted(slugs)}"
+
+
+def test_every_page_is_reached_from_the_readme():
+    seen, todo = set(), ["README.md"]
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        for link in re.findall(r"\]\(([\w./-]+\.md)(?:#[\w-]+)?\)", (ROOT / name).read_text()):
+            path = ((ROOT / name).parent / link).resolve().relative_to(ROOT).as_posix()
+            todo += [path] if path not in seen else []
+    assert {*PAGES} <= seen
 
 
 @pytest.mark.parametrize("file", FILES)

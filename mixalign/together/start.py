@@ -115,7 +115,7 @@ def _connect(settings: RunSettings, job: str, stack: ExitStack) -> RunSettings:
     elif trainer.num_nodes > 1:
         raise MixalignError(
             f"`trainer.num_nodes` is {trainer.num_nodes}: on several machines a launcher must start the processes, "
-            "`srun` or `torchrun --nnodes`. The README has the commands."
+            "`srun` or `torchrun --nnodes`. docs/many_machines.md has the commands."
         )
     else:
         stack.enter_context(_environment_put_back())

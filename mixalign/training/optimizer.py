@@ -97,7 +97,8 @@ class Optimizer:
         """Puts these settings in the place of those that a checkpoint has brought back.
 
         Args:
-            optimizer, schedule: as `build` made them, with the state of a training that is gone on with.
+            optimizer: as `build` made it, with the state of a training that is gone on with.
+            schedule: the same.
         """
         schedule.base_lrs = [self.lr for _ in schedule.base_lrs]
         rates = [factor(schedule.last_epoch) * self.lr for factor in schedule.lr_lambdas]

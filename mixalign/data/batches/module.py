@@ -48,7 +48,8 @@ class MixtureData(L.LightningDataModule):
     """Training batches by the mixture, and every validation row once.
 
     Args:
-        train, validation: one table a task, in the order of the tasks; validation may be empty.
+        train: one table a task, in the order of the tasks.
+        validation: the same, or empty.
         sampler: draws the global batches of the run; its place is part of the checkpoint. None draws `batch_size` rows
             a step from all of each table, made up as the mixer of the `Mixing` callback asks for.
         steps: optimizer steps of the run; None: the trainer's `max_steps`.

@@ -1,8 +1,8 @@
-"""The tables of README.md that hold measured figures, and docs/which_mixer.md's, from benchmarks/results/*.json.
+"""The tables of docs/evidence.md and docs/speed.md, and figures of docs/which_mixer.md, from benchmarks/results/*.json.
 
-    python benchmarks/readme_tables.py
+    python benchmarks/measured_tables.py
 
-Each table stands between two marks, `<!-- NAME: made by benchmarks/readme_tables.py -->` and `<!-- end of NAME -->`.
+Each table stands between two marks, `<!-- NAME: made by benchmarks/measured_tables.py -->` and `<!-- end of NAME -->`.
 The table of the arena has a script of its own, arena_table.py.
 """
 
@@ -16,8 +16,7 @@ from tables import ROOT, markdown, with_block
 from which_mixer import refill
 
 RESULTS = Path(__file__).parent / "results"
-README = ROOT / "README.md"
-SPEED = "2_core_intel_xeon_processor"  # the machine of README.md's figures
+SPEED = "2_core_intel_xeon_processor"  # the machine of the page's figures
 STEPS = {
     "dpo_step_h256": "DPO, hidden size 256",
     "dpo_step_h512": "DPO, hidden size 512",
@@ -37,19 +36,20 @@ IDEAL = {
 
 
 def main() -> None:
-    README.write_text(document(README.read_text()))
+    for page, tables in PAGES.items():
+        page.write_text(document(page.read_text(), tables))
     refill()
 
 
-def document(text: str) -> str:
-    """The text with every table in its place.
+def document(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """The text of a page with its tables in their places.
 
     Raises:
         ValueError: when a table has no place.
     """
-    for name, make in TABLES.items():
+    for name, make in tables.items():
         if f"<!-- {name}: made by" not in text or f"<!-- end of {name} -->" not in text:
-            raise ValueError(f"README.md has no place for the table `{name}`.")
+            raise ValueError(f"The page has no place for the table `{name}`.")
         text = with_block(text, name, Path(__file__).name, make())
     return text
 
@@ -114,11 +114,9 @@ def speed() -> str:
     return markdown(heads, lines)
 
 
-TABLES: Mapping[str, Callable[[], str]] = {
-    "evidence": evidence,
-    "compare": compare,
-    "evidence-ideal": evidence_ideal,
-    "speed": speed,
+PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    ROOT / "docs" / "evidence.md": {"evidence": evidence, "compare": compare, "evidence-ideal": evidence_ideal},
+    ROOT / "docs" / "speed.md": {"speed": speed},
 }
 
 

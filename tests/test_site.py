@@ -1,0 +1,86 @@
+"""The site of docs/: what is made for it is whole, and it builds without a warning where its tools are installed."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from mixalign.config.yaml_comments import describe
+
+ROOT = Path(__file__).resolve().parents[1]
+MAKING = ROOT / "docs" / "making"
+NEEDED = ("mkdocs", "material", "mkdocstrings", "latex2mathml")
+
+
+@pytest.fixture
+def making(monkeypatch):
+    monkeypatch.syspath_prepend(str(MAKING))
+    return importlib.import_module
+
+
+def test_every_key_of_the_configuration_is_on_its_page(making):
+    page = making("configuration").configuration_page()
+    for key in describe(ROOT / "conf" / "train.yaml").keys:
+        if key.value:
+            assert f"| `{key.path}` |" in page, key.path
+    for path in sorted((ROOT / "conf").glob("*/[!_]*.yaml")):
+        if path.parent.name != "hydra":
+            assert f"### `{path.parent.name}={path.stem}`" in page
+
+
+def test_what_a_key_touches_is_what_the_settings_say(making):
+    page = making("configuration").configuration_page()
+    touches = {"steps": "weights", "run_dir": "place", "trainer.devices": "speed", "data.workers": "speed"}
+    for key, kind in touches.items():
+        lines = [line for line in page.splitlines() if line.startswith(f"| `{key}` |")]
+        assert lines
+        assert all(line.endswith(f"| {kind} |") for line in lines)
+    untold = [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    assert not untold, f"config/settings.py does not say what these touch: {untold}"
+
+
+def test_every_mixer_has_a_page_that_says_what_it_does(making):
+    methods = making("methods")
+    pages = methods.method_pages()
+    by_hand = {f"methods/{name}.md" for name in methods.BY_HAND.values()}
+    assert all((ROOT / "docs" / page).is_file() for page in by_hand)
+    assert {Path(page).stem for page in pages} | {*methods.BY_HAND} == methods.names()
+    for page, text in pages.items():
+        above, _, settings = text.partition("## Settings")
+        assert len(above.split()) > 30, f"{page} hardly says anything"
+        assert settings
+    assert "`alpha_j <- alpha_j exp(eta W_j)`" in pages["methods/doge.md"]
+
+
+def test_every_public_name_is_on_the_page_for_python(making):
+    api = making("api")
+    page = api.api_pages()["python.md"]
+    public = importlib.import_module("mixalign")
+    assert {*api.public_names()} | {"train"} == {*public.__all__}
+    for name in public.__all__:
+        assert re.search(rf"^::: mixalign\.([\w.]+\.)?{name}$", page, re.MULTILINE)
+
+
+@pytest.mark.long
+def test_the_site_builds_without_a_warning(tmp_path):
+    missing = [name for name in NEEDED if not find_spec(name)]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed: pip install 'mixalign[docs]'")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        capture_output=True, text=True, timeout=280, cwd=ROOT, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for page in ("index.html", "configuration.html", "python.html", "methods/ideal.html", "methods/doge.html"):
+        assert (tmp_path / page).is_file()
+    texts = {page: page.read_text() for page in tmp_path.rglob("*.html")}
+    assert "<math" in texts[tmp_path / "methods" / "ama.html"]
+    for page, text in texts.items():
+        assert "arithmatex" not in text, f"{page} has an equation that is not drawn"
+        assert not re.search(r'(?:src|href)="https?://[^"]+\.(?:js|css)', text), f"{page} asks the network for a script"
