@@ -26,6 +26,7 @@ from mixalign.output import StandardError, say
 __all__ = [
     "Bar",
     "Column",
+    "is_watched",
     "print_line",
     "progress",
     "say_result",
@@ -191,6 +192,11 @@ def print_line(text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
+def is_watched() -> bool:
+    """Whether standard error is a terminal, where a bar can be drawn."""
+    return bool(shared_console().file.isatty())
+
+
 class Bar:
     """How far a piece of work is; costs a look at the clock a call, and draws a few times a second.
 
@@ -215,7 +221,7 @@ class Bar:
         self.done, self.total, self.unit, self.note = done, total, unit, note
         self._drawn = 0.0
         self._live: Live | None = None
-        if disabled or not shared_console().file.isatty():
+        if disabled or not is_watched():
             return
         name = TextColumn("{task.description}", markup=False, table_column=table.Column(max_width=30, no_wrap=True))
         count = TextColumn("{task.fields[count]}", markup=False)

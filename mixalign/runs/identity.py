@@ -57,13 +57,18 @@ def write_identity(
         overrides: configuration keys of the command.
         start: identity of the reference policy.
     """
-    kept = {key: value for key, value in _read(folder).items() if key == SPECIALISTS}
+    before = _read(folder)
+    kept = {key: value for key, value in before.items() if key == SPECIALISTS}
     begun = begun_from(folder)
     if resume is not None:
         path, step = str(resume.resolve()), checkpoint_step(resume)
         begun = {"path": path, "step": step, "name": checkpoint_name(resume)}
     more = {"begun_from": begun} if begun else {}
-    write_json(folder / IDENTITY, _identity(job) | kept | more | {"origin": origin_of(job, overrides, start)})
+    origin = origin_of(job, overrides, start)
+    known = before.get("origin", {})
+    if sorted(known.get("overrides", [])) == sorted(overrides):
+        origin["overrides"] = known.get("overrides", [])  # the same command, be it in another order
+    write_json(folder / IDENTITY, _identity(job) | more | {"origin": origin} | kept)
 
 
 def begun_specialists(folder: Path) -> bool | None:

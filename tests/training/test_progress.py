@@ -1,4 +1,7 @@
-"""The bar of a training."""
+"""The bar of a training, and its lines where nobody watches."""
+
+import logging
+import re
 
 import pytest
 from lightning.pytorch.callbacks import LambdaCallback
@@ -67,3 +70,21 @@ def test_other_processes_than_the_first_show_none(dpo_job, tmp_path, screen):
 
     dpo_job.run(tmp_path, steps=2, callbacks=disabled, trainer_options=SHOWN)
     assert screen.getvalue() == ""
+
+
+def test_in_a_pipe_there_are_ten_lines_with_the_time_that_is_left(dpo_job, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="mixalign"):
+        run = train(dpo_job, tmp_path, mixer=AMAS(), steps=20, val_every=10)
+    lines = [text for text in caplog.messages if text.startswith("maths: ")]
+    assert [re.match(r"maths: step (\d+) of 20, ", line)[1] for line in lines] == [str(n) for n in range(2, 21, 2)]
+    assert all(re.search(r", \d+:\d\d left$", line) for line in lines[:-1])
+    assert "left" not in lines[-1]
+    assert f"worst excess {run.module.evaluation['excess'].max():.3f}" not in lines[0]
+    heaviest = run.mixing.mix.alpha_K.argmax()
+    assert f"{dpo_job.tasks[heaviest]} {run.mixing.mix.alpha_K[heaviest]:.2f}" in lines[-1]
+
+
+def test_with_a_terminal_there_are_no_lines(dpo_job, tmp_path, screen, caplog):
+    with caplog.at_level(logging.INFO, logger="mixalign"):
+        train(dpo_job, tmp_path, steps=4)
+    assert not [text for text in caplog.messages if text.startswith("maths: ")]
