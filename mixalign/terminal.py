@@ -50,11 +50,13 @@ class Column:
         title: its heading.
         text: whether it holds words, which stand on the left and may be folded; numbers are never cut.
         group: neighbours of one group stay beside each other where a narrow terminal breaks the table.
+        spare: whether it is left out, the last such column first, before a table is broken.
     """
 
     title: str
     text: bool = False
     group: str = ""
+    spare: bool = False
 
 
 def terminal_width() -> int:
@@ -122,8 +124,11 @@ class _Layout:
 
     def blocks(self, width: int) -> list[list[int]]:
         """Numbers of the columns of each table: all in one where they fit."""
-        if self.needs(range(len(self.heads))) <= width:
-            return [list(range(len(self.heads)))]
+        kept = list(range(len(self.heads)))
+        for spare in [None, *(n for n in reversed(kept) if self.heads[n].spare)]:
+            kept = [n for n in kept if n != spare]
+            if self.needs(kept) <= width:
+                return [kept]
         found: list[list[int]] = []
         for unit in self._units(width):
             if found and self.needs([*found[-1], *unit]) <= width:

@@ -159,3 +159,12 @@ class TestProgress:
         assert last.startswith("specialist of a_task_whose_na")
         assert len(last) <= 80
         bar.close()
+
+
+def test_a_spare_column_goes_before_a_table_is_broken():
+    heads = ["task", Column("loss"), Column("margin", spare=True), Column("accuracy")]
+    rows = [["sums", "0.123", "0.456", "0.789"]]
+    assert "margin" in table_text(heads, rows, width=60)
+    narrow = table_text(heads, rows, width=24)
+    assert "margin" not in narrow
+    assert narrow.splitlines()[-1].split() == ["sums", "0.123", "0.789"]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mixalign.files import write_json
-from mixalign.terminal import table_text
+from mixalign.terminal import Column, table_text
 
 __all__ = ["eval_json", "eval_table", "write_results"]
 
@@ -102,7 +102,8 @@ def eval_table(result: dict[str, Any]) -> str:
         for task, row in result["tasks"].items()
     ]
     mean = ["mean", "", *(_cell(result["mean"], n) for n in names)]
-    heads = ["task", "rows", *("loss start->end" if begun and n == "loss" else n.replace("_", " ") for n in names)]
+    titles = ("loss start->end" if begun and n == "loss" else n.replace("_", " ") for n in names)
+    heads: list[str | Column] = ["task", "rows", *(Column(title, spare=title == "margin") for title in titles)]
     return table_text(heads, rows, totals=[mean], title=title, note=_exported(result))
 
 

@@ -81,9 +81,12 @@ def _named(
 
 def _again(run_dir: Path) -> str:
     """How to go on with a run; its folder, of a sweep the one above its runs, may have been named by Hydra."""
-    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    folder = Path(HydraConfig.get().sweep.dir) if in_sweep else run_dir
+    folder = Path(HydraConfig.get().sweep.dir) if _in_sweep() else run_dir
     return f"The same command with run_dir={folder} goes on from there.{still_there(run_dir)}"
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def main() -> None:
@@ -194,7 +197,7 @@ def _run(
     with stage("", again=_again(run_dir)):
         result = with_generations(asked, reference, run_dir)
     _leave_card(run_dir)
-    _say(eval_table(result) + (f"\nrun folder: {run_dir}" if kept else ""))
+    _say(eval_table(result) + (_where(run_dir) if kept else ""))
     for merge in run_merges(job, reference, run_dir, train_specialists, kept):
         _leave_card(merge)
     return result
@@ -252,6 +255,14 @@ def _train(run: Generalist) -> dict[str, Any]:
 @rank_zero_only
 def _leave_card(run_dir: Path) -> None:
     leave_card(run_dir)
+
+
+def _where(run_dir: Path) -> str:
+    """Where a run lies, and what can be done with one that stands for itself."""
+    then = (
+        "" if _in_sweep() else "\nnext: mixalign report, chat or evaluate with that folder; mixalign export to share it"
+    )
+    return f"\nrun folder: {run_dir}{then}"
 
 
 @rank_zero_only
