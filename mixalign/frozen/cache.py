@@ -63,7 +63,7 @@ class CachedModel:
     """A model that was trained from the reference policy, or will be.
 
     Attributes:
-        place: its folder, which gets recipe.json and model/.
+        place: its folder, which gets recipe.json, metrics.csv and model/.
         recipe: all that decides its weights.
     """
 
@@ -112,6 +112,7 @@ def ensure(job: Job, wanted: CachedModel, make: Callable[[Unfinished], nn.Module
             with replacing(place) if is_first() else nullcontext(place) as part:
                 save_model(model, job.tokenizer, part / "model", is_first())
                 if is_first():
+                    left.give_curve(part)
                     write_json(part / "recipe.json", wanted.recipe)
             forget(job, wanted.recipe)
     if wrong := differences(read_json(place / "recipe.json"), wanted.recipe):

@@ -1,4 +1,4 @@
-"""Trainings of the models that are frozen afterwards: a fixed mixture, no validation, no logs."""
+"""Trainings of the models that are frozen afterwards: a fixed mixture, no validation, a short curve."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,8 +27,10 @@ from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
+from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.engine import prepare_model
 from mixalign.training.fit import Fit, fit, make_trainer
+from mixalign.training.metrics_file import MetricsFile
 from mixalign.training.module import AlignModule
 from mixalign.training.optimizer import Optimizer
 from mixalign.training.sharding import load_weights
@@ -37,6 +39,7 @@ __all__ = ["Training", "mean_length", "optimizer_recipe", "recipe_from_reference
 
 AGAIN = "The same command goes on from there."
 UNIFORM = Temperature(float("inf"))
+POINTS = 100  # of the curve of a training, in its metrics.csv
 LOOKS = 10  # at validation rows, in a training that keeps its best weights
 LATER = ("eps", "decay_steps", "min_lr", "modules_to_save", "use_dora")  # keys of the optimizer and of adapters
 
@@ -91,7 +94,9 @@ def train_frozen(job: Job, model: nn.Module, training: Training, left: Unfinishe
     rows, validation = job.eval_batch_size, list(training.best_on)
     data = MixtureData(training.tables, validation, sampler, training.steps, rows, job.layout)
     keepers = [_keeper(left.folder)] if validation else []
-    trainer = make_trainer(_fit_settings(job, training), job.cache, [*callbacks, *keepers, *left.callbacks()])
+    curve = TaskLog(mixing, every=max(1, training.steps // POINTS))
+    callbacks += [curve, *keepers, *left.callbacks()]
+    trainer = make_trainer(_fit_settings(job, training), job.cache, callbacks, [MetricsFile(str(left.folder))])
     with stage(f"the training of the {training.title}", again=AGAIN):
         fit(trainer, module, data, left.resume(trainer.strategy, training.title))
     if trainer.global_step < training.steps:

@@ -31,7 +31,8 @@ class Unfinished:
     """What a training of the cache leaves until it is finished.
 
     Attributes:
-        folder: gets checkpoints/; its name is the fingerprint of the recipe, so that nothing else goes on from them.
+        folder: gets checkpoints/ and metrics.csv; its name is the fingerprint of the recipe, so that nothing else goes
+            on from them.
         meter: of all that the model costs.
         save_every: optimizer steps between two checkpoints; None goes by the clock.
     """
@@ -39,6 +40,11 @@ class Unfinished:
     folder: Path
     meter: Meter
     save_every: int | None
+
+    def give_curve(self, place: Path) -> None:
+        """Copies the metrics.csv of the training to the folder of the model that it made."""
+        if (self.folder / "metrics.csv").is_file():
+            shutil.copy(self.folder / "metrics.csv", place)
 
     def callbacks(self) -> list[Callback]:
         """Those that save, and leave when the process is told to stop."""

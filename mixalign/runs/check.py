@@ -15,6 +15,7 @@ from mixalign.frozen.specialists import specialist_steps
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule, reads_excess
 from mixalign.runs.folder import read_plain
+from mixalign.runs.trackers import check_packages
 from mixalign.together.agree import decide
 from mixalign.together.trainer import trainer_options
 from mixalign.training.callbacks.wandb_board import log_in
@@ -129,6 +130,7 @@ def check_run(job: Job, mixer: Rule, train_specialists: bool) -> None:
         _check_curvature(job)
     if settings.specialists.dir:
         _check_specialists(job, mixer)
+    check_packages(settings.logger)
     for node in settings.logger.values():
         if str(node.get("_target_")).endswith("WandbLogger") and not node.get("offline"):
             decide(log_in)

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
 from mixalign.config.build import build
@@ -29,7 +29,7 @@ from mixalign.runs.exported import put_exported
 from mixalign.runs.portable import export_base
 from mixalign.runs.start import with_start
 from mixalign.runs.summary import write_results
-from mixalign.runs.wandb_run import with_kept_id
+from mixalign.runs.trackers import close_trackers, open_trackers, send_results, send_start
 from mixalign.runs.yardstick import excess_over
 from mixalign.stopping import stage
 from mixalign.together.trainer import trainer_options
@@ -38,6 +38,7 @@ from mixalign.training.callbacks.best_checkpoint import MONITORS, BestCheckpoint
 from mixalign.training.callbacks.cost import Cost
 from mixalign.training.callbacks.leave import Leave
 from mixalign.training.callbacks.mixing import Mixing
+from mixalign.training.callbacks.mixture_picture import MixturePicture
 from mixalign.training.callbacks.probes import probes_for
 from mixalign.training.callbacks.progress import MixtureProgress
 from mixalign.training.callbacks.save_newest import SaveNewest
@@ -100,12 +101,13 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
     L.seed_everything(settings.seed, verbose=False)
     module, data = align_module(job, run.mixer, model), _data(run)
     mixing = Mixing(run.mixer, job.tasks, data.sampler.volume_K.tolist(), run.folder / "mix.jsonl", settings.on_nan)
-    nodes = [with_kept_id(name, node, run.folder) for name, node in settings.logger.items()]
-    loggers = [build(node, save_dir=str(run.folder)) for node in nodes]
+    trackers = open_trackers(settings, run.folder, run.resume)
     try:
         if done := prepare_generalist(job, model, run.steps):
             log.info("engine: %s", ", ".join(done))
-        trainer = _trainer(run, mixing, loggers)
+        trainer = _trainer(run, mixing, [*trackers.values()])
+        if trainer.is_global_zero:
+            send_start(trackers, job, run.reference if run.has_specialists else None, run.folder, run.resume)
         try:
             with stage("the training"):
                 fit(trainer, module, data, run.resume)
@@ -114,11 +116,12 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
         exported = put_exported(run.export, trainer, module, data)
         run = replace(run, results={"exported": exported, **ended_early(trainer), **run.results})
         _write_cost(trainer, run)
-        return _finish(run, trainer, module, data, mixing)
+        result = _finish(run, trainer, module, data, mixing)
+        if trainer.is_global_zero:
+            send_results(trackers, job.plain, result)
+        return result
     finally:
-        for logger in loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish()  # else the next run of a sweep writes into this one
+        close_trackers(trackers)
 
 
 def _data(run: Generalist) -> MixtureData:
@@ -152,6 +155,7 @@ def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
         SpecialistCheck(judges=run.mixer.excess_over == "specialists"),
         TaskLog(mixing, settings.log_every),
         WandbBoard(mixing),
+        MixturePicture(mixing),
         *(build(node) for node in settings.callbacks.values()),
         *([AverageWeights(share)] if share else []),
         _keeper(run, checkpoints),

@@ -1,8 +1,6 @@
-"""One run of Weights & Biases for one training, also when it goes on."""
+"""Scores and generated answers, to the run of Weights & Biases of a finished training."""
 
-import secrets
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +8,9 @@ from lightning.pytorch.loggers import WandbLogger
 
 from mixalign.config.build import build
 from mixalign.config.settings import RunSettings
-from mixalign.files import read_json, write_json
-from mixalign.together.agree import decide
+from mixalign.runs.kept_ids import FILES, kept_id
 
-__all__ = ["log_to_wandb", "with_kept_id"]
-
-FILE = "wandb.json"  # name of a logger -> the id of its W&B run
-
-
-def with_kept_id(name: str, node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A logger's node, on all processes; one of W&B with an id that the folder keeps.
-
-    A training that goes on in its folder, or is extended, so goes on in the same W&B run (Lightning's logger asks W&B
-    for `resume="allow"`). A node with an `id` or a `version` of its own, or another `resume`, stays as it is.
-
-    Args:
-        name: of the logger.
-        folder: of the training; a round or a proxy has one of its own.
-    """
-    own = bool(node.get("id") or node.get("version")) or node.get("resume", "allow") != "allow"
-    if own or not str(node.get("_target_")).endswith("WandbLogger"):
-        return dict(node)
-    return {**node, "id": decide(partial(_kept_id, name, folder / FILE))}
-
-
-def _kept_id(name: str, path: Path) -> str:
-    """The id in the file, which is written before W&B hears of it."""
-    kept = read_json(path) if path.is_file() else {}
-    if name not in kept:
-        kept[name] = secrets.token_hex(4)
-        write_json(path, kept)
-    return str(kept[name])
+__all__ = ["log_to_wandb"]
 
 
 def log_to_wandb(
@@ -53,9 +23,8 @@ def log_to_wandb(
         samples: one entry a prompt.
     """
     place = folder / "rounds" / str(result["best_round"]) if "best_round" in result else folder
-    kept = read_json(place / FILE) if (place / FILE).is_file() else {}
     for name, node in settings.logger.items():
-        known = kept.get(name) or node.get("id") or node.get("version")
+        known = kept_id(name, place / FILES["WandbLogger"]) or node.get("id") or node.get("version")
         if not known or not str(node.get("_target_")).endswith("WandbLogger") or node.get("resume") == "never":
             continue
         logger: WandbLogger = build({**node, "id": known}, save_dir=str(place))
