@@ -43,6 +43,7 @@ WITH = {
     "mixer.size_corrected=true": ["mixer=gr_dpo"],
     "mixer.clip=task": ["mixer=ama_r"],
     "model.gguf_file=a.gguf": ["model=gguf"],
+    "logger.wandb.offline=true": ["logger=wandb"],
 }
 
 

@@ -18,6 +18,7 @@ from mixalign.frozen.cache import Frozen
 from mixalign.frozen.specialists import find_folds
 from mixalign.jobs.job import Job
 from mixalign.runs.kept_ids import keep_mlflow_run, with_kept_id
+from mixalign.together.agree import is_first
 from mixalign.training.checkpoints import checkpoint_step
 from mixalign.training.metrics_file import MetricsFile
 from mixalign.training.trackio_logger import TrackioLogger
@@ -100,6 +101,8 @@ def send_start(
     Args:
         reference: None where no specialist's losses are used.
     """
+    if not is_first():
+        return
     for name, logger in loggers.items():
         keep_mlflow_run(name, logger, folder)
         _send_config(logger, job.plain)
@@ -154,6 +157,8 @@ def send_results(loggers: Mapping[str, Logger], plain: Mapping[str, Any], result
     Args:
         plain: the configuration, beside which TensorBoard shows them.
     """
+    if not is_first():
+        return
     values, columns = _values(result), list(dict.fromkeys(key for row in result["tasks"].values() for key in row))
     for logger in loggers.values():
         if isinstance(logger, WandbLogger | TrackioLogger):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
@@ -15,7 +14,6 @@ from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, Simpl
 from mixalign.config.build import build
 from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.sampler import MixtureSampler
-from mixalign.errors import MixalignError
 from mixalign.files import write_json
 from mixalign.frozen.batch_sizes import micro_batch_size
 from mixalign.frozen.behind import cost_behind
@@ -47,6 +45,7 @@ from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.callbacks.wandb_board import WandbBoard
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.lightning_quirks import ended_early
+from mixalign.training.memory import too_large
 from mixalign.training.module import AlignModule
 from mixalign.training.sharding import save_model
 
@@ -106,19 +105,17 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
         if done := prepare_generalist(job, model, run.steps):
             log.info("engine: %s", ", ".join(done))
         trainer = _trainer(run, mixing, [*trackers.values()])
-        if trainer.is_global_zero:
-            send_start(trackers, job, run.reference if run.has_specialists else None, run.folder, run.resume)
+        send_start(trackers, job, run.reference if run.has_specialists else None, run.folder, run.resume)
         try:
             with stage("the training"):
                 fit(trainer, module, data, run.resume)
         except RuntimeError as error:
-            raise _too_large(error, trainer, data) or error from None
+            raise too_large(error, trainer, data) or error from None
         exported = put_exported(run.export, trainer, module, data)
         run = replace(run, results={"exported": exported, **ended_early(trainer), **run.results})
         _write_cost(trainer, run)
         result = _finish(run, trainer, module, data, mixing)
-        if trainer.is_global_zero:
-            send_results(trackers, job.plain, result)
+        send_results(trackers, job.plain, result)
         return result
     finally:
         close_trackers(trackers)
@@ -171,19 +168,6 @@ def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
 def _keeper(run: Generalist, checkpoints: Path) -> BestCheckpoint:
     monitor = MONITORS[run.export] if run.has_specialists else "eval/worst_loss"
     return BestCheckpoint(checkpoints, monitor, wanted=run.export in CHOSEN, resumed=run.resume and run.resume.parent)
-
-
-def _too_large(error: RuntimeError, trainer: L.Trainer, data: MixtureData) -> MixalignError | None:
-    """What to lower when memory ran out; None for another error. Torch has one type for GPUs, and words for a CPU."""
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-        return None
-    rows = data.sampler.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
-    longest = max(int(d.length_N.max()) for d in data.train)
-    return MixalignError(
-        f"Memory ran out with {rows} rows in a forward pass, the longest of {longest} tokens. Lower `micro_batch_size` "
-        "or set `engine.max_tokens` (the training stays the same), set `engine.gradient_checkpointing=true`, lower "
-        "`data.max_length`, or train an adapter: `lora=default`."
-    )
 
 
 def _write_cost(trainer: Any, run: Generalist) -> None:

@@ -19,14 +19,16 @@ import torch
 from torch import nn
 
 from mixalign.data.batches.collate import Layout
+from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.pack import ROUND, pack
 from mixalign.data.dataset import TaskDataset
+from mixalign.errors import MixalignError
 from mixalign.losses.linear_logprobs import BLOCK, CHUNK, GPU_CHUNK, WIDE
 from mixalign.models.load import LoRA
 from mixalign.training.control_groups import OWN, ROOT, folders_of, text_of
 from mixalign.training.engine import Engine
 
-__all__ = ["FLOAT", "Footprint", "footprint", "free_memory", "most_tokens", "tokens_of_longest"]
+__all__ = ["FLOAT", "Footprint", "footprint", "free_memory", "most_tokens", "tokens_of_longest", "too_large"]
 
 MEMINFO = Path("/proc/meminfo")
 FLOAT = 4  # bytes; passes in 16 bits keep some numbers in 32
@@ -186,3 +188,16 @@ def _trained(model: Any, widths: Sequence[int], lora: LoRA | None) -> int:
 
 def _rounded(tokens: float) -> int:
     return ROUND * ceil(tokens / ROUND)
+
+
+def too_large(error: RuntimeError, trainer: Any, data: MixtureData) -> MixalignError | None:
+    """What to lower when memory ran out; None for another error. Torch has one type for GPUs, and words for a CPU."""
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        return None
+    rows = data.sampler.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
+    longest = max(int(d.length_N.max()) for d in data.train)
+    return MixalignError(
+        f"Memory ran out with {rows} rows in a forward pass, the longest of {longest} tokens. Lower `micro_batch_size` "
+        "or set `engine.max_tokens` (the training stays the same), set `engine.gradient_checkpointing=true`, lower "
+        "`data.max_length`, or train an adapter: `lora=default`."
+    )
