@@ -14,7 +14,8 @@ from torch import Tensor
 from mixalign.config.settings import names_a_run, touches
 from mixalign.errors import MixalignError
 from mixalign.reporting.judge.same_specialists import different_specialists
-from mixalign.reporting.read.labels import differing_keys, find_runs
+from mixalign.reporting.read.differences import differing_keys
+from mixalign.reporting.read.labels import find_runs
 from mixalign.reporting.read.runs import Run
 
 __all__ = ["FEW", "HOW_TO_MAKE_RUNS", "TriedRuns", "may_differ", "tried_runs"]

@@ -1,13 +1,12 @@
-"""Compares runs, as a table and as a self-contained page: RUNS... [--baseline MIXER] [--out F]."""
+"""What runs say, as tables and as a self-contained page: RUNS... [--baseline MIXER] [--out F]."""
 
 import argparse
 from pathlib import Path
 
 from mixalign.config.settings import names_a_run
-from mixalign.reporting.judge.comparison import compare
 from mixalign.reporting.read.labels import find_runs
 from mixalign.reporting.show.page import write_report
-from mixalign.reporting.show.text import comparison_text
+from mixalign.reporting.show.text import report_text
 from mixalign.terminal import say_result
 
 __all__ = ["main", "run"]
@@ -15,7 +14,7 @@ __all__ = ["main", "run"]
 
 def main() -> None:
     """`mixalign report` with what stands behind it on the command line."""
-    parser = argparse.ArgumentParser("mixalign report", description="Compares runs: a table and a self-contained page.")
+    parser = argparse.ArgumentParser("mixalign report", description="What runs say: tables and a self-contained page.")
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
     parser.add_argument("--baseline", help="mixer that the others are compared with; default: proportional")
     parser.add_argument("--out", type=Path, help="the page; default: report.html in the first folder")
@@ -23,8 +22,8 @@ def main() -> None:
 
 
 def run(runs: list[Path], baseline: str | None = None, out: Path | None = None) -> None:
-    """Writes the page and prints the comparison."""
+    """Writes the page and prints the tables, of runs that cannot be compared one after the other."""
     loaded = find_runs(runs, names_a_run)
-    text = comparison_text(compare(loaded, baseline))
+    text = report_text(loaded, baseline)
     page = write_report(loaded, out or runs[0] / "report.html", baseline)
     say_result(f"{text}\n\nreport: {page}")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mixalign.reporting.judge.same_specialists import losses_differ
-from mixalign.reporting.read.labels import differing_keys
+from mixalign.reporting.read.differences import differing_keys
 from mixalign.reporting.read.runs import Run
 
 __all__ = ["notes_on"]

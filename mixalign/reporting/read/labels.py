@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from mixalign.errors import MixalignError
+from mixalign.reporting.read.differences import differing_keys, spelled
 from mixalign.reporting.read.files import RunConfig
+from mixalign.reporting.read.groups import grouped
 from mixalign.reporting.read.runs import Run, load_run, run_folders
 
-__all__ = ["Ignores", "differing_keys", "find_runs"]
+__all__ = ["Ignores", "find_runs"]
 
 Ignores = Callable[[str], bool]  # dotted key -> whether a difference in it is not worth showing
 
 
 def find_runs(paths: Iterable[str | Path], ignores: Ignores) -> list[Run]:
-    """All runs at or below the given folders, labelled; those that cannot be compared say why in `skipped`.
+    """All runs at or below the given folders, grouped and labelled; those that cannot be compared say why in `skipped`.
+
+    Labels tell runs of one group apart; the same one may be in several groups.
 
     Args:
         ignores: Settings in which runs of one label may differ, such as the seed and the folder.
@@ -32,15 +36,12 @@ def find_runs(paths: Iterable[str | Path], ignores: Ignores) -> list[Run]:
             "give run folders or a folder above them."
         )
     runs = [_load_or_skip(folder) for folder in folders]
-    return _keep_newest(_label([replace(run, settings=_flat(run.config, ignores)) for run in runs]))
-
-
-def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """Dotted settings that differ between these runs, in the order of the files, and not merely by seed."""
-    settings = [run.settings for run in runs]
-    seeds = [run.seed for run in runs]
-    keys = dict.fromkeys(key for flat in settings for key in flat)
-    return [key for key in keys if _tells(key, settings, seeds)]
+    runs = grouped([replace(run, settings=_flat(run.config, ignores)) for run in runs])
+    labelled: dict[Path, Run] = {}
+    for group in dict.fromkeys(run.group for run in runs):
+        alike = _keep_newest(_label([run for run in runs if run.group == group]))
+        labelled |= {run.path: run for run in alike}
+    return [labelled[run.path] for run in runs]
 
 
 def _load_or_skip(path: Path) -> Run:
@@ -78,18 +79,9 @@ def _labels_of(runs: Sequence[Run]) -> dict[Path, str]:
     keys = [key for key in differing if not _follows_name(key, differing, [run.settings for run in finished])]
     labels = {}
     for run in runs:
-        parts = [f"{_short(key)}={_text(run.settings[key])}" for key in keys if key in run.settings]
+        parts = [f"{_short(key)}={spelled(run.settings[key])}" for key in keys if key in run.settings]
         labels[run.path] = " ".join([run.mixer, *parts])
     return labels
-
-
-def _tells(key: str, settings: Sequence[RunConfig], seeds: Sequence[int]) -> bool:
-    """Whether the key differs, and not merely with the seed, as a path to that seed's model does."""
-    values = [_text(flat.get(key)) for flat in settings]
-    texts = all(isinstance(flat.get(key), str) for flat in settings)
-    if len(set(values)) < 2 or not texts or key.endswith(".name"):
-        return len(set(values)) > 1
-    return len(set(zip(seeds, values, strict=True))) > len(set(seeds))
 
 
 def _follows_name(key: str, keys: Sequence[str], settings: Sequence[RunConfig]) -> bool:
@@ -97,20 +89,12 @@ def _follows_name(key: str, keys: Sequence[str], settings: Sequence[RunConfig]) 
     name = f"{key.rpartition('.')[0]}.name"
     if key == name or name not in keys:
         return False
-    pairs = {(_text(flat.get(name)), _text(flat.get(key))) for flat in settings}
-    return len(pairs) == len({_text(flat.get(name)) for flat in settings})
+    pairs = {(spelled(flat.get(name)), spelled(flat.get(key))) for flat in settings}
+    return len(pairs) == len({spelled(flat.get(name)) for flat in settings})
 
 
 def _short(key: str) -> str:
     return key.removesuffix(".name").removeprefix("mixer.")
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(map(_text, value))}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _keep_newest(runs: Sequence[Run]) -> list[Run]:

@@ -13,6 +13,7 @@ from mixalign.reporting.read.costs import Cost, read_cost
 from mixalign.reporting.read.files import RunConfig, number, read_object, read_settings
 from mixalign.reporting.read.generations import Sample, read_generations
 from mixalign.reporting.read.history import MixHistory, Series, read_mix_history, read_validation
+from mixalign.reporting.read.log import read_warnings
 
 __all__ = ["Method", "Run", "load_run", "run_folders", "worst"]
 
@@ -34,6 +35,8 @@ class Run:
         specialists: The recipe of each task's, over which its excess is; empty where its folder does not say.
         generations: Answers that it generated to held-out prompts.
         cost: What it cost; None when its folder does not say.
+        warnings: What its log warns of, each once.
+        group: What is called the group of runs that it can be compared with; `find_runs` fills it.
         skipped: Why this run cannot be compared; empty when it can.
     """
 
@@ -53,6 +56,8 @@ class Run:
     validation: dict[str, Series] = field(default_factory=dict)
     generations: tuple[Sample, ...] = ()
     cost: Cost | None = None
+    warnings: tuple[str, ...] = ()
+    group: str = ""
     skipped: str = ""
 
     @property
@@ -131,6 +136,7 @@ def load_run(path: str | Path) -> Run:
         validation=read_validation(path / "metrics.csv"),
         generations=read_generations(path / "generations.jsonl"),
         cost=read_cost(path, number(config.get("steps"))),
+        warnings=read_warnings(path / "train.log"),
         skipped="" if scores.get("tasks") else "no eval.json: the run is unfinished or was not evaluated",
     )
 

@@ -1,4 +1,4 @@
-"""One HTML file that holds a whole comparison: tables, sentences, pictures. It asks no other address."""
+"""One HTML file that holds a whole report: sentences, tables, figures and plotly's script. It asks no address."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,18 +6,17 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mixalign.reporting.judge.comparison import compare
 from mixalign.reporting.read.runs import Run
-from mixalign.reporting.show.view import Page, page_of, plus_minus
+from mixalign.reporting.show.view import Page, page_of
 
 __all__ = ["write_report"]
 
 HERE = Path(__file__).parent
-TEMPLATE, STYLE = "page.html.j2", "page.css"
+TEMPLATE, STYLE, SCRIPT = "page.html.j2", "page.css", "page.js"
 
 
 def write_report(runs: Sequence[Run], path: str | Path, baseline: str | None = None) -> Path:
-    """Write the comparison of these runs as one self-contained HTML file, and return its path.
+    """Write what these runs say as one self-contained HTML file, and return its path.
 
     Args:
         path: The file to write; its folder is made when it is missing.
@@ -26,12 +25,20 @@ def write_report(runs: Sequence[Run], path: str | Path, baseline: str | None = N
     Raises:
         MixalignError: No run has scores.
     """
-    comparison = compare(runs, baseline)
-    text = _render(page_of([run for run in runs if not run.skipped], comparison))
+    text = _render(page_of(runs, baseline))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _plotly() -> str:
+    """The text of plotly's script; empty where it is not installed, and a page has its sentences and tables only."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        return ""
+    return str(get_plotlyjs())
 
 
 def _render(page: Page) -> str:
@@ -43,6 +50,13 @@ def _render(page: Page) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["plus_minus"] = plus_minus
-    style = Markup((HERE / STYLE).read_text(encoding="utf-8"))  # ours, and not to be escaped
-    return environment.get_template(TEMPLATE).render(page=page, style=style)
+    environment.filters["plus_minus"] = _plus_minus
+    environment.filters["unescaped"] = Markup  # a figure's JSON, which is safe within a script element
+    style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in (STYLE, SCRIPT))  # ours
+    template = environment.get_template(TEMPLATE)
+    return template.render(page=page, style=style, script=script, plotly=Markup(_plotly()))
+
+
+def _plus_minus(text: str) -> str:
+    """`0.1+-0.2` with the sign that ASCII lacks."""
+    return text.replace("+-", " \u00b1 ")

@@ -1,14 +1,17 @@
-"""Comparisons as tables of plain text: a terminal and the page show the same rows."""
+"""Comparisons as tables of plain text, for a terminal and for the page."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
 from mixalign.reporting.judge.costs import Spent
 from mixalign.reporting.judge.statistics import Paired, Score
+from mixalign.reporting.read.files import number
+from mixalign.reporting.read.runs import Run
 
-__all__ = ["Table", "differences_table", "extra_steps", "methods_table", "scores_table"]
+__all__ = ["Table", "extra_steps", "methods_table", "scores_table", "tasks_table"]
 
-MEANS = "Mean \u00b1 standard error over seeds, sorted by {title}; (-) marks a single seed. "
+MEANS = "Mean \u00b1 standard error over seeds, sorted by {title}; a single seed has no error. "
 COSTS = (
     "Every method trains the model that is judged for the same number of steps; what it spends beside them is its "
     "cost. Steps are optimizer steps beyond those, specialists counted in full for every method that reads them. Time "
@@ -29,7 +32,7 @@ class Table(NamedTuple):
 
 def methods_table(comparison: Comparison) -> Table:
     """One row a label, best first. Columns on cost are there when some run says what it cost."""
-    scores = [comparison.metric, "mean_loss", "mean_accuracy"]
+    scores = comparison.columns
     priced = any(row.spent for row in comparison.rows)
     titles = ["method", "seeds", *(TITLES[name] for name in scores)]
     titles += [f"{TITLES[comparison.metric]} minus {name}" for name in comparison.baselines]
@@ -45,7 +48,9 @@ def methods_table(comparison: Comparison) -> Table:
         for row in comparison.rows
     ]
     caption = MEANS.format(title=TITLES[comparison.metric]) + (
-        "Differences are taken within each seed, with the 95 % interval of their mean (Student's t) in brackets. "
+        "Losses, excess and gap in nats, lower is better; accuracy and score in [0, 1]. "
+        "Differences are taken within each seed, with the 95 % interval of their mean (Student's t) in brackets, and "
+        "in how many seeds the method is better. The baseline is shaded. "
     )
     plain = f" ({comparison.plain})" if comparison.plain else ""
     return Table(titles, rows, caption + (COSTS.format(plain=plain) if priced else ""))
@@ -64,20 +69,21 @@ def scores_table(comparison: Comparison) -> Table:
     return Table(titles, rows, caption)
 
 
-def differences_table(comparison: Comparison) -> Table:
-    """One row a label, best first: differences of every score to the baseline. No rows where nothing can be paired."""
-    titles = ["mixer", "shared seeds", "better in", *(TITLES[name] for name in comparison.columns)]
-    rows = []
-    for row in comparison.rows:
-        if pairs := row.differences.get(comparison.baseline):
-            pair = pairs[comparison.metric]
-            cells = [pairs[name].signed for name in comparison.columns]
-            rows.append([row.label, str(pair.n), f"{pair.wins}/{pair.n}" if pair.n else "-", *cells])
+def tasks_table(comparison: Comparison, runs: Sequence[Run]) -> Table:
+    """One row a task, one column a label: the score that rows are ranked by, mean over seeds."""
+    key = comparison.metric.removeprefix("worst_")
+    groups = {row.label: [run for run in runs if run.label == row.label] for row in comparison.rows}
+    tasks = list(dict.fromkeys(task for run in runs for task in run.eval["tasks"]))
+    rows = [[task, *(str(_of_task(group, task, key)) for group in groups.values())] for task in tasks]
     caption = (
-        f"Mixer minus {comparison.baseline} within each seed, mean \u00b1 standard error. "
-        f'"Better in" counts seeds with a lower {TITLES[comparison.metric]}.'
+        f"Test {key} in nats, mean \u00b1 standard error over seeds. A task that is high under every mixer is hard; "
+        "one that is high under a few of them is neglected there."
     )
-    return Table(titles, rows, caption)
+    return Table(["task", *groups], rows, caption)
+
+
+def _of_task(group: Sequence[Run], task: str, key: str) -> Score:
+    return Score.of([number(run.eval["tasks"].get(task, {}).get(key)) for run in group])
 
 
 def extra_steps(bill: Spent) -> tuple[str, str]:
@@ -89,7 +95,8 @@ def extra_steps(bill: Spent) -> tuple[str, str]:
 def _difference(pair: Paired | None) -> str:
     if pair is None or not pair.n:
         return "-"
-    return f"{pair.mean:+.3f} {pair.interval}" if pair.n > 1 else pair.signed
+    better = f"better in {pair.wins}/{pair.n}"
+    return f"{pair.mean:+.3f} {pair.interval} {better}" if pair.n > 1 else f"{pair.mean:+.3f} ({better})"
 
 
 def _costs(row: Row) -> list[str]:

@@ -1,14 +1,35 @@
 """The comparison for a terminal: tables that fit it and sentences, in ASCII."""
 
-from mixalign.reporting.judge.comparison import TITLES, Comparison
+from collections.abc import Sequence
+
+from mixalign.reporting.judge.comparison import TITLES, Comparison, compare
 from mixalign.reporting.judge.statistics import Paired
+from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.tables import extra_steps, scores_table
 from mixalign.terminal import Column, table_text, wrap
 
-__all__ = ["comparison_text"]
+__all__ = ["comparison_text", "report_text"]
 
 SCORES = "mean +- standard error over seeds; (-) marks a single seed; nats; accuracy in [0, 1]"
 COSTS = "with all that a method needs beside its own training; CPU seconds, on a GPU by the clock"
+
+
+def report_text(runs: Sequence[Run], baseline: str | None = None, width: int | None = None) -> str:
+    """The comparison of each group of runs that can be compared, under its name where there are several.
+
+    Raises:
+        MixalignError: No run has scores.
+    """
+    groups = dict.fromkeys(run.group for run in runs if not run.skipped)
+    if len(groups) < 2:
+        return comparison_text(compare(runs, baseline), width)
+    parts = []
+    for title in groups:
+        comparison = compare([run for run in runs if run.group == title and not run.skipped], baseline)
+        parts.append("\n\n".join([wrap(title, width), comparison_text(comparison, width)]))
+    skipped = [f"Skipped {'/'.join(run.path.parts[-2:])}: {run.skipped}" for run in runs if run.skipped]
+    parts += ["\n".join(wrap(line, width) for line in skipped)] if skipped else []
+    return "\n\n\n".join(parts)
 
 
 def comparison_text(comparison: Comparison, width: int | None = None) -> str:

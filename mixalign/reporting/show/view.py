@@ -1,86 +1,26 @@
-"""What the page's template is given: plain text in tables, sentences and pictures; the template does the HTML."""
+"""What the page's template is given: plain text in tables and sentences, and figures; the template does the HTML."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
 
-from mixalign.reporting.judge.comparison import TITLES, Comparison
+from mixalign.errors import MixalignError
+from mixalign.reporting.judge.advice import Advice, advise
+from mixalign.reporting.judge.comparison import Comparison, compare
 from mixalign.reporting.judge.rounds import histories
-from mixalign.reporting.judge.statistics import Score
 from mixalign.reporting.judge.verdicts import Statement
-from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show import rounds
 from mixalign.reporting.show.generations import ShownSample, generation_scores, shown_samples
-from mixalign.reporting.show.pictures import Picture, forests, picture, pictures
-from mixalign.reporting.show.plots.rounds import round_paths
-from mixalign.reporting.show.tables import Table, differences_table, methods_table, scores_table
+from mixalign.reporting.show.interactive.ends import cost_figure, dumbbell_figure, forest_figures, pareto_figure
+from mixalign.reporting.show.interactive.paths import excess_figure, rows_figure, weights_figure, worst_figure
+from mixalign.reporting.show.interactive.rounds import change_figure, loss_figure, volume_figure
+from mixalign.reporting.show.interactive.spec import Figure
+from mixalign.reporting.show.plots.tasks import shown_tasks
+from mixalign.reporting.show.shown_run import ShownRun, has, shown_run
+from mixalign.reporting.show.shown_table import ShownTable
+from mixalign.reporting.show.tables import methods_table, tasks_table
 
-__all__ = ["Cell", "Page", "ShownRun", "ShownTable", "page_of", "plus_minus"]
-
-NUMBERS = (
-    "loss",
-    "accuracy",
-    "margin",
-    "excess",
-    "gap",
-    "specialist_loss",
-    "score_before",
-    "score",
-)  # of a task, in the order of the columns
-
-
-class Cell(NamedTuple):
-    """A cell's text, and what stands smaller beside it: an error, an interval, an explanation."""
-
-    main: str
-    small: str = ""
-
-    @classmethod
-    def of(cls, text: str) -> "Cell":
-        """`0.1+-0.2` without its error, `-0.1 [-0.2, 0.0]` without what is in brackets."""
-        mean, mark, error = text.partition("+-")
-        if mark:
-            return cls(mean, f"\u00b1 {error}")
-        for bracket in ("[", "("):
-            main, mark, rest = text.partition(f" {bracket}")
-            if mark:
-                return cls(main, f"{bracket}{rest}")
-        return cls(text)
-
-
-@dataclass(frozen=True)
-class ShownTable:
-    """A table; its first column names the rows.
-
-    Attributes:
-        shaded: The name of the row that stands out; empty when none does.
-        stacked: Whether what is small stands below what is not.
-    """
-
-    titles: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Cell]]]
-    caption: str = ""
-    shaded: str = ""
-    stacked: bool = False
-
-    @classmethod
-    def of(cls, table: Table, shaded: str = "", stacked: bool = False) -> "ShownTable":
-        """The table with its cells split."""
-        rows = [(row[0], [Cell.of(text) for text in row[1:]]) for row in table.rows]
-        return cls(table.titles, rows, table.caption, shaded, stacked)
-
-
-@dataclass(frozen=True)
-class ShownRun:
-    """One run's numbers by task."""
-
-    label: str
-    seed: int
-    folder: str
-    table: ShownTable
+__all__ = ["Group", "Page", "page_of"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +28,7 @@ class ShownRounds:
     """What is shown of runs that were made in rounds."""
 
     sentences: Sequence[str]
-    picture: Picture
+    figures: Sequence[Figure]
     tables: Sequence[ShownTable]
 
 
@@ -101,69 +41,124 @@ class ShownGenerations:
 
 
 @dataclass(frozen=True)
-class Page:
-    """All that the template shows, in its order.
+class Group:
+    """Runs that can be compared, in the order of the page.
 
     Attributes:
+        alone: Whether it is one run, which is compared with nothing.
+        labels: What the reader may choose among, best first.
         facts: What was compared: terms and what is said of them.
         pairs: Whether the rows are preference pairs, whose accuracy is another one.
     """
 
-    lead: str
+    title: str
+    alone: bool
+    labels: Sequence[str]
+    advice: Advice
     notes: Sequence[str]
-    facts: Mapping[str, str]
     statements: Sequence[Statement]
+    facts: Mapping[str, str]
+    over_time: Sequence[Figure]
+    tasks: Sequence[Figure]
+    costs: Sequence[Figure]
+    forests: Sequence[Figure]
     methods: ShownTable
-    forests: Sequence[Picture]
-    scores: ShownTable
-    differences: ShownTable
-    pictures: Sequence[Picture]
+    by_task: ShownTable
     generations: ShownGenerations | None
     rounds: ShownRounds | None
     runs: Sequence[ShownRun]
-    skipped: Sequence[tuple[str, str]]
     pairs: bool
 
 
-def page_of(runs: Sequence[Run], comparison: Comparison) -> Page:
-    """The view of these finished runs, with all figures drawn."""
-    best = comparison.rows[0]
+@dataclass(frozen=True)
+class Page:
+    """All that the template shows.
+
+    Attributes:
+        skipped: Runs that are left out, and why.
+    """
+
+    title: str
+    groups: Sequence[Group]
+    skipped: Sequence[tuple[str, str]]
+
+    @property
+    def pairs(self) -> bool:
+        """Whether some group has preference pairs."""
+        return any(group.pairs for group in self.groups)
+
+    @property
+    def scored(self) -> bool:
+        """Whether some group has scores of generated answers."""
+        return any(group.generations and group.generations.scores for group in self.groups)
+
+
+def page_of(runs: Sequence[Run], baseline: str | None = None) -> Page:
+    """The view of these runs, a group for each kind that can be compared, with all figures.
+
+    Args:
+        baseline: As in `compare`; groups without it are compared with their usual one.
+
+    Raises:
+        MixalignError: No run has scores.
+    """
+    finished = [run for run in runs if not run.skipped]
+    if not finished:
+        compare(runs)  # says why
+        raise MixalignError("There is nothing to compare.")
+    kinds = dict.fromkeys(run.group for run in finished)
+    groups = [_group(title, [run for run in finished if run.group == title], baseline) for title in kinds]
+    skipped = [("/".join(run.path.parts[-2:]), run.skipped) for run in runs if run.skipped]
+    first = finished[0]
+    title = "Mixtures compared" if len(finished) > 1 else f"{first.label}, seed {first.seed}"
+    return Page(title, groups, skipped)
+
+
+def _group(title: str, runs: Sequence[Run], baseline: str | None) -> Group:
+    comparison = compare(runs, baseline)
     if comparison.metric == "worst_loss":  # excess over several sets of specialists compares nowhere on the page
         runs = [run.without_excess() for run in runs]
-    return Page(
-        lead=f"Lowest {TITLES[comparison.metric]}: {best.label}, {_spelled(best.scores[comparison.metric])} nats.",
+    by_label = {row.label: [run for run in runs if run.label == row.label] for row in comparison.rows}
+    over_time = [weights_figure(by_label), worst_figure(by_label, comparison.metric), excess_figure(by_label)]
+    return Group(
+        title,
+        alone=len(runs) == 1,
+        labels=list(by_label),
+        advice=advise(comparison, runs),
         notes=comparison.notes,
-        facts=_facts(runs, comparison),
         statements=comparison.statements(),
-        methods=ShownTable.of(methods_table(comparison), comparison.baseline, stacked=True),
-        forests=forests(comparison),
-        scores=ShownTable.of(scores_table(comparison), comparison.baseline),
-        differences=ShownTable.of(differences_table(comparison)),
-        pictures=pictures(runs, comparison),
+        facts=_facts(runs, comparison),
+        over_time=_there([*over_time, rows_figure(by_label)]),
+        tasks=_there([dumbbell_figure(by_label)]),
+        costs=_there([cost_figure(comparison), pareto_figure(comparison)]),
+        forests=forest_figures(comparison),
+        methods=ShownTable.of(methods_table(comparison), comparison.baseline if len(by_label) > 1 else ""),
+        by_task=ShownTable.of(tasks_table(comparison, runs)),
         generations=_generations(runs),
-        rounds=_rounds(runs),
-        runs=[_shown_run(run) for run in runs],
-        skipped=comparison.skipped,
-        pairs=any(_has(run.eval["tasks"], "margin") for run in runs),
+        rounds=_rounds(runs, comparison),
+        runs=[shown_run(run) for run in runs],
+        pairs=any(has(run.eval["tasks"], "margin") for run in runs),
     )
 
 
-def plus_minus(text: str) -> str:
-    """`0.1+-0.2` with the sign that ASCII lacks."""
-    return text.replace("+-", " \u00b1 ")
+def _there(figures: Iterable[Figure | None]) -> list[Figure]:
+    return [figure for figure in figures if figure is not None]
 
 
 def _facts(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:
     rows = {task: row.get("rows", "?") for run in runs for task, row in run.eval["tasks"].items()}
-    return {
+    facts = {
         "Compared": f"{_plural(len(runs), 'run')}, {_plural(len(comparison.rows), 'method')}",
         "Objective": _listed(run.objective for run in runs),
         "Seeds": _listed(sorted({run.seed for run in runs})),
         "Split": _listed(run.split for run in runs),
         "Steps": _listed(run.mixture.get("steps", run.config.get("steps")) for run in runs),
         "Baseline": comparison.baseline,
-        "Tasks and evaluated rows": ", ".join(f"{task} {count}" for task, count in rows.items()),
+        "Evaluated rows": ", ".join(f"{task} {count}" for task, count in rows.items()),
     }
+    if len(runs) == 1:
+        facts = {key: text for key, text in facts.items() if key not in ("Compared", "Baseline")}
+    return facts
 
 
 def _listed(values: Iterable[object]) -> str:
@@ -174,12 +169,6 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _spelled(score: Score) -> str:
-    if score.n < 2:
-        return "-" if not score.n else f"{score.mean:.3f} (one seed)"
-    return f"{score.mean:.3f} \u00b1 {score.error:.3f}"
-
-
 def _generations(runs: Sequence[Run]) -> ShownGenerations | None:
     samples, scores = shown_samples(runs), generation_scores(runs)
     if not samples and scores is None:
@@ -187,31 +176,12 @@ def _generations(runs: Sequence[Run]) -> ShownGenerations | None:
     return ShownGenerations(ShownTable.of(scores) if scores else None, samples)
 
 
-def _rounds(runs: Sequence[Run]) -> ShownRounds | None:
+def _rounds(runs: Sequence[Run], comparison: Comparison) -> ShownRounds | None:
     groups = histories(runs)
     if not groups:
         return None
     tables = [ShownTable.of(table) for table in (rounds.settings_table(groups), rounds.tasks_table(groups))]
-    return ShownRounds(rounds.sentences(groups), picture(partial(round_paths, runs), rounds.CAPTION), tables)
-
-
-def _shown_run(run: Run) -> ShownRun:
-    tasks = run.eval["tasks"]
-    keys = [key for key in NUMBERS if _has(tasks, key)]
-    seen = {key: dict(zip(run.tasks, run.mixture.get(key) or (), strict=False)) for key in ("rows_seen", "epochs_seen")}
-    rows = []
-    for task, row in tasks.items():
-        cells = [_rounded(row.get(key), 3) for key in keys]
-        cells += [_rounded(seen["rows_seen"].get(task), 0), _rounded(seen["epochs_seen"].get(task), 2)]
-        rows.append((task, cells))
-    titles = ["task", *(key.replace("_", " ") for key in keys), "rows seen", "epochs seen"]
-    return ShownRun(run.label, run.seed, "/".join(run.path.parts[-2:]), ShownTable(titles, rows))
-
-
-def _has(tasks: Mapping[str, Mapping[str, Any]], key: str) -> bool:
-    return any(not math.isnan(number(row.get(key))) for row in tasks.values())
-
-
-def _rounded(value: object, digits: int) -> Cell:
-    amount = number(value)
-    return Cell("-" if math.isnan(amount) else f"{amount:,.{digits}f}")
+    tasks = shown_tasks(runs)
+    order = [row.label for row in comparison.rows]
+    figures = [loss_figure(groups, order), volume_figure(groups, tasks), change_figure(groups, tasks)]
+    return ShownRounds(rounds.sentences(groups), _there(figures), tables)

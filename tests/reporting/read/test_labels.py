@@ -40,18 +40,18 @@ def test_labels_show_what_differs_within_one_mixer(write_run, tmp_path):
     assert _labels(find(tmp_path)) == ["ama_s", "ideal m=0.15", "ideal m=0.3"]
 
 
-def test_labels_name_an_objective_once(write_run, tmp_path):
+def test_labels_tell_runs_of_a_group_apart_and_no_others(write_run, tmp_path):
     write_run("uniform", 0, folder="a", objective="dpo")
     write_run("uniform", 0, folder="b", settings={"objective": {"name": "sft"}}, objective="sft")
     write_run("uniform", 0, folder="c", settings={"objective": {"name": "sft"}, "steps": 80}, objective="sft")
-    labels = [
-        "uniform steps=40 objective=dpo",
-        "uniform steps=40 objective=sft",
-        "uniform steps=80 objective=sft",
-    ]
-    assert sorted(" ".join(sorted(label.split())) for label in _labels(find(tmp_path))) == sorted(
-        " ".join(sorted(label.split())) for label in labels
-    )
+    assert _labels(find(tmp_path)) == ["uniform", "uniform steps=40", "uniform steps=80"]
+
+
+def test_labels_name_the_group_of_settings_once(write_run, tmp_path):
+    lora, full = {"lora": {"name": "lora", "r": 8}}, {"lora": {"name": "full", "r": 0}}
+    write_run("uniform", 0, folder="a", settings=lora)
+    write_run("uniform", 0, folder="b", settings=full)
+    assert _labels(find(tmp_path)) == ["uniform lora=full", "uniform lora=lora"]
 
 
 def test_unfinished_runs_neither_label_nor_compare(write_run, tmp_path):

@@ -74,7 +74,7 @@ def test_answers_to_the_same_prompt_stand_side_by_side(answered, tmp_path):
     assert {answer.mark for answer in shown[-1].answers} == {""}
     text = write_report(find(tmp_path), tmp_path / "report.html").read_text()
     assert "yes &lt;b&gt;" in text
-    assert 'id="generations"' in text
+    assert 'id="g1-generations"' in text
 
 
 def test_runs_that_generated_nothing_have_no_section(write_run, tmp_path):
@@ -82,7 +82,7 @@ def test_runs_that_generated_nothing_have_no_section(write_run, tmp_path):
     runs = find(tmp_path)
     assert generation_scores(runs) is None
     assert shown_samples(runs) == []
-    assert "generations" not in write_report(runs, tmp_path / "report.html").read_text()
+    assert "-generations" not in write_report(runs, tmp_path / "report.html").read_text()
 
 
 def test_a_torn_line_is_named(answered, tmp_path):

@@ -1,13 +1,10 @@
 """Runs made in rounds: losses, volumes and benefits of made-up runs, in tables, a figure and a section of the page."""
 
-import io
-from itertools import pairwise
-
 import pytest
 
 from mixalign.reporting.judge.rounds import histories
+from mixalign.reporting.show.interactive.rounds import change_figure, loss_figure, volume_figure
 from mixalign.reporting.show.page import write_report
-from mixalign.reporting.show.plots.rounds import round_paths
 from mixalign.reporting.show.rounds import sentences, settings_table, tasks_table
 from tests.reporting.made_up import find
 
@@ -48,12 +45,6 @@ def groups(write_run, tmp_path):
     return histories(find(tmp_path))
 
 
-def _drawn(runs):
-    figure = round_paths(runs)
-    figure.savefig(io.BytesIO(), format="svg")
-    return figure
-
-
 def _page(tmp_path):
     return write_report(find(tmp_path / "runs"), tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -86,21 +77,34 @@ def test_sentences_say_which_is_best_and_where_nothing_helped(groups):
     assert len(sentences({"ideal m=0.1": groups["ideal m=0.1"]})) == 2
 
 
-def test_the_figure_shows_means_and_relative_volumes(groups, tmp_path):
-    left, right = _drawn(find(tmp_path)).axes
-    assert [line.get_ydata().tolist() for line in left.lines] == [[1.1, pytest.approx(0.85), 0.8], [1.0, 1.5]]
-    assert [line.get_label() for line in left.lines] == ["ideal m=0.1", "ideal m=0.5"]
-    assert [line.get_ydata().tolist() for line in right.lines[1:]] == [[1.0, 1.11, 1.2], [1.0, 0.94, 0.8]]
-    assert {text.get_text() for text in right.texts} == {"a \u00d71.20", "b \u00d70.80"}
-    assert right.get_title(loc="left").endswith("\nideal m=0.1")
+def _values(figure):
+    return {one["meta"]["run"] or one["meta"]["task"]: one["y"] for one in figure.traces if not one["meta"]["hidden"]}
+
+
+def test_figures_show_means_and_relative_volumes(groups):
+    loss = loss_figure(groups, [*groups])
+    assert _values(loss) == {"ideal m=0.1": [1.1, pytest.approx(0.85), 0.8], "ideal m=0.5": [1.0, 1.5]}
+    assert loss.traces[0]["marker"]["symbol"] == ["circle", "circle", "circle-open"]  # one seed ended before
+    volume = volume_figure(groups, TASKS)
+    assert volume.title.endswith("ideal m=0.1")
+    assert _values(volume) == {"a": [1.0, 1.11, 1.2], "b": [1.0, 0.94, 0.8]}
+
+
+def test_predicted_and_actual_changes_are_shown_where_both_are_known(write_run, tmp_path):
+    known = {"predicted_change": {"a": -0.3, "b": 0.1}, "change": {"a": -0.1, "b": None}}
+    rounds = [_round(0, 1.0, (100, 50), (2.0, -1.0)), _round(1, 0.9, (110, 48), **known)]
+    path = write_run("ideal", 0, {"a": 0.1, "b": 0.2}, rounds=rounds, best_round=1)
+    points, diagonal = change_figure(histories(find(path)), TASKS).traces
+    assert (points["x"], points["y"], points["text"]) == ([-0.3], [-0.1], ["round 1"])
+    assert diagonal["x"] == diagonal["y"] == [-0.3, 0.0]
 
 
 def test_the_page_has_the_section(write_run, tmp_path):
     _sweep(write_run)
     write_run("uniform", 0, {"a": 0.1, "b": 0.2})
     text = _page(tmp_path)
-    section = text.partition("<h2>Rounds</h2>")[2].partition("</section>")[0]
-    assert section.count("<img") == 1
+    section = text.partition(">Rounds</h3>")[2].partition("<h3")[0]
+    assert section.count("<figure") == 2  # no change was predicted
     assert section.count("<table") == 2
     assert "-0.300 <small>\u00b1 0.100</small>" in section
     assert "uniform" not in section
@@ -109,7 +113,7 @@ def test_the_page_has_the_section(write_run, tmp_path):
 def test_unfinished_rounds_and_none_at_all_give_no_section(write_run, tmp_path):
     write_run("uniform", 0)
     write_run("ideal", 1, folder="runs/unfinished", finished=False)
-    assert "<h2>Rounds</h2>" not in _page(tmp_path)
+    assert ">Rounds</h3>" not in _page(tmp_path)
 
 
 @pytest.mark.parametrize("rounds", [[], "text", [None], [{}], [{"mean_target_loss": None}], {"round": 0}])
@@ -133,9 +137,9 @@ def test_damaged_rounds_leave_the_rest(entry, place, write_run, tmp_path):
     rounds = [entry]
     rounds.insert(1 - place, _round(7, 0.5, (100, 50), (2.0, None)))
     write_run("ideal", 0, {"a": 0.1, "b": 0.2}, rounds=rounds, best_round=None)
-    runs = find(tmp_path)
-    groups = histories(runs)
-    _drawn(runs)
+    groups = histories(find(tmp_path))
+    for figure in (loss_figure(groups, [*groups]), volume_figure(groups, TASKS), change_figure(groups, TASKS)):
+        assert figure is None or figure.json
     assert groups["ideal"][0].losses[1] == 0.5
     sound = dict(zip(tasks_table(groups).titles, tasks_table(groups).rows[0], strict=True))
     assert sound[f"volume, round {1 - place}"] == "100"
@@ -153,19 +157,3 @@ def test_identity_is_not_compared_with_itself(write_run, tmp_path):
     rounds = [_round(0, 1.0, (100, 50), (2.0, -1.0), curvature="identity"), _round(1, 0.9, (120, 45))]
     path = write_run("ideal", 0, {"a": 0.1, "b": 0.2}, rounds=rounds, best_round=1)
     assert [row[-1] for row in tasks_table(histories(find(path))).rows] == ["-", "-"]
-
-
-@pytest.mark.parametrize("num_tasks", [12, 24])
-def test_many_tasks_are_named_apart(num_tasks, write_run, tmp_path):
-    names = [f"task {k}" for k in range(num_tasks)]
-    rounds = [
-        {"round": d, "mean_target_loss": 1.0 - d, "volumes": {name: 100 + d * k for k, name in enumerate(names)}}
-        for d in (0, 1)
-    ]
-    write_run("ideal", 0, dict.fromkeys(names, 0.1), rounds=rounds, best_round=1)
-    right = _drawn(find(tmp_path)).axes[1]
-    texts = right.texts
-    assert ("19 largest" in right.get_title(loc="left")) == (num_tasks > 20)
-    places = [text.xyann[1] for text in texts]
-    assert len(texts) == min(num_tasks, 19)
-    assert min(after - before for before, after in pairwise(places)) > 0.99 / 20

@@ -8,7 +8,7 @@ import numpy as np
 from mixalign.errors import MixalignError
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.plots.mixture import share_axis, stack
-from mixalign.reporting.show.plots.series import Curves, common_grid, known_part, mean_over_seeds, shares, task_series
+from mixalign.reporting.show.plots.series import Curves, mean_over_seeds, shares, task_series, worst_series
 from mixalign.reporting.show.plots.style import ADAPTIVE, STATIC, by_label, new_figure, spread, styled, wrapped
 from mixalign.reporting.show.plots.tasks import colour_of, shown_tasks
 
@@ -67,12 +67,7 @@ def _name_bands(ax: "Axes", group: Sequence[Run], tasks: Sequence[str]) -> None:
 
 def _worst_line(ax: "Axes", curves: Sequence[Curves], label: str, colour: str) -> float:
     """The maximum over tasks, mean over seeds, in a band of one standard error; returns its last value."""
-    worst = []
-    for run in curves:
-        if run:
-            steps = common_grid([series[0] for series in run.values()])
-            known = [known_part(series) for series in run.values()]
-            worst.append((steps, np.max([np.interp(steps, *series) for series in known], axis=0)))
+    worst = [worst_series(run) for run in curves if run]
     if not worst:
         raise MixalignError(f"`{label}` has no validation history to draw; run it with a validation interval.")
     steps, mean, error = mean_over_seeds(worst)

@@ -13,7 +13,7 @@ from mixalign.reporting.read.history import Array, Series
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.plots.tasks import OTHERS
 
-__all__ = ["Curves", "common_grid", "known_part", "mean_over_seeds", "shares", "smooth", "task_series"]
+__all__ = ["Curves", "common_grid", "known_part", "mean_over_seeds", "shares", "smooth", "task_series", "worst_series"]
 
 GRID_STEPS = 120
 Curves = dict[str, Series]  # by task
@@ -89,6 +89,13 @@ def smooth(values_N: Array) -> Array:
     )
     mean_N: Array = np.divide(total, count, out=np.full(len(values_N), np.nan), where=count > 0)
     return mean_N
+
+
+def worst_series(curves: Curves) -> Series:
+    """The largest value over the tasks of one run, on a grid that all of them cover."""
+    steps_S = common_grid([series[0] for series in curves.values()])
+    known = [known_part(series) for series in curves.values()]
+    return steps_S, np.max([np.interp(steps_S, *series) for series in known], axis=0)
 
 
 def known_part(series: Series) -> Series:

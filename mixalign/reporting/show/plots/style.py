@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ADAPTIVE", "GREY", "INK", "MERGE", "METHOD_COLOURS", "MUTED", "STATIC"]
+__all__ = ["ADAPTIVE", "GREY", "INK", "MUTED", "STATIC"]
 __all__ += ["by_label", "inner", "new_figure", "new_panels", "put_heading", "spread", "styled", "titled", "wrapped"]
 
 INK, MUTED, GREY = "#222222", "#666666", "#BBBBBB"
-STATIC, ADAPTIVE, MERGE = "#8A8A8A", "#0072B2", "#D55E00"
-METHOD_COLOURS = {"static": STATIC, "adaptive": ADAPTIVE, "merge": MERGE}
+STATIC, ADAPTIVE = "#8A8A8A", "#0072B2"
 STYLE: Any = {
     "font.size": 10,
     "font.family": "sans-serif",

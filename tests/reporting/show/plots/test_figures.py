@@ -3,15 +3,12 @@
 import io
 import json
 
-import matplotlib
 import numpy as np
 import pytest
 
 from mixalign.errors import MixalignError
-from mixalign.reporting.show.plots.excess import excess_paths
 from mixalign.reporting.show.plots.headline import headline
 from mixalign.reporting.show.plots.mixture import mixture_paths
-from mixalign.reporting.show.plots.scores import task_bars, worst_excess
 from mixalign.reporting.show.plots.series import shares
 from mixalign.reporting.show.plots.tasks import OTHERS, legend_keys, shown_tasks
 from tests.reporting.made_up import find
@@ -25,60 +22,21 @@ def runs(write_run, tmp_path):
     return find(tmp_path)
 
 
-def _texts(figure):
-    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
-
-
 def _drawn(figure):
     figure.savefig(io.BytesIO(), format="svg")
     return figure
 
 
 def test_one_panel_a_label(runs):
-    for draw in (mixture_paths, excess_paths):
-        figure = _drawn(draw(runs))
-        titles = [ax.get_title(loc="left") for ax in figure.axes]
-        assert titles == ["ama_s (2 seeds)", "group_dro (2 seeds)", "uniform (2 seeds)"]
+    figure = _drawn(mixture_paths(runs))
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["ama_s (2 seeds)", "group_dro (2 seeds)", "uniform (2 seeds)"]
 
 
-def test_the_other_figures_have_their_axes(runs):
-    assert len(_drawn(worst_excess(runs)).axes) == 1
-    assert len(_drawn(task_bars(runs)).axes) == 1
+def test_the_headline_has_its_axes(runs):
     figure = _drawn(headline(runs[0], runs[4]))
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles == ["Share of each task under ama_s", "Validation excess, worst task (nats)"]
-
-
-def test_worst_excess_is_sorted_and_shows_means(runs):
-    figure = worst_excess(runs)
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["ama_s", "group_dro", "uniform"]
-    assert "0.250" in _texts(figure)  # seeds .2 and .3
-
-
-def test_task_bars_show_final_means(runs):
-    texts = _texts(task_bars(runs))
-    assert {"0.100", "0.250", "0.050", "a", "b", "c"} <= texts
-
-
-def test_many_labels_go_down_and_not_across(write_run, tmp_path):
-    for index in range(9):
-        excess = {"a": 0.1, "b": 0.2 + index / 100} if index else {"a": 7.0, "b": 0.5}
-        write_run(f"mixer_{index}", 0, excess, history=False, metrics=False)
-    (ax,) = task_bars(find(tmp_path)).axes
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a", "b"]
-    assert len(ax.get_yticklabels()) == 9
-    framed = [round(patch.get_x()) for patch in ax.patches]
-    assert framed == [0, *[1] * 8]  # a of the first, b of the others
-    assert ax.images[0].get_clim()[1] < 1  # the first one's 7 nats do not make all others pale
-
-
-def test_excess_falls_back_to_training_and_to_loss(write_run, tmp_path):
-    write_run("ama_s", 0, metrics=False)
-    assert "Training excess, smoothed, of every task (nats)" in _texts(excess_paths(find(tmp_path)))
-    path = write_run("ama_s", 1, {"a": None, "b": None}, folder="bare/1", history=False)
-    rows = (path / "metrics.csv").read_text().replace("eval_excess", "other")
-    (path / "metrics.csv").write_text(rows)
-    assert "Validation loss of every task (nats)" in _texts(excess_paths(find(tmp_path / "bare")))
 
 
 @pytest.mark.parametrize(("num_tasks", "shown"), [(20, 20), (24, 20)])
@@ -91,8 +49,7 @@ def test_many_tasks_stay_apart(num_tasks, shown, write_run, tmp_path):
     assert (OTHERS in tasks) == (num_tasks > shown)
     keys = legend_keys(tasks, "area")
     assert len({(key.get_facecolor(), key.get_hatch()) for key in keys}) == shown
-    for draw in (mixture_paths, excess_paths, task_bars):
-        _drawn(draw(runs))
+    _drawn(mixture_paths(runs))
     share_KS = shares(runs, tasks)[1]
     np.testing.assert_allclose(share_KS.sum(0), 1.0)
 
@@ -104,16 +61,14 @@ def test_dollars_and_unknown_numbers_do_not_break_a_figure(write_run, tmp_path):
     empty = {**json.loads(lines[0]), "excess": None}
     (path / "mix.jsonl").write_text("\n".join([json.dumps(empty), *lines[1:]]) + "\n")
     runs = find(tmp_path)
-    for draw in (mixture_paths, excess_paths, worst_excess, task_bars):
-        _drawn(draw(runs))
+    _drawn(mixture_paths(runs))
 
 
 def test_a_run_of_one_step_is_drawn(write_run, tmp_path):
     path = write_run("ama_s", 0, {"a": 0.1, "b": 0.2}, metrics=False)
     (path / "mix.jsonl").write_text('{"step": 1, "sample": [0.5, 0.5], "excess": [0.2, 0.1]}\n')
     (run,) = find(tmp_path)
-    for draw in (mixture_paths, excess_paths):
-        _drawn(draw([run]))
+    _drawn(mixture_paths([run]))
     assert _drawn(headline(run, run)).axes[1].get_xlim() == (0.0, 1.0), "one point has no width of its own"
 
 
@@ -122,8 +77,6 @@ def test_no_excess_anywhere_is_drawn(write_run, tmp_path):
     lines = [{"step": step, "sample": [0.5, 0.5], "excess": [0.0, 0.0]} for step in (1, 2)]
     (path / "mix.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     runs = find(tmp_path)
-    for draw in (excess_paths, worst_excess, task_bars):
-        _drawn(draw(runs))
     _drawn(headline(runs[0], runs[0]))
 
 
@@ -132,5 +85,3 @@ def test_nothing_to_draw_is_said(write_run, tmp_path):
     runs = find(tmp_path)
     with pytest.raises(MixalignError, match=r"no run has mix\.jsonl"):
         mixture_paths(runs)
-    with pytest.raises(MixalignError, match="no run has validation history"):
-        excess_paths(runs)

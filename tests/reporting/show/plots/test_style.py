@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from mixalign.reporting.show.plots.scores import worst_excess
+from mixalign.reporting.show.plots.mixture import mixture_paths
 from mixalign.reporting.show.plots.style import inner, spread, wrapped
 from tests.reporting.made_up import find
 
@@ -19,7 +19,7 @@ def test_spread_keeps_names_apart_and_inside():
 def test_the_callers_style_is_left_alone(write_run, tmp_path):
     write_run("uniform", 0)
     before = dict(matplotlib.rcParams)
-    worst_excess(find(tmp_path))
+    mixture_paths(find(tmp_path))
     assert dict(matplotlib.rcParams) == before
 
 
