@@ -10,11 +10,11 @@ from mixalign.reporting.judge.rounds import histories
 from mixalign.reporting.judge.verdicts import Statement
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show import rounds
+from mixalign.reporting.show.figures.ends import cost_figure, dumbbell_figure, forest_figures, pareto_figure
+from mixalign.reporting.show.figures.paths import excess_figure, rows_figure, weights_figure, worst_figure
+from mixalign.reporting.show.figures.rounds import change_figure, loss_figure, volume_figure
+from mixalign.reporting.show.figures.spec import Figure
 from mixalign.reporting.show.generations import ShownSample, generation_scores, shown_samples
-from mixalign.reporting.show.interactive.ends import cost_figure, dumbbell_figure, forest_figures, pareto_figure
-from mixalign.reporting.show.interactive.paths import excess_figure, rows_figure, weights_figure, worst_figure
-from mixalign.reporting.show.interactive.rounds import change_figure, loss_figure, volume_figure
-from mixalign.reporting.show.interactive.spec import Figure
 from mixalign.reporting.show.plots.tasks import shown_tasks
 from mixalign.reporting.show.shown_run import ShownRun, has, shown_run
 from mixalign.reporting.show.shown_table import ShownTable

@@ -3,7 +3,7 @@
 import pytest
 
 from mixalign.reporting.judge.rounds import histories
-from mixalign.reporting.show.interactive.rounds import change_figure, loss_figure, volume_figure
+from mixalign.reporting.show.figures.rounds import change_figure, loss_figure, volume_figure
 from mixalign.reporting.show.page import write_report
 from mixalign.reporting.show.rounds import sentences, settings_table, tasks_table
 from tests.reporting.made_up import find

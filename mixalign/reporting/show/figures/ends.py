@@ -8,8 +8,8 @@ from mixalign.reporting.judge.advice import start_loss
 from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.read.files import number
-from mixalign.reporting.show.interactive.paths import Groups
-from mixalign.reporting.show.interactive.spec import Figure, Trace, axis, run_look, shown, trace
+from mixalign.reporting.show.figures.paths import Groups
+from mixalign.reporting.show.figures.spec import Figure, Trace, axis, run_look, shown, trace
 from mixalign.reporting.show.plots.style import inner
 
 __all__ = ["cost_figure", "dumbbell_figure", "forest_figures", "pareto_figure"]

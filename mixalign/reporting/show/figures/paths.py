@@ -13,7 +13,7 @@ from mixalign.reporting.judge.statistics import Score
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.history import Array, Series
 from mixalign.reporting.read.runs import Run
-from mixalign.reporting.show.interactive.spec import Figure, Trace, axis, percent, run_look, shown, task_colour, trace
+from mixalign.reporting.show.figures.spec import Figure, Trace, axis, percent, run_look, shown, task_colour, trace
 from mixalign.reporting.show.plots.series import Curves, mean_over_seeds, shares, task_series, worst_series
 from mixalign.reporting.show.plots.tasks import OTHERS, is_second, shown_tasks
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mixalign.reporting.judge.rounds import LOSS, Groups, History, best_label, by_task, over_seeds
 from mixalign.reporting.read.files import number
-from mixalign.reporting.show.interactive.spec import Figure, axis, run_look, task_colour, trace
+from mixalign.reporting.show.figures.spec import Figure, axis, run_look, task_colour, trace
 from mixalign.reporting.show.plots.tasks import OTHERS, is_second
 
 __all__ = ["change_figure", "loss_figure", "volume_figure"]

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from mixalign.reporting.judge.comparison import compare
-from mixalign.reporting.show.interactive.ends import cost_figure, dumbbell_figure, forest_figures, pareto_figure
-from mixalign.reporting.show.interactive.paths import excess_figure, rows_figure, weights_figure, worst_figure
-from mixalign.reporting.show.interactive.spec import Figure, trace
+from mixalign.reporting.show.figures.ends import cost_figure, dumbbell_figure, forest_figures, pareto_figure
+from mixalign.reporting.show.figures.paths import excess_figure, rows_figure, weights_figure, worst_figure
+from mixalign.reporting.show.figures.spec import Figure, trace
 from mixalign.reporting.show.page import HERE, STYLE
 from mixalign.reporting.show.view import page_of
 from tests.reporting.made_up import COSTS, find
