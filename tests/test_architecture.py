@@ -49,7 +49,7 @@ ONLY_IN = {  # library -> where it may be imported, and why
         "everything below the training loop works without a trainer",
     ),
     "wandb": (
-        ["training/callbacks/wandb_board.py"],
+        ["training/callbacks/wandb_board.py", "sharing/dashboard.py"],
         "other code reaches Weights & Biases through Lightning's logger, so that it stays optional",
     ),
     "pytorch_lightning": ([], "its classes are not those of `lightning.pytorch`, and mixing both fails"),

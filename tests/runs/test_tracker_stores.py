@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,23 +96,21 @@ def test_mlflow_is_one_run_when_it_goes_on_and_is_extended(go, power_cut, tmp_pa
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.long
-def test_trackio_keeps_the_curves_and_goes_on_in_one_run(tiny, go, power_cut, tmp_path, monkeypatch):
+def test_trackio_keeps_the_curves_and_goes_on_in_one_run(go, power_cut, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip("trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    from trackio.sqlite_storage import SQLiteStorage
+
     with power_cut(3):
         go("run", "logger=trackio")
     go("run", "logger=trackio")
     ids = json.loads((tmp_path / "run" / "trackio.json").read_text())
-    code = (
-        "import json, trackio; api = trackio.Api(); runs = list(api.runs('mixalign'))\n"
-        "print(json.dumps([[run.name, run.config, run.history()] for run in runs], default=str))"
-    )
-    env = {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)}
-    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=100)
-    ((name, config, history),) = json.loads(said.stdout)
+    (name,) = SQLiteStorage.get_runs("mixalign")
     assert name == f"uniform_seed0-{ids['trackio']}"
-    assert config["mixer"]["name"] == "uniform"
+    assert SQLiteStorage.get_run_config("mixalign", name)["mixer"]["name"] == "uniform"
+    lines = SQLiteStorage.get_logs("mixalign", name)
     key = f"alpha/{TASKS[0]}"
-    assert {line["step"]: line[key] for line in history if key in line} == pytest.approx(
-        curve_of(tmp_path / "run", key)
-    )
+    assert {line["step"]: line[key] for line in lines if key in line} == curve_of(tmp_path / "run", key)
+    for key, value in results(tmp_path / "run").items():
+        assert [line[key] for line in lines if key in line] == [value]
+    assert len([line for line in lines if "mixture_path" in line]) == 1
