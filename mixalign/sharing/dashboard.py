@@ -28,6 +28,25 @@ def build_workspace(entity: str, project: str, name: str = "mixalign") -> Any:
     except ImportError as error:
         raise MixalignError(NEEDS) from error
 
+    sections = _panels(wr)
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[ws.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
+        runset_settings=ws.RunsetSettings(
+            groupby=[ws.Config("mixer.name")], order=[ws.Ordering(ws.Summary("test/worst_excess"), ascending=True)]
+        ),
+    )
+
+
+def _panels(wr: Any) -> dict[str, list[Any]]:
+    """Panels by the name of their section.
+
+    Args:
+        wr: the module that makes them.
+    """
+
     def lines(title: str, pattern: str, **more: Any) -> Any:
         return wr.LinePlot(title=title, x=STEP, metric_regex=pattern, **more)
 
@@ -55,16 +74,7 @@ def build_workspace(entity: str, project: str, name: str = "mixalign") -> Any:
         bars("mean loss, test rows", "test/mean_loss"),
         wr.RunComparer(diff_only=True),
     ]
-    sections = {"Mixers compared": worst, "Mixture": mixture, "Tasks": tasks}
-    return ws.Workspace(
-        entity=entity,
-        project=project,
-        name=name,
-        sections=[ws.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
-        runset_settings=ws.RunsetSettings(
-            groupby=[ws.Config("mixer.name")], order=[ws.Ordering(ws.Summary("test/worst_excess"), ascending=True)]
-        ),
-    )
+    return {"Mixers compared": worst, "Mixture": mixture, "Tasks": tasks}
 
 
 def save_workspace(workspace: Any) -> str:
