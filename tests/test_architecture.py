@@ -3,7 +3,7 @@
 Imports point downwards only, and never to a neighbour of the same layer:
 
     types < losses, mixers < data, models < objectives < influence < training < config < together, jobs < frozen < runs
-          < fitting, merging, planning, upkeep < sharing < verbs < api < cli
+          < fitting, merging, planning, upkeep < sharing < further < verbs < api < cli
 
 `reporting` reads run folders and nothing else of the package. `checks`, `errors`, `files`, `fingerprint`, `hub`,
 `locks`, `output`, `stopping` and `terminal` are free.
@@ -31,6 +31,7 @@ LAYERS = [
     ["runs"],
     ["fitting", "merging", "planning", "upkeep"],
     ["sharing"],
+    ["further"],
     ["verbs"],
     ["api"],
     ["cli"],

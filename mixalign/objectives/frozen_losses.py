@@ -11,7 +11,7 @@ from mixalign.losses.kto import kl_estimate
 from mixalign.objectives.base import Objective
 from mixalign.types import Batch
 
-__all__ = ["frozen_losses"]
+__all__ = ["frozen_losses", "frozen_scores"]
 
 CHUNK = 4096  # rows whose losses are computed together
 
@@ -23,13 +23,22 @@ def frozen_losses(objective: Objective, dataset: TaskDataset, logp_NS: np.ndarra
         objective: with the settings of every task.
         task: index of the dataset's task among them.
     """
+    return frozen_scores(objective, dataset, logp_NS, task).get("loss", np.zeros(0, np.float32))
+
+
+def frozen_scores(objective: Objective, dataset: TaskDataset, logp_NS: np.ndarray, task: int) -> dict[str, np.ndarray]:
+    """All that the objective says of a frozen model by its log-probabilities, such as loss and margin (N,); see above.
+
+    Empty where there is no row.
+    """
     spans = [(start, min(start + CHUNK, len(dataset))) for start in range(0, len(dataset), CHUNK)]
     common = _common(objective, dataset, logp_NS, task, spans)
-    parts = [np.zeros(0, np.float32)]
+    parts: dict[str, list[np.ndarray]] = {}
     for start, stop in spans:
         batch = _batch(objective, dataset, task, start, stop) | common
-        parts.append(objective.scores(torch.tensor(logp_NS[start:stop]), batch)["loss"].numpy())
-    return np.concatenate(parts)
+        for name, value_B in objective.scores(torch.tensor(logp_NS[start:stop]), batch).items():
+            parts.setdefault(name, []).append(value_B.numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def _common(

@@ -22,7 +22,7 @@ from mixalign.runs.yardstick import SPECIALISTS
 from mixalign.sharing.find import TrainedModel, find_model
 from mixalign.sharing.prompts import Renderer
 
-__all__ = ["AFTER", "BEFORE", "Answering", "Voice", "renderer_of", "voices_of"]
+__all__ = ["AFTER", "BEFORE", "Answering", "Voice", "renderer_of", "start_of", "start_of_run", "voices_of"]
 
 BEFORE, AFTER = "before", "after"
 
@@ -44,7 +44,7 @@ def voices_of(found: TrainedModel, specialists: bool) -> list[Voice]:
     run = _run_of(found)
     settings = read_settings(run)
     tasks = _specialists(run, settings) if specialists else []
-    return [Voice(BEFORE, _start(found, run, settings)), *tasks, Voice(AFTER, found.source.build)]
+    return [Voice(BEFORE, start_of(found, run, settings)), *tasks, Voice(AFTER, found.source.build)]
 
 
 def _run_of(found: TrainedModel) -> Path:
@@ -53,10 +53,19 @@ def _run_of(found: TrainedModel) -> Path:
     return found.run
 
 
-def _start(found: TrainedModel, run: Path, settings: RunSettings) -> Callable[[], Any]:
+def start_of(found: TrainedModel, run: Path, settings: RunSettings) -> Callable[[], Any]:
     """What loads the model that training began with: an adapter's base, or the reference policy."""
     if found.adapter is not None:
         return partial(found.source.base(found.adapter).build)
+    return start_of_run(run, settings)
+
+
+def start_of_run(run: Path, settings: RunSettings) -> Callable[[], Any]:
+    """The same of a run whose model need not be there yet.
+
+    Raises:
+        MixalignError: when its reference policy is gone.
+    """
     identity = read_json(run / "identity.json") if (run / "identity.json").is_file() else {}
     start = (identity.get("origin") or {}).get("start") or _start_of_older(run)
     policy = settings.cache_dir.absolute() / "reference" / str(start) / "model"

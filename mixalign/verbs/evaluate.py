@@ -1,19 +1,28 @@
-"""Evaluates the model of a run folder again: RUN [--split test] [--generate N]."""
+"""Evaluates a run's model again, or any model on further rows and tasks: MODEL_OR_RUN [--data F] [--lm-eval TASKS]."""
 
 import argparse
 import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mixalign.checks import check_number
 from mixalign.config.compose import register_resolvers
 from mixalign.config.console import quiet_libraries
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
-from mixalign.files import read_json
+from mixalign.files import read_json, write_json
 from mixalign.frozen.scored import scored
+from mixalign.further.harness import require_harness, run_harness
+from mixalign.further.measure import device_of, measure, size_of
+from mixalign.further.model import Opened, open_model
+from mixalign.further.results import further_text, harness_text, keep
+from mixalign.further.rows import read_tables
 from mixalign.jobs.job import Job, prepare
+from mixalign.reporting.show.card import put_further
 from mixalign.runs.claim import still_there
 from mixalign.runs.evaluate import evaluate_folder
 from mixalign.runs.folder import read_settings
@@ -27,22 +36,137 @@ from mixalign.together.agree import is_first, wait
 from mixalign.together.hold import held
 from mixalign.together.start import on_all_ranks
 
-__all__ = ["main", "run"]
+__all__ = ["main", "run", "run_further"]
 
 log = logging.getLogger(__name__)
+
+
+TEXT = """Evaluates the model of a run folder again, on its own rows; with --data or
+--lm-eval any model (a run, finished or not; a folder of a model or an adapter;
+an id of the hub) on rows that it never saw, and on tasks of
+lm-evaluation-harness. Of a finished run the numbers go into its eval.json."""
 
 
 def main() -> None:
     """`mixalign evaluate` with what stands behind it on the command line."""
     quiet_libraries()
-    parser = argparse.ArgumentParser("mixalign evaluate", description="Evaluates the model of a run folder again.")
-    parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
-    parser.add_argument(
-        "--generate", type=int, metavar="N", help="prompts a task to answer; default: as the run has it"
-    )
-    given = parser.parse_args()
-    run(given.run, given.split, given.generate)
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("mixalign evaluate", description=TEXT, formatter_class=style)
+    add = parser.add_argument
+    add("model", metavar="MODEL_OR_RUN", help="a run folder; with --data or --lm-eval any model")
+    own, other = "of a run's own rows", "of further rows and tasks"
+    add("--split", choices=["train", "validation", "test"], help=f"{own}; default: test")
+    add("--generate", type=int, metavar="N", help=f"{own}: prompts a task to answer; default: as the run has it")
+    add("--data", type=Path, metavar="F", help="a file of rows, or a folder with a file a task")
+    add("--out", type=Path, metavar="F.json", help=f"{other}: a file that gets the results")
+    add("--lm-eval", metavar="TASKS", help="tasks of lm-evaluation-harness, by name: a,b")
+    add("--lm-eval-path", type=Path, metavar="DIR", help="a folder with task files of your own")
+    add("--limit", type=int, metavar="N", help="rows of a task of lm-evaluation-harness, at most")
+    add("--batch-size", type=int, metavar="N", help=f"{other}: rows at a time; default: as the run has it, else 8")
+    add("--max-length", type=int, metavar="N", help="tokens of a row of --data; default: as the run has it, else 1024")
+    given = vars(parser.parse_args())
+    model, split, generate = (given.pop(key) for key in ("model", "split", "generate"))
+    if given["data"] is None and given["lm_eval"] is None:
+        _refuse(given, "belongs to --data or --lm-eval. Add one of them, or leave it out.")
+        run(Path(model), split or "test", generate)
+        return
+    _refuse({"split": split, "generate": generate}, f"is {own}. Leave it out beside --data and --lm-eval.")
+    tasks = tuple(filter(None, (given.pop("lm_eval") or "").split(",")))
+    run_further(model, lm_eval=tasks, **given)
+
+
+def _refuse(given: Mapping[str, Any], why: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise MixalignError(f"--{name.replace('_', '-')} {why}")
+
+
+def run_further(
+    model: str,
+    *,
+    data: Path | None = None,
+    out: Path | None = None,
+    lm_eval: Sequence[str] = (),
+    lm_eval_path: Path | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    max_length: int | None = None,
+) -> dict[str, Any]:
+    """Measures any model on rows that it never saw, and on tasks of lm-evaluation-harness.
+
+    Prints tables, and writes the results to `out`; of a finished run also into its eval.json, as `further` and
+    `lm_eval`, and into its model card.
+
+    Args:
+        model: a run, a folder of a model or an adapter, or an id of the hub.
+        data: a file of rows, or a folder of them; lm_eval: names of tasks, and `lm_eval_path` a folder that has some.
+        limit: rows of a task of the harness, at most.
+
+    Returns:
+        What `out` gets.
+
+    Raises:
+        MixalignError: for a model, rows or tasks that cannot be had.
+    """
+    register_resolvers()
+    _check_asked(lm_eval, limit, batch_size, max_length)
+    data, out, lm_eval_path = (path and path.expanduser().absolute() for path in (data, out, lm_eval_path))
+    if out is not None and out.is_dir():
+        raise MixalignError(f"--out: {out} is a folder. Give a file, such as {out / 'results.json'}.")
+    with _where(model) as name:
+        opened = open_model(name)
+        result: dict[str, Any] = {"model": opened.what}
+        live = None
+        if data is not None:
+            tables = read_tables(data, opened, max_length)
+            live = opened.build()
+            result |= measure(live, opened, tables, batch_size)
+            say_result(further_text(result, data.name))
+            _keep(opened, {data.name: result}, None, out, result)
+        if lm_eval:
+            live = live or opened.build().to(device_of(opened))
+            how: dict[str, Any] = {"include": lm_eval_path, "limit": limit, "batch_size": batch_size or size_of(opened)}
+            found = run_harness(live, opened.tokenizer, lm_eval, chat=opened.chat, **how)
+            say_result(harness_text(found, opened.what))
+            result |= {"lm_eval": found}
+            _keep(opened, {}, found, out, result)
+    return result
+
+
+def _check_asked(lm_eval: Sequence[str], limit: int | None, batch_size: int | None, max_length: int | None) -> None:
+    for name, value in (("--limit", limit), ("--batch-size", batch_size), ("--max-length", max_length)):
+        check_number(name, value, 1, whole=True, null=True)
+    if lm_eval:
+        require_harness()
+
+
+@contextmanager
+def _where(model: str) -> Iterator[str]:
+    """Where relative paths of a run's configuration begin; gives the absolute path, or the id as it is."""
+    place = Path(model).expanduser()
+    if not place.exists():
+        yield model
+        return
+    place = place.resolve()
+    with where_it_began(place.parent if place.name == "model" else place):
+        yield str(place)
+
+
+def _keep(
+    opened: Opened,
+    further: Mapping[str, Any],
+    harness: Mapping[str, Any] | None,
+    out: Path | None,
+    result: Mapping[str, Any],
+) -> None:
+    if out is not None:
+        write_json(out, result)
+        log.info("results: %s", out)
+    if opened.run is not None and opened.finished:
+        keep(opened.run, further, harness)
+        put_further(opened.run)
+    elif opened.run is not None and out is None:
+        log.warning("The run is not finished and has no eval.json, so these results are only shown: --out keeps them.")
 
 
 def run(folder: Path, split: str, generate: int | None = None) -> None:

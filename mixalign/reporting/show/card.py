@@ -17,7 +17,7 @@ from mixalign.reporting.read.runs import Run, load_run
 from mixalign.reporting.show import card_text as text
 from mixalign.reporting.show.plots.card import mixture_picture
 
-__all__ = ["CARD", "PICTURE", "Shown", "filled_in", "leave_card", "write_card", "write_plain_card"]
+__all__ = ["CARD", "PICTURE", "Shown", "filled_in", "leave_card", "put_further", "write_card", "write_plain_card"]
 
 log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
@@ -71,6 +71,27 @@ def leave_card(run_dir: Path) -> None:
         write_card(run_dir, folder, Shown(is_adapter=(folder / "adapter_config.json").is_file()))
     except (MixalignError, OSError) as error:
         log.warning("The model card %s could not be written: %s", there, error)
+
+
+def put_further(run_dir: Path) -> None:
+    """Writes what a run was measured on later into its model card, and leaves the rest of the card as it is.
+
+    Raises:
+        MixalignError: when a file of the run cannot be read.
+    """
+    path = run_dir / "model" / CARD
+    if not path.is_file():
+        leave_card(run_dir)
+        return
+    section, old = text.further(load_run(run_dir)), path.read_text(encoding="utf-8")
+    if text.MEASURED_LATER in old:
+        front, _, rest = old.partition(text.MEASURED_LATER)
+        _, mark, rest = rest.partition("\n## ")
+        new = f"{front}{section}\n{mark}{rest}"
+    else:
+        front, mark, rest = old.partition("\n## Training\n")
+        new = f"{front}\n{section}\n{mark}{rest}" if mark else f"{old.rstrip()}\n\n{section}\n"
+    path.write_text(new, encoding="utf-8")
 
 
 def write_card(run_dir: Path, folder: Path, shown: Shown) -> None:
@@ -131,6 +152,7 @@ def _write(folder: Path, run: Run, identity: dict[str, Any], shown: Shown, pictu
             mixture_note=text.mixture_note(run, bool(picture)),
             picture=picture,
             results=text.results(run),
+            further=text.further(run),
             training=text.training(run),
             command=text.command(origin.get("overrides") or []),
             versions=text.versions(origin.get("versions") or {}, identity.get("versions") or {}),

@@ -7,6 +7,7 @@ from typing import Any
 
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
+from mixalign.reporting.show.further import further_table, harness_table
 
 __all__ = ["base_note", "command", "data_note", "license_note", "mixture", "mixture_note", "results", "summary"]
 __all__ += ["title", "training", "use", "versions", "without_places"]
@@ -25,6 +26,7 @@ OWN = (
     "progress",
 )  # say nothing of the model
 FIRST = ("rows", "start_loss", "loss", "specialist_loss", "gap", "excess", "start_accuracy", "accuracy", "margin")
+MEASURED_LATER = "## Further results"
 LAST = ("score_before", "score")
 NAMES = {"dpo": "DPO", "sft": "SFT", "kto": "KTO"}
 
@@ -153,6 +155,17 @@ def results(run: Run) -> str:
     if len(tasks) > 1:
         lines.append(["mean over tasks", *(_value(key, mean.get(key)) if key != "rows" else "" for key in keys)])
     return _table(["task", *(key.replace("_", " ") for key in keys)], lines) + "\n\n" + _meaning(run, keys)
+
+
+def further(run: Run) -> str:
+    """The section on rows and tasks that the run was measured on later; empty where there are none."""
+    tables = [table for table in (further_table([run], named=False), harness_table([run], named=False)) if table]
+    parts = [f"{_table(table.titles, [_escaped(row) for row in table.rows])}\n\n{table.caption}" for table in tables]
+    return "\n\n".join([MEASURED_LATER, *parts]) if parts else ""
+
+
+def _escaped(row: Sequence[str]) -> list[str]:
+    return [cell.replace("|", "\\|") for cell in row]
 
 
 def _meaning(run: Run, keys: Sequence[str]) -> str:

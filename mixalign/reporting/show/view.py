@@ -14,6 +14,7 @@ from mixalign.reporting.show.figures.ends import cost_figure, dumbbell_figure, f
 from mixalign.reporting.show.figures.paths import excess_figure, rows_figure, weights_figure, worst_figure
 from mixalign.reporting.show.figures.rounds import change_figure, loss_figure, volume_figure
 from mixalign.reporting.show.figures.spec import Figure
+from mixalign.reporting.show.further import further_table, harness_table
 from mixalign.reporting.show.generations import ShownSample, generation_scores, shown_samples
 from mixalign.reporting.show.plots.tasks import shown_tasks
 from mixalign.reporting.show.shown_run import ShownRun, has, shown_run
@@ -48,6 +49,7 @@ class Group:
         alone: Whether it is one run, which is compared with nothing.
         labels: What the reader may choose among, best first.
         facts: What was compared: terms and what is said of them.
+        further: Results on rows and tasks that the runs did not have.
         pairs: Whether the rows are preference pairs, whose accuracy is another one.
     """
 
@@ -64,6 +66,7 @@ class Group:
     forests: Sequence[Figure]
     methods: ShownTable
     by_task: ShownTable
+    further: Sequence[ShownTable]
     generations: ShownGenerations | None
     rounds: ShownRounds | None
     runs: Sequence[ShownRun]
@@ -134,6 +137,7 @@ def _group(title: str, runs: Sequence[Run], baseline: str | None) -> Group:
         forests=forest_figures(comparison),
         methods=ShownTable.of(methods_table(comparison), comparison.baseline if len(by_label) > 1 else ""),
         by_task=ShownTable.of(tasks_table(comparison, runs)),
+        further=[ShownTable.of(table) for table in (further_table(runs), harness_table(runs)) if table],
         generations=_generations(runs),
         rounds=_rounds(runs, comparison),
         runs=[shown_run(run) for run in runs],
