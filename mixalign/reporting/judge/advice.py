@@ -16,6 +16,7 @@ from mixalign.reporting.read.runs import Run
 __all__ = ["Advice", "advise", "start_loss"]
 
 SHOWN = 8  # tasks that a sentence names
+SAME = 0.0005  # nats: a loss that rose by less is not said to be worse
 STAYED = 0.005  # a share that moved by less is said to have stayed
 
 
@@ -129,7 +130,7 @@ def _learned(group: Sequence[Run]) -> str:
             changes.append((end - start, f"{task} {start:.3f} to {end:.3f}"))
     if not changes:
         return ""
-    worse = sum(change > 0 for change, _ in changes)
+    worse = sum(change > SAME for change, _ in changes)
     note = f"; {worse} of {len(changes)} tasks became worse" if worse else ""
     return f"Test loss from the start to the end of training: {_few([text for _, text in changes])}{note}."
 

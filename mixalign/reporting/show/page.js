@@ -23,7 +23,7 @@
     const line = { gridcolor: get("--line"), zerolinecolor: get("--line"), linecolor: get("--line"), automargin: true };
     const axis = { ...line, title: { standoff: 8, font: { color: get("--muted") } }, tickfont: { color: get("--muted") } };
     const base = {
-      autosize: width === null, height: Number(figure.dataset.height), showlegend: false,
+      width: width || figure.querySelector(".plot").clientWidth, height: Number(figure.dataset.height), showlegend: false,
       margin: { l: 44, r: 12, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: get("--ink") },
       dragmode: coarse ? false : "zoom", uirevision: "keep",
@@ -31,7 +31,7 @@
       modebar: { bgcolor: "rgba(0,0,0,0)", color: get("--muted"), activecolor: get("--ink") },
       xaxis: axis, yaxis: axis,
     };
-    return merged(width === null ? base : { ...base, width }, spec.layout);
+    return merged(base, spec.layout);
   }
 
   function draw(figure, state) {
@@ -42,10 +42,11 @@
       trace.visible = shown && !state.off.has(`tasks ${task}`);
     }
     legend(figure, spec, state);
-    const config = { responsive: true, displaylogo: false, displayModeBar: coarse || width ? false : "hover",
+    const config = { displaylogo: false, displayModeBar: coarse || width ? false : "hover",
       modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]] };
-    Plotly.react(figure.querySelector(".plot"), spec.data, layout(figure, spec), config);
-    figure.dataset.drawn = "";
+    const plot = figure.querySelector(".plot");
+    Plotly.react(plot, spec.data, layout(figure, spec), config);
+    figure.dataset.drawn = plot.clientWidth;
   }
 
   function legend(figure, spec, state) {
@@ -94,7 +95,16 @@
     seen.unobserve(target);
     if (!("drawn" in target.dataset)) draw(target, groupOf(target).state);
   }), { rootMargin: "800px" });
-  groups.forEach(({ figures }) => figures.forEach((one) => seen.observe(one)));
+  const sized = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+    const figure = target.parentElement, room = target.clientWidth;
+    if (width === null && room && "drawn" in figure.dataset && Number(figure.dataset.drawn) !== room) {
+      draw(figure, groupOf(figure).state);
+    }
+  }));
+  groups.forEach(({ figures }) => figures.forEach((one) => {
+    seen.observe(one);
+    sized.observe(one.querySelector(".plot"));
+  }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => groups.forEach((one) => one.redraw()));
   let folded = [];
   addEventListener("beforeprint", () => {
