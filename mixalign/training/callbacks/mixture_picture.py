@@ -78,13 +78,16 @@ def read_path(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_path(step_S: np.ndarray, alpha_SK: np.ndarray, tasks: list[str]) -> np.ndarray:
     """A picture of weights over steps, one band a task, uint8 of shape (height, width, 3)."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     axes = figure.add_subplot(xlabel="optimizer step", ylabel="task weight")
-    axes.stackplot(step_S, alpha_SK.T, labels=tasks, step="post")
+    few = len(tasks) <= 10
+    colors = colormaps["tab10"](range(10)) if few else colormaps["turbo"](np.linspace(0.05, 0.95, len(tasks)))
+    axes.stackplot(step_S, alpha_SK.T, labels=tasks, step="post", colors=colors)
     axes.margins(x=0, y=0)
     figure.legend(loc="outside right upper", reverse=True, fontsize="small", ncols=1 + len(tasks) // 24)
     FigureCanvasAgg(figure)
