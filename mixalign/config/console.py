@@ -7,7 +7,7 @@ import warnings
 from mixalign.config.sweep_notes import came_again, counts
 from mixalign.terminal import print_line
 
-__all__ = ["ConsoleHandler", "quiet_libraries", "show_counts"]
+__all__ = ["ConsoleHandler", "log_to_console", "quiet_libraries", "show_counts"]
 
 START = 100  # letters of a warning that name it
 
@@ -19,6 +19,14 @@ class ConsoleHandler(logging.Handler):
         text, warns = self.format(record), record.levelno == logging.WARNING
         if not (warns and came_again(text)):
             print_line(f"warning: {text}" if warns else text)
+
+
+def log_to_console() -> None:
+    """Has our log lines shown by a verb that does not run under Hydra, which sets this up for the others."""
+    ours = logging.getLogger("mixalign")
+    if not any(isinstance(handler, ConsoleHandler) for handler in (*ours.handlers, *logging.getLogger().handlers)):
+        ours.addHandler(ConsoleHandler(logging.INFO))
+    ours.setLevel(logging.INFO)
 
 
 def show_counts() -> None:

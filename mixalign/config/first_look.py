@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
 from mixalign.config.compose import as_today, compose_config
 from mixalign.config.help import help_page
@@ -46,13 +47,16 @@ def check_words(verb: str, arguments: Sequence[str]) -> None:
         return
     overrides = as_today([text for text in arguments if "=" in text or text.startswith("~")])
     if options:
-        overrides = [_first_choice(text) for text in overrides]
+        overrides = [first for text in overrides if (first := _first_choice(text))]
     compose_config([text for text in overrides if not text.lstrip("+~").startswith("hydra")])
 
 
-def _first_choice(text: str) -> str:
+def _first_choice(text: str) -> str | None:
+    """The override with its first value; None where only Hydra, or a sweeper of its own, knows that."""
     override = OverridesParser.create().parse_override(text)
     if not override.is_sweep_override():
         return text
+    if not isinstance(override.value(), ChoiceSweep | RangeSweep):
+        return None
     first = next(iter(override.sweep_string_iterator()))
     return f"{text.partition('=')[0]}={first}"

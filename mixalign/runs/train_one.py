@@ -43,6 +43,7 @@ from mixalign.training.callbacks.save_newest import SaveNewest
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
 from mixalign.training.callbacks.task_log import TaskLog
 from mixalign.training.callbacks.wandb_board import WandbBoard
+from mixalign.training.callbacks.watched import Watched
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.lightning_quirks import ended_early
 from mixalign.training.memory import too_large
@@ -157,6 +158,7 @@ def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
         *([AverageWeights(share)] if share else []),
         _keeper(run, checkpoints),
         SaveNewest(checkpoints, settings.save_every),
+        Watched(),
         Leave(checkpoints),
         Cost(),
     ]

@@ -81,12 +81,9 @@ def _named(
 
 def _again(run_dir: Path) -> str:
     """How to go on with a run; its folder, of a sweep the one above its runs, may have been named by Hydra."""
-    folder = Path(HydraConfig.get().sweep.dir) if _in_sweep() else run_dir
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    folder = Path(HydraConfig.get().sweep.dir) if in_sweep else run_dir
     return f"The same command with run_dir={folder} goes on from there.{still_there(run_dir)}"
-
-
-def _in_sweep() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def main() -> None:
@@ -153,11 +150,11 @@ def _checked(
     train_specialists = needs_specialists(settings, in_sweep)
     check_place("run_dir", run_dir)
     with held(run_dir):
-        return _run(settings, run_dir, train_specialists, overrides, kept)
+        return _run(settings, run_dir, train_specialists, overrides, kept, alone=not in_sweep)
 
 
 def _run(
-    settings: RunSettings, run_dir: Path, train_specialists: bool, overrides: Sequence[str], kept: bool
+    settings: RunSettings, run_dir: Path, train_specialists: bool, overrides: Sequence[str], kept: bool, alone: bool
 ) -> dict[str, Any]:
     job = prepare(settings, begun_tasks(run_dir, settings.resume))
     mixer = settings.mixer.for_run(job.tasks, job.steps)
@@ -197,7 +194,7 @@ def _run(
     with stage("", again=_again(run_dir)):
         result = with_generations(asked, reference, run_dir)
     _leave_card(run_dir)
-    _say(eval_table(result) + (_where(run_dir) if kept else ""))
+    _say(eval_table(result) + (_where(run_dir, alone) if kept else ""))
     for merge in run_merges(job, reference, run_dir, train_specialists, kept):
         _leave_card(merge)
     return result
@@ -257,11 +254,9 @@ def _leave_card(run_dir: Path) -> None:
     leave_card(run_dir)
 
 
-def _where(run_dir: Path) -> str:
+def _where(run_dir: Path, alone: bool) -> str:
     """Where a run lies, and what can be done with one that stands for itself."""
-    then = (
-        "" if _in_sweep() else "\nnext: mixalign report, chat or evaluate with that folder; mixalign export to share it"
-    )
+    then = "\nnext: `mixalign report`, `chat`, `evaluate` or `export` with that folder" if alone else ""
     return f"\nrun folder: {run_dir}{then}"
 
 

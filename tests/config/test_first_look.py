@@ -31,6 +31,7 @@ def test_words_that_there_are_not_are_refused(arguments):
         [],
         ["steps=3", "mixer=ama_r"],
         ["-m", "mixer=ama_s,ama_r", "steps=range(1,3)", "seed=0,1", "run_dir=a,b"],
+        ["-m", "mixer=glob(ama_*)", "optimizer.lr=interval(0.1,1)"],
         ["-m", "data.root='a,b'", "hydra.sweeper.params={}"],
         ["--rows=3", "rows=4", "data.tasks.math.path=math.jsonl"],
         ["--config-name=mine", "stepz=3"],
