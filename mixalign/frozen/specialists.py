@@ -1,15 +1,12 @@
 """Specialists: one model a task, trained on it alone, whose losses say how good is good enough."""
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
@@ -17,6 +14,7 @@ from mixalign.frozen.folds import attach_cross_fitted, outside
 from mixalign.frozen.pinned import as_trained, check_comparable
 from mixalign.frozen.trainings import Training, recipe_from_reference, train_frozen
 from mixalign.frozen.unfinished import Unfinished
+from mixalign.frozen.worse import say_loss
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
 from mixalign.models.load import add_lora
 
@@ -106,16 +104,8 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
         tables = [entry for entry in job.all_datasets if entry[0] == number]
         attach_losses(job, models[0].frozen(reference), "specialist", tables)
         if models[0] in missing:
-            _say_loss(tables)
+            say_loss(tables)
     return True
-
-
-def _say_loss(tables: Sequence[tuple[int, str, TaskDataset]]) -> None:
-    """Says how good a specialist became, on the validation rows of its task."""
-    for _, split, table in tables:
-        if split == "validation" and len(table):
-            loss = table.mean(table.columns["specialist_loss"], np.float64)
-            log.info("its loss: %.3f on the validation rows of %s", loss, table.task)
 
 
 def specialist_steps(job: Job, task: int, rows: int | None = None) -> int:

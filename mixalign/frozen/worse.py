@@ -1,6 +1,7 @@
-"""Specialists that do not help on the rows that they are for."""
+"""How good specialists are on the rows that they are for, and which do not help there."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,9 +10,17 @@ from mixalign.frozen.cache import Frozen, on_loan, score
 from mixalign.jobs.job import Job
 from mixalign.objectives.frozen_losses import frozen_losses
 
-__all__ = ["warn_of_useless", "worse_than_start"]
+__all__ = ["say_loss", "warn_of_useless", "worse_than_start"]
 
 log = logging.getLogger(__name__)
+
+
+def say_loss(tables: Sequence[tuple[int, str, TaskDataset]]) -> None:
+    """Says how good a specialist became, on the validation rows among its tables, (task, split, table) each."""
+    for _, split, table in tables:
+        if split == "validation" and len(table):
+            loss = _mean(table, table.columns["specialist_loss"])
+            log.info("its loss: %.3f on the validation rows of %s", loss, table.task)
 
 
 def warn_of_useless(job: Job, reference: Frozen) -> None:

@@ -1,4 +1,4 @@
-"""Evaluates a run's model again, or any model on further rows and tasks: MODEL_OR_RUN [--data F] [--lm-eval TASKS]."""
+"""Evaluates a run again, or any model on further rows and tasks: MODEL_OR_RUN [--data F] [--lm-eval TASKS]."""
 
 import argparse
 import logging
