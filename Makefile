@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-real test test-fast test-all check docs compare compare-sft evidence evidence-ideal arena paper chaos convergence sequences bench clean
+.PHONY: help install install-dev demo demo-real test test-fast test-all check docs notebooks compare compare-sft evidence evidence-ideal arena paper chaos convergence sequences bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints-cpu.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@echo "installing mixalign and its test tools into $(VENV) ..."
-	$(PIP) -e '.[dev,trl,sweeps,mergekit]'
+	$(PIP) -e '.[dev,trl,sweeps,mergekit,docs]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: pyproject.toml constraints-cpu.txt | $(BIN)/python
@@ -65,6 +65,9 @@ check: $(VENV)/.installed-dev ## format, lint and types; before every commit
 
 evidence: $(VENV)/.installed ## five independent seeds of proportional, uniform, AMA-R and AMA-S; figures of docs/evidence.md
 	$(BIN)/python benchmarks/evidence.py
+
+notebooks: $(VENV)/.installed-docs ## notebooks/*.py as .ipynb files beside them, which are not kept
+	$(BIN)/jupytext --to ipynb notebooks/*.py
 
 docs: $(VENV)/.installed-docs ## the site of docs/, strictly, into site/
 	$(BIN)/mkdocs build --strict

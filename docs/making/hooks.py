@@ -28,7 +28,7 @@ PAGES = {
 }
 """Pages outside of docs/ to their places in the site."""
 
-AS_THEY_ARE = (".md", ".png", ".svg", ".html", ".json", ".yaml")  # others, as .py, are shown with .txt behind
+AS_THEY_ARE = (".md", ".png", ".svg", ".webp", ".html", ".json", ".yaml")  # others, as .py, are shown with .txt behind
 LINK = re.compile(r"(\]\()([\w./-]+)(#[\w-]+)?(\))")
 
 
