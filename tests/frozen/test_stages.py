@@ -182,7 +182,7 @@ def test_a_half_made_specialist_is_made_again(train, own_cache, said):
 def test_no_specialists_means_no_excess_and_the_best_checkpoint_by_loss(train):
     run = train("mixer=uniform", "specialists.train=never", "objective.beta=0.7")
     result = read(run / "eval.json")
-    assert set(result["mean"]) == {"loss", "accuracy", "margin"}
+    assert set(result["mean"]) == {"start_loss", "loss", "accuracy", "margin"}
     assert set(result["worst"]) == {"loss", "accuracy"}
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
     assert {state["monitor"] for state in saved.values() if state.get("monitor")} == {"eval/worst_loss"}
