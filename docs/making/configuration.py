@@ -39,7 +39,8 @@ def configuration_page() -> str:
         title = f"`{section.path}.*`"
         parts.append(f"## {title}\n\n{_sentence(section.comment)}\n\n{_table(keys, touches)}")
     taken = dict(entry.split(": ", 1) for entry in main.defaults if ": " in entry and "/" not in entry)
-    for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name not in OF_HYDRA):
+    groups = [path for path in CONF.iterdir() if path.is_dir() and path.name not in OF_HYDRA]
+    for folder in sorted(groups, key=lambda path: (path.name in WHOLE_RUNS, path.name)):
         parts.append(_group(folder, taken.get(folder.name), touches))
     return "\n\n".join(parts) + "\n"
 

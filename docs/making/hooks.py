@@ -12,7 +12,7 @@ from pathlib import Path
 from api import api_pages
 from configuration import configuration_page
 from latex2mathml.converter import convert
-from methods import method_pages
+from methods import BY_HAND, method_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -61,9 +61,18 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links as they are in the site; one to a folder, which the site has not, becomes its text."""
     here = page.file.src_uri
+    if here == "mixers.md":
+        markdown = re.sub(r"^\|[^|]+\|", _to_their_pages, markdown, flags=re.MULTILINE)
     return re.sub(
         r"(!?)\[([^\[\]]*(?:\[[^\]]*\][^\[\]]*)*)\]\(([\w./-]+)(#[\w-]+)?\)", lambda m: _link(here, m), markdown
     )
+
+
+def _to_their_pages(cell: re.Match[str]) -> str:
+    """The first cell of a row of the table of mixers, its names as links."""
+    pages = {Path(place).stem: place for place in method_pages()}
+    pages |= {name: f"methods/{page}.md" for name, page in BY_HAND.items()}
+    return re.sub(r"`(\w+)`", lambda m: f"[{m[0]}](../docs/{pages[m[1]]})" if m[1] in pages else m[0], cell[0])
 
 
 def _link(here: str, match: re.Match[str]) -> str:
