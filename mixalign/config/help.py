@@ -109,9 +109,7 @@ def _page(topic: str, whole: Described, width: int) -> str:
     group, equals, choice = topic.partition("=")
     groups = _choices()
     if equals and group in groups:
-        if choice not in groups[group]:
-            raise MixalignError(f"There is no `{topic}`. {did_you_mean(choice, groups[group])}")
-        return _of_choice(group, choice, width)
+        return "\n\n".join(_of_choice(group, name.strip(), width) for name in choice.strip("[]").split(","))
     keys = [key for key in whole.keys if key.path == group or key.path.startswith(f"{group}.")]
     blocks = []
     if not equals and topic in groups:
@@ -128,6 +126,8 @@ def _page(topic: str, whole: Described, width: int) -> str:
 
 
 def _of_choice(group: str, choice: str, width: int) -> str:
+    if choice not in (known := _choices()[group]):
+        raise MixalignError(f"There is no `{group}={choice}`. {did_you_mean(choice, known)}")
     found = _with_base(CONF / group / f"{choice}.yaml")
     place = "" if group in ("experiment", "arena", "paper", "launcher") else f"{group}."
     keys = [Key(f"{place}{key.path}", key.value, key.comment) for key in found.keys]

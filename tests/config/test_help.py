@@ -45,6 +45,12 @@ def test_a_choice_has_the_keys_of_the_file_that_it_begins_with():
     assert "influence.damping=" in text
 
 
+def test_several_choices_of_a_group():
+    text = page("logger=[csv,wandb]")
+    assert text == page("logger=csv", "logger=wandb")
+    assert text == page("logger=csv,wandb")  # as in a sweep
+
+
 def test_a_group_a_section_and_a_key():
     assert "ama_r" in page("mixer")
     assert "mixer.wrap.floor=0.0" in page("mixer")
