@@ -11,6 +11,7 @@ import datasets
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
 from mixalign import Result
 from mixalign import cli as command_line
@@ -42,6 +43,7 @@ OF_OTHERS = ("weights_only=True",)  # settings of other programs
 WITH = {
     "mixer.size_corrected=true": ["mixer=gr_dpo"],
     "mixer.clip=task": ["mixer=ama_r"],
+    "mixer.m=choice(0.1,0.15,0.3)": ["mixer=ideal"],
     "model.gguf_file=a.gguf": ["model=gguf"],
     "logger.wandb.offline=true": ["logger=wandb"],
 }
@@ -72,8 +74,15 @@ def overrides_of(words: list[str]) -> list[str]:
     """The configuration of a command; of a sweep that of its first run."""
     plain = [word for word in words if "=" in word and not word.startswith(OF_HYDRA)]
     parsed = OverridesParser.create().parse_overrides(as_today(plain))
-    first = [(o, next(iter(o.sweep_string_iterator()))) if o.is_sweep_override() else (o, None) for o in parsed]
+    first = [(o, _first(o) if o.is_sweep_override() else None) for o in parsed]
     return [f"{o.key_or_group}={value}" if value is not None else str(o.input_line) for o, value in first]
+
+
+def _first(override: Override) -> str:
+    """The first value of a sweep, or of an interval its lower end."""
+    if override.is_interval_sweep():
+        return str(override.value().start)
+    return next(iter(override.sweep_string_iterator()))
 
 
 ALL = commands()
@@ -120,7 +129,7 @@ def spans() -> list[str]:
 
 @pytest.mark.parametrize("text", spans())
 def test_a_setting_is_understood(text):
-    compose_settings([*WITH.get(text, []), text])
+    compose_settings([*WITH.get(text, []), *overrides_of([text])])
 
 
 def test_the_example_in_python_is_understood():
