@@ -39,6 +39,10 @@ NOT_HERE = {  # words of a command that cannot run in a test, and why; its confi
     "runs/tried": "tests/fitting runs it",
     "--help": "Hydra prints it, and tests/program/test_cli.py looks at ours",
 }
+ELSEWHERE = {  # words of commands on finished runs that other tests run
+    "--data": "tests/further/test_further.py",
+    "--lm-eval": "tests/further/test_harness.py",
+}
 OF_OTHERS = ("weights_only=True",)  # settings of other programs
 WITH = {
     "mixer.size_corrected=true": ["mixer=gr_dpo"],
@@ -172,10 +176,18 @@ def test_hooks_are_the_checks_and_nothing_is_downloaded():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("command", [c for c in ALL if words_of(c)[0] in ("report", "evaluate") and len(c.split()) > 1])
+@pytest.mark.parametrize(
+    "command",
+    [
+        c
+        for c in ALL
+        if words_of(c)[0] in ("report", "evaluate") and len(c.split()) > 1 and not {*ELSEWHERE} & {*c.split()}
+    ],
+)
 def test_a_command_on_finished_runs_runs(cli, finished, tmp_path, command):
     shutil.copytree(finished, tmp_path / "runs" / "a")
-    places = {"RUN": str(tmp_path / "runs" / "a"), "runs": str(tmp_path / "runs")}
+    runs = str(tmp_path / "runs")
+    places = {"RUN": str(tmp_path / "runs" / "a"), "runs": runs, "runs/first": runs, "runs/search": runs}
     verb, words = words_of(command)
     done = cli(verb, *(places.get(word, word) for word in words))
     assert done.returncode == 0, done.stderr
