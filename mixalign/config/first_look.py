@@ -8,7 +8,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
 from mixalign.config.compose import as_today, compose_config
+from mixalign.config.elsewhere import CONF
 from mixalign.config.help import help_page
+from mixalign.config.yaml_comments import describe
+from mixalign.errors import MixalignError
 from mixalign.terminal import terminal_width
 
 __all__ = ["asks_for_help", "check_words", "help_text"]
@@ -42,6 +45,7 @@ def check_words(verb: str, arguments: Sequence[str]) -> None:
     """
     own = OWN.get(verb)
     arguments = [text for text in arguments if own is None or not own.fullmatch(text)]
+    _check_spelling(arguments)
     options = {text for text in arguments if text.startswith("-")}
     if options - SWEEP:
         return
@@ -49,6 +53,18 @@ def check_words(verb: str, arguments: Sequence[str]) -> None:
     if options:
         overrides = [first for text in overrides if (first := _first_choice(text))]
     compose_config([text for text in overrides if not text.lstrip("+~").startswith("hydra")])
+
+
+def _check_spelling(arguments: Sequence[str]) -> None:
+    """Refuses a key that is written as an option, and a blank beside `=`, of which Hydra says other things."""
+    known = {key.path for key in describe(CONF / "train.yaml").keys}
+    for text in arguments:
+        name, equals, value = text.lstrip("-").partition("=")
+        key = name.replace("-", "_")
+        if text.startswith("--") and (key in known or (CONF / key).is_dir()):
+            raise MixalignError(f"`{text}` is a key, not an option. Write it without dashes: {key}={value or '...'}")
+        if equals and not text.startswith("-") and (not name or name != name.strip()):
+            raise MixalignError(f"`{text}` has no key before its `=`. Write key=value without blanks around the `=`.")
 
 
 def _first_choice(text: str) -> str | None:

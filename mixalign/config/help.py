@@ -112,6 +112,11 @@ def _page(topic: str, whole: Described, width: int) -> str:
         return "\n\n".join(_of_choice(group, name.strip(), width) for name in choice.strip("[]").split(","))
     keys = [key for key in whole.keys if key.path == group or key.path.startswith(f"{group}.")]
     blocks = []
+    head = group.partition(".")[0]
+    taken_here = _taken(whole).get(head)
+    if not keys and head in groups and taken_here in groups[head]:  # of a group's choice, as optimizer.lr
+        own = [Key(f"{head}.{k.path}", k.value, k.comment) for k in _with_base(CONF / head / f"{taken_here}.yaml").keys]
+        keys = [key for key in own if key.path == group or key.path.startswith(f"{group}.")]
     if not equals and topic in groups:
         taken = _taken(whole).get(topic)
         lines = [f"{topic}=...{f', by default {taken}' if taken not in (None, 'null') else ''}:"]
@@ -120,8 +125,11 @@ def _page(topic: str, whole: Described, width: int) -> str:
     if keys:
         blocks.append(_listed(keys, width))
     if not blocks:
-        known = [*groups, *(key.path for key in whole.keys), EVERYTHING]
-        raise MixalignError(f"There is no help on `{topic}`. {did_you_mean(topic, known)}")
+        known = [*dict.fromkeys([*groups, *(key.path for key in whole.keys), EVERYTHING])]
+        hint = did_you_mean(topic, known)
+        if hint.startswith("Known"):
+            hint = "`--help` without more lists groups and keys, `--help all` everything."
+        raise MixalignError(f"There is no help on `{topic}`. {hint}")
     return "\n\n".join(blocks)
 
 

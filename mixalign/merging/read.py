@@ -33,9 +33,14 @@ def model_folder(path: Path) -> Path:
     for folder in (path, path / "model"):
         if any((folder / name).is_file() for name in (ADAPTER, "config.json")):
             return folder
-    why = "the run did not finish" if (path / "config.yaml").is_file() else "it has no config.json"
-    if not path.is_dir():
-        why = "there is no such folder"
+    if (path / "config.yaml").is_file():
+        raise MixalignError(
+            f"{path} is not finished: its run has no model yet. Go on with it: the same command with run_dir={path}."
+        )
+    runs = sorted(folder.parent.name for folder in path.glob("*/config.yaml"))
+    why = "there is no such folder" if not path.is_dir() else "it has no config.json"
+    if runs:
+        why = f"one of the runs in it is wanted ({', '.join(runs)})"
     raise MixalignError(f"{path} holds no model: {why}. Give a model's folder, a run or a specialist of the cache.")
 
 

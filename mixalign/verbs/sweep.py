@@ -107,6 +107,7 @@ def _try(optuna: Any, study: Any, trial: Any, space: Space, folder: Path, known:
     same = [one for one in study.trials if one.user_attrs.get("overrides") == chosen and one.value is not None]
     if same:  # the same bits again
         trial.set_user_attr("same_as", same[0].number)
+        log.info("trial %d: the values of trial %d again, not trained", trial.number, same[0].number)
         study.tell(trial, same[0].value)
         return
     trial.set_user_attr("folder", name)
@@ -183,4 +184,4 @@ def _table(study: Any, folder: Path) -> str:
     heads = [Column("trial", text=True), Column("values", text=True), Column("validation")]
     note = f"best: {folder / done[0].user_attrs['folder']}\n"
     note += f"next: `mixalign report {folder}` compares the finished ones on test rows"
-    return table_text(heads, rows, title=f"{len(done)} trials, by worst excess on validation rows", note=note)
+    return table_text(heads, rows, title=f"{len(done)} different trials, by worst excess on validation rows", note=note)

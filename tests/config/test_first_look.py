@@ -26,6 +26,21 @@ def test_words_that_there_are_not_are_refused(arguments):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--steps", "4"], "`--steps` is a key, not an option. Write it without dashes: steps=..."),
+        (["--batch-size=4"], "Write it without dashes: batch_size=4"),
+        (["--mixer=ama_s"], "Write it without dashes: mixer=ama_s"),
+        (["steps", "=4"], "`=4` has no key before its `=`"),
+    ],
+)
+def test_habits_of_other_programs_are_answered(arguments, says):
+    with pytest.raises(MixalignError) as error:
+        check_words("train", arguments)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         [],

@@ -57,6 +57,8 @@ def test_a_group_a_section_and_a_key():
     assert "eval.generate=0" in page("eval")
     assert page("steps").startswith("  steps=auto")
     assert page("steps=500") == page("steps")
+    assert page("optimizer.lr").startswith("  optimizer.lr=auto")
+    assert page("data.max_length=12").startswith("  data.max_length=")
 
 
 def test_all_has_every_key_of_the_top():
@@ -66,7 +68,11 @@ def test_all_has_every_key_of_the_top():
 
 @pytest.mark.parametrize(
     ("topic", "says"),
-    [("mixer=amas", "There is no `mixer=amas`. Did you mean `ama_s`?"), ("stepz", "Did you mean `steps`?")],
+    [
+        ("columns", "`--help all` everything"),
+        ("mixer=amas", "There is no `mixer=amas`. Did you mean `ama_s`?"),
+        ("stepz", "Did you mean `steps`?"),
+    ],
 )
 def test_what_there_is_not_is_refused(topic, says):
     with pytest.raises(MixalignError, match="There is no") as error:

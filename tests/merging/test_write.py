@@ -350,6 +350,10 @@ def test_a_path_means_a_model_a_run_or_a_specialist(folders, tmp_path):
     assert model_folder(tmp_path / "run") == tmp_path / "run" / "model"
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "config.yaml").write_text("")
-    for path, says in (("cut", "the run did not finish"), ("none", "no such folder"), (".", r"no config\.json")):
+    for path, says in (
+        ("cut", "is not finished: its run has no model yet"),
+        ("none", "no such folder"),
+        (".", r"one of the runs in it is wanted \(cut\)"),
+    ):
         with pytest.raises(MixalignError, match=says):
             model_folder(tmp_path / path)

@@ -144,7 +144,7 @@ def test_a_precision_as_a_number_or_a_word_is_kept_as_it_was_given(train, precis
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "left", "said"),
-    [("run", 22, "metrics.csv"), ("run", 60, "step2.ckpt"), ("run", 200, ".ckpt"), ("cache", 100, "scores/")],
+    [("run", 22, "metrics.csv"), ("run", 60, "step2.ckpt"), ("run", 200, ".ckpt"), ("cache", 104, "scores/")],
 )
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
     calm, tiny, refuse, small_disk, tmp_path, what, left, said

@@ -180,7 +180,7 @@ def test_what_cannot_be_exported_is_refused(finished, runs, tmp_path):
     for place in (run, run / "model"):
         assert "is not finished: its run has no eval.json. Go on with it" in refusal(place, tmp_path / "out", How())
     shutil.rmtree(run / "model")
-    assert "the run did not finish" in refusal(run, tmp_path / "out", How())
+    assert "is not finished: its run has no model yet" in refusal(run, tmp_path / "out", How())
     assert "there is no such folder" in refusal(tmp_path / "nowhere", tmp_path / "out", How())
     assert "trained without an adapter. Leave out --adapter" in refusal(finished, tmp_path / "out", How(adapter=True))
     (tmp_path / "full").mkdir()

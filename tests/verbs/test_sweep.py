@@ -111,4 +111,4 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     given = ["--trials", "2", *tiny(), "mixer=uniform,proportional", f"run_dir={tmp_path / 's'}"]
     monkeypatch.setattr("sys.argv", ["mixalign", *given])
     sweep.main()
-    assert "trials, by worst excess on validation rows" in capsys.readouterr().out
+    assert "different trials, by worst excess on validation rows" in capsys.readouterr().out

@@ -90,7 +90,8 @@ def _kept(run: Run) -> str:
         return ""
     value, monitor = number(exported.get("value")), exported.get("monitor")
     why = f", where {monitor} was {value:.4f} on validation rows" if monitor and not math.isnan(value) else ""
-    return f"the model of step {exported['step']}{why}"
+    first, last = exported.get("averaged") or (None, exported["step"])
+    return f"{f'the mean of the weights of steps {first} to {last}' if first else f'the model of step {last}'}{why}"
 
 
 def _numbers(run: Run) -> ShownTable:

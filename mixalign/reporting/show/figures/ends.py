@@ -8,6 +8,7 @@ from mixalign.reporting.judge.advice import start_loss
 from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.read.files import number
+from mixalign.reporting.read.final_rows import FinalRows
 from mixalign.reporting.show.figures.paths import Groups
 from mixalign.reporting.show.figures.spec import Figure, Trace, axis, run_look, shown, trace
 from mixalign.reporting.show.plots.style import inner
@@ -42,8 +43,9 @@ def dumbbell_figure(groups: Groups) -> Figure | None:
         "yaxis": axis("", type="category"),
         "hovermode": "closest",
     }
+    word = FinalRows.of(run for group in groups.values() for run in group).word.capitalize()
     caption = (
-        "Test loss, mean over seeds: hollow where training started, full where it ended; the tick is the task's "
+        f"{word} loss, mean over seeds: hollow where training started, full where it ended; the tick is the task's "
         "specialist. Where no start was measured there is none."
     )
     return Figure("Each task from start to end", caption, traces, axes, height=height, single=True)

@@ -11,6 +11,7 @@ import numpy as np
 from mixalign.reporting.judge.comparison import TITLES
 from mixalign.reporting.judge.statistics import Score
 from mixalign.reporting.read.files import number
+from mixalign.reporting.read.final_rows import FinalRows
 from mixalign.reporting.read.history import Array, Series
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.figures.spec import Figure, Trace, axis, percent, run_look, shown, task_colour, trace
@@ -21,7 +22,7 @@ __all__ = ["Groups", "excess_figure", "rows_figure", "weights_figure", "worst_fi
 
 Groups = dict[str, list[Run]]  # by label
 MARK = {"symbol": "diamond-open", "size": 11, "line": {"width": 2}}
-TEST = "The curve is measured on validation rows; the diamond is the value on test rows, at the step that was kept."
+MARKED = "The curve is measured on validation rows; the diamond is the value on {} rows, at the step that was kept."
 
 
 def weights_figure(groups: Groups) -> Figure | None:
@@ -78,7 +79,9 @@ def worst_figure(groups: Groups, metric: str) -> Figure | None:
         "yaxis": axis("nats", rangemode="tozero"),
         "hovermode": "closest",
     }
-    caption = f"{title}, the task where it is largest. {TEST} Mean over seeds, the band is one standard error."
+    caption = (
+        f"{title}, the task where it is largest. {_marked(groups)} Mean over seeds, the band is one standard error."
+    )
     return Figure(f"{TITLES[metric].capitalize()} over time", caption, traces, axes, legend="runs")
 
 
@@ -118,10 +121,14 @@ def _worst_line(curves: Sequence[Series], label: str, index: int) -> list[Trace]
     return [trace(there_and_back, band_S, label, run=label, hidden=True, mode="lines", **look), line]
 
 
+def _marked(groups: Groups) -> str:
+    return MARKED.format(FinalRows.of(run for group in groups.values() for run in group).word)
+
+
 def _test_mark(
     group: Sequence[Run], values: Sequence[float], name: str, colour: str, *, run: str, task: str = ""
 ) -> list[Trace]:
-    """The value on test rows at the step whose model was kept."""
+    """The value on the final rows at the step whose model was kept."""
     score = Score.of(values)
     steps = Score.of([number((r.eval.get("exported") or {}).get("step", r.eval.get("steps"))) for r in group])
     last = [r.mix_history.step_N[-1] for r in group if r.mix_history is not None]
@@ -129,7 +136,7 @@ def _test_mark(
     if not score.n or np.isnan(at):
         return []
     error = {"error_y": {"array": [score.error], "width": 4}} if score.n > 1 else {}
-    split = group[0].split or "test"
+    split = FinalRows.of(group).word
     look: dict[str, Any] = {"mode": "markers", "marker": {**MARK, "color": colour}, **error}
     hover = f"{shown(name)}: %{{y:.3f}} on {split} rows<extra></extra>"
     return [trace([at], [score.mean], name, run=run, task=task, hidden=True, hovertemplate=hover, **look)]
@@ -156,7 +163,7 @@ def excess_figure(groups: Groups) -> Figure | None:
         "yaxis": axis("nats", rangemode="tozero"),
         "hovermode": "closest",
     }
-    caption = f"One line a task, mean over seeds. {TEST}"
+    caption = f"One line a task, mean over seeds. {_marked(groups)}"
     return Figure(f"{title} of every task", caption, traces, axes, legend="tasks", single=True) if traces else None
 
 
