@@ -37,7 +37,7 @@ def test_trials_are_runs_judged_on_validation_rows(space, tmp_path):
             assert trial.value == pytest.approx(value(folder))
             assert trial.user_attrs["folder"] in text
     best = min((t for t in done if "folder" in t.user_attrs), key=lambda t: t.value)
-    assert f"best: {tmp_path / 's' / best.user_attrs['folder']}" in text
+    assert f"best: {tmp_path / 's' / best.user_attrs['folder']}" in " ".join(text.split())
 
 
 def test_the_same_values_are_not_trained_twice(tiny, tmp_path):
