@@ -86,6 +86,7 @@ def _leave_folder_to_first(verb: str) -> None:
 
 def _guarded(verb: str) -> int:
     """Runs a verb; errors that a user can mend are one message, all others keep their traceback."""
+    from mixalign.config.compose import as_today
     from mixalign.config.console import ConsoleHandler
     from mixalign.config.first_look import asks_for_help, check_words, help_text
     from mixalign.errors import MixalignError, Stopped, did_you_mean
@@ -106,6 +107,7 @@ def _guarded(verb: str) -> int:
                 if asks_for_help(sys.argv[1:]):
                     say(help_text(verb, verbs()[verb], sys.argv[1:]))
                     return 0
+                sys.argv[1:] = as_today(sys.argv[1:])  # here, so that an old name is told once
                 check_words(verb, sys.argv[1:])
             import_module(f"mixalign.verbs.{verb.replace('-', '_')}").main()
     except Stopped as stop:

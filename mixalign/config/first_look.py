@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
-from mixalign.config.compose import as_today, compose_config
+from mixalign.config.compose import compose_config
 from mixalign.config.elsewhere import CONF
 from mixalign.config.help import help_page
 from mixalign.config.yaml_comments import describe
@@ -49,7 +49,7 @@ def check_words(verb: str, arguments: Sequence[str]) -> None:
     options = {text for text in arguments if text.startswith("-")}
     if options - SWEEP:
         return
-    overrides = as_today([text for text in arguments if "=" in text or text.startswith("~")])
+    overrides = [text for text in arguments if "=" in text or text.startswith("~")]
     if options:
         overrides = [first for text in overrides if (first := _first_choice(text))]
     compose_config([text for text in overrides if not text.lstrip("+~").startswith("hydra")])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -130,17 +131,14 @@ def _exists(overrides: Sequence[str]) -> bool:
 
 def _check(fixed: Sequence[str], dimensions: Sequence[Dimension]) -> None:
     """Every entry of a group there is, and every key there is under some choice."""
-    groups = [one for one in dimensions if _is_group(one.key)]
-    for one in groups:
-        assert isinstance(one, Choice)
-        for value in one.values:
-            compose_config([*fixed, f"{one.key}={value}"])
+    groups = [one for one in dimensions if _is_group(one.key) and isinstance(one, Choice)]
+    chosen = [[f"{one.key}={value}" for value in one.values] for one in groups]
+    for texts in chosen:
+        for text in texts:
+            compose_config([*fixed, text])
+    heads = [*product(*chosen)]
     for one in dimensions:
         if one in groups:
             continue
-        heads: list[list[str]] = [[]]
-        for group in groups:
-            assert isinstance(group, Choice)
-            heads = [[*head, f"{group.key}={value}"] for head in heads for value in group.values]
         if not any(_exists([*fixed, *head, f"{one.key}={_some(one)}"]) for head in heads):
             compose_config([*fixed, *heads[0], f"{one.key}={_some(one)}"])  # raises, and names it
