@@ -168,7 +168,7 @@ THEIR_TESTS = (
 def copy(tmp_path_factory):
     """The repository with a mixer, a preference loss, a format, a curvature and a verb more."""
     folder = tmp_path_factory.mktemp("copy")
-    for name in ("mixalign", "conf", "tests"):
+    for name in ("mixalign", "conf", "tests", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "mixalign" / "mixers" / "mine.py").write_text(MIXER)
