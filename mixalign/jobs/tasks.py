@@ -18,6 +18,7 @@ from mixalign.data.read.sources import KINDS, TaskRows, TaskSpec, discover_tasks
 from mixalign.data.scorers import Scorer, built_in
 from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.final_rows import FinalRows
 from mixalign.objectives.base import Objective
 from mixalign.types import Form
 
@@ -209,11 +210,9 @@ def warn_of_few(specs: Mapping[str, TaskSpec], counts: Sequence[tuple[str, Token
 
 def filled(made: Mapping[str, Mapping[str, TaskDataset]]) -> dict[str, list[TaskDataset]]:
     """One table a task and split; tasks without test rows are judged on their validation rows, which is said."""
-    if lacking := [f"`{task}`" for task in made["train"] if "test" in made and task not in made["test"]]:
-        log.warning(
-            "Of the tasks only %s have test rows. In the results %s stand on validation rows, which training looks at "
-            "to choose a checkpoint: `held_out` is false for them. Give each task test rows, `data.tasks.<name>.test`.",
-            ", ".join(f"`{task}`" for task in made["test"]), ", ".join(lacking),
-        )  # fmt: skip
+    if test := made.get("test"):
+        splits = {task: {"split": "test" if task in test else "validation"} for task in made["train"]}
+        if caution := FinalRows.of([{"tasks": splits}]).caution:
+            log.warning("%s", caution)
     validation = made["validation"]
     return {split: [tables.get(task, validation[task]) for task in made["train"]] for split, tables in made.items()}

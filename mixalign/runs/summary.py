@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mixalign.files import write_json
+from mixalign.final_rows import FinalRows
 from mixalign.terminal import Column, table_text
 
 __all__ = ["eval_json", "eval_table", "write_results"]
@@ -94,8 +95,8 @@ def eval_table(result: dict[str, Any]) -> str:
     """The results as a table, losses in nats, the task with the worst excess (or loss) marked."""
     names = [n for n in SHOWN if n in result["mean"]]
     begun = "start_loss" in result["mean"]
-    title = f"{result['mixer']} ({result['objective']}, seed {result['seed']}) on the {result['split']} rows"
-    title += _not_held_out(result["tasks"])
+    final = FinalRows.of([result])
+    title = f"{result['mixer']} ({result['objective']}, seed {result['seed']}) on the {final.word} rows"
     worst = result["worst"].get("excess", result["worst"]["loss"])["task"]
     rows = [
         [task + (" <- worst" if task == worst else ""), f"{row['rows']:,}", *(_cell(row, n) for n in names)]
@@ -103,8 +104,9 @@ def eval_table(result: dict[str, Any]) -> str:
     ]
     mean = ["mean", "", *(_cell(result["mean"], n) for n in names)]
     titles = ("loss start->end" if begun and n == "loss" else n.replace("_", " ") for n in names)
+    note = "\n".join(text for text in (final.caution, _exported(result)) if text)
     heads: list[str | Column] = ["task", "rows", *(Column(title, spare=title == "margin") for title in titles)]
-    return table_text(heads, rows, totals=[mean], title=title, note=_exported(result))
+    return table_text(heads, rows, totals=[mean], title=title, note=note)
 
 
 def _exported(result: Mapping[str, Any]) -> str:
@@ -125,11 +127,3 @@ def _exported(result: Mapping[str, Any]) -> str:
     if exported["monitor"] is None:
         return f"{step}{chosen}"
     return f"{step}, the best by {exported['monitor']} ({exported['value']:.4g})"
-
-
-def _not_held_out(tasks: Mapping[str, Any]) -> str:
-    """Which tasks stand on validation rows, for the title."""
-    seen = [task for task, row in tasks.items() if row.get("split") == "validation"]
-    if not seen:
-        return ""
-    return f" ({'' if len(seen) == len(tasks) else ', '.join(seen) + ': validation rows, '}not held out from training)"

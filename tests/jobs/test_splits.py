@@ -27,7 +27,7 @@ def test_tasks_without_test_rows_stand_on_their_validation_rows_and_are_named(tm
     assert job.splits_of("validation") == ["validation"] * 3
     assert job.data["test"][0].row_id_N.tolist() == job.data["validation"][0].row_id_N.tolist()
     (said,) = [record.getMessage() for record in caplog.records if "test rows" in record.getMessage()]
-    assert said.startswith("Of the tasks only `b` have test rows. In the results `a`, `c` stand on validation rows")
+    assert said.startswith("The numbers of `a`, `c` are of validation rows")
 
 
 def test_all_or_none_is_nothing_to_speak_of(tmp_path, tiny_local, caplog):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mixalign.final_rows import FinalRows
 from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.judge.verdicts import MIN_SEEDS
 from mixalign.reporting.read.files import number
-from mixalign.reporting.read.final_rows import FinalRows
 from mixalign.reporting.read.runs import Run
 
 __all__ = ["Advice", "advise", "start_loss"]
@@ -133,7 +133,7 @@ def _learned(group: Sequence[Run]) -> str:
         return ""
     worse = sum(change > SAME for change, _ in changes)
     note = f"; {worse} of {len(changes)} tasks became worse" if worse else ""
-    listed, word = _few([text for _, text in changes]), FinalRows.of(group).word.capitalize()
+    listed, word = _few([text for _, text in changes]), FinalRows.of(run.eval for run in group).word.capitalize()
     return f"{word} loss from the start to the end of training: {listed}{note}."
 
 

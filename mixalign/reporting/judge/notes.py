@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from mixalign.final_rows import FinalRows
 from mixalign.reporting.judge.same_specialists import losses_differ
 from mixalign.reporting.read.differences import differing_keys
-from mixalign.reporting.read.final_rows import FinalRows
 from mixalign.reporting.read.runs import Run
 
 __all__ = ["notes_on"]
@@ -31,7 +31,7 @@ def notes_on(runs: Sequence[Run], titles: Mapping[str, str], differing: Sequence
         lost = [title for name, title in titles.items() if math.isnan(run.score(name))]
         if lost:
             notes.append(f"{run.label} seed {run.seed} has no {', '.join(lost)}; it is left out there.")
-    if caution := FinalRows.of(runs).caution:
+    if caution := FinalRows.of(run.eval for run in runs).caution:
         notes.append(caution)
     notes += [f"{r.label} seed {r.seed} was stopped {r.eval['stopped']}." for r in runs if r.eval.get("stopped")]
     return notes + _unequal_settings(runs)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixalign.final_rows import FinalRows
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.further import further_table, harness_table
@@ -169,13 +170,10 @@ def _escaped(row: Sequence[str]) -> list[str]:
 
 
 def _meaning(run: Run, keys: Sequence[str]) -> str:
-    tasks = (run.eval.get("tasks") or {}).items()
-    seen = [f"`{task}`" for task, row in tasks if row.get("held_out") is False]
-    out = [f"On the {run.split} rows, which training never looked at."]
-    if seen:
-        out = [f"On the {run.split} rows. Of {', '.join(seen)} they are validation rows, at which training looked."]
-        if len(seen) == len(tasks):
-            out = ["On validation rows, at which training looked."]
+    rows = FinalRows.of([run.eval])
+    out = [f"On the {rows.word} rows, which training never looked at."]
+    if rows.caution:
+        out = [f"On the {rows.word} rows. {rows.caution}"]
     out.append("Losses are in nats.")
     if "start_loss" in keys:
         out.append("*Start loss* is that of the model that training began with.")

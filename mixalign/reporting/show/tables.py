@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mixalign.final_rows import FinalRows
 from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
 from mixalign.reporting.judge.costs import Spent
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.read.files import number
-from mixalign.reporting.read.final_rows import FinalRows
 from mixalign.reporting.read.runs import Run
 
 __all__ = ["Table", "extra_steps", "methods_table", "scores_table", "tasks_table"]
@@ -76,7 +76,7 @@ def tasks_table(comparison: Comparison, runs: Sequence[Run]) -> Table:
     groups = {row.label: [run for run in runs if run.label == row.label] for row in comparison.rows}
     tasks = list(dict.fromkeys(task for run in runs for task in run.eval["tasks"]))
     rows = [[task, *(str(_of_task(group, task, key)) for group in groups.values())] for task in tasks]
-    word = FinalRows.of(runs).word.capitalize()
+    word = FinalRows.of(run.eval for run in runs).word.capitalize()
     caption = (
         f"{word} {key} in nats, mean \u00b1 standard error over seeds. A task that is high under every mixer is hard; "
         "one that is high under a few of them is neglected there."

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mixalign.final_rows import FinalRows
 from mixalign.reporting.judge.advice import start_loss
 from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.read.files import number
-from mixalign.reporting.read.final_rows import FinalRows
 from mixalign.reporting.show.figures.paths import Groups
 from mixalign.reporting.show.figures.spec import Figure, Trace, axis, run_look, shown, trace
 from mixalign.reporting.show.plots.style import inner
@@ -43,7 +43,7 @@ def dumbbell_figure(groups: Groups) -> Figure | None:
         "yaxis": axis("", type="category"),
         "hovermode": "closest",
     }
-    word = FinalRows.of(run for group in groups.values() for run in group).word.capitalize()
+    word = FinalRows.of(run.eval for group in groups.values() for run in group).word.capitalize()
     caption = (
         f"{word} loss, mean over seeds: hollow where training started, full where it ended; the tick is the task's "
         "specialist. Where no start was measured there is none."

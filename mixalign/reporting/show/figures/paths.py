@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mixalign.final_rows import FinalRows
 from mixalign.reporting.judge.comparison import TITLES
 from mixalign.reporting.judge.statistics import Score
 from mixalign.reporting.read.files import number
-from mixalign.reporting.read.final_rows import FinalRows
 from mixalign.reporting.read.history import Array, Series
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.figures.spec import Figure, Trace, axis, percent, run_look, shown, task_colour, trace
@@ -122,7 +122,7 @@ def _worst_line(curves: Sequence[Series], label: str, index: int) -> list[Trace]
 
 
 def _marked(groups: Groups) -> str:
-    return MARKED.format(FinalRows.of(run for group in groups.values() for run in group).word)
+    return MARKED.format(FinalRows.of(run.eval for group in groups.values() for run in group).word)
 
 
 def _test_mark(
@@ -136,7 +136,7 @@ def _test_mark(
     if not score.n or np.isnan(at):
         return []
     error = {"error_y": {"array": [score.error], "width": 4}} if score.n > 1 else {}
-    split = FinalRows.of(group).word
+    split = FinalRows.of(run.eval for run in group).word
     look: dict[str, Any] = {"mode": "markers", "marker": {**MARK, "color": colour}, **error}
     hover = f"{shown(name)}: %{{y:.3f}} on {split} rows<extra></extra>"
     return [trace([at], [score.mean], name, run=run, task=task, hidden=True, hovertemplate=hover, **look)]
