@@ -6,6 +6,7 @@ import pytest
 
 from mixalign.config.search_space import space_of
 from mixalign.errors import MixalignError, Stopped
+from mixalign.reporting.read.trials import TRIALS, read_search
 from mixalign.training.callbacks.watched import watched
 from mixalign.verbs import sweep
 
@@ -94,6 +95,16 @@ def test_all_trials_count_excess_over_the_first_one_s_specialists(tiny, tmp_path
     assert len(list((tmp_path / "s").glob("*/eval.json"))) == 2
 
 
+def test_a_search_without_specialists(tiny, tmp_path):
+    space = space_of(
+        [*tiny("specialists.train=never", f"cache_dir={tmp_path / 'cache'}"), "mixer=uniform,proportional"]
+    )
+    text = sweep.search(space, tmp_path / "s", trials=4)
+    assert {*states(tmp_path / "s")} == {"COMPLETE"}
+    assert len(read_search(tmp_path / "s").trials) == 2
+    assert "by worst loss on validation rows" in " ".join(text.split())
+
+
 def test_another_search_in_the_folder_is_refused(space, tiny, tmp_path):
     sweep.search(space, tmp_path / "s", trials=1)
     other = space_of([*tiny(), "mixer=uniform,ama_r"])
@@ -105,6 +116,128 @@ def test_a_search_in_which_nothing_can_be_trained_says_why(tiny, tmp_path):
     space = space_of([*tiny("steps=0"), "mixer=uniform,ama_s"])
     with pytest.raises(MixalignError, match="steps"):
         sweep.search(space, tmp_path / "s", trials=2)
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Trains nothing: `what(settings)` gives the value of a run, or raises."""
+
+    def put(what, monitor="eval/worst_excess", begins=True):
+        def run(settings, folder, in_sweep, overrides):
+            if begins:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "config.yaml").write_text(json.dumps(settings.plain))
+            value = what(settings)
+            name = monitor(settings) if callable(monitor) else monitor
+            return {"exported": {"step": 4, "monitor": name, "value": value}}
+
+        monkeypatch.setattr(sweep, "run", run)
+
+    return put
+
+
+def states(folder):
+    return [trial.state.name for trial in study(folder).trials]
+
+
+def rate_of(settings):
+    return settings.plain["optimizer"]["lr"]
+
+
+def fails_above(limit, error):
+    def run(settings):
+        if rate_of(settings) > limit:
+            raise error
+        return rate_of(settings)
+
+    return run
+
+
+RATES = "optimizer.lr=tag(log,interval(0.001,0.1))"
+
+
+def test_a_trial_that_fails_is_failed_and_the_search_goes_on(tiny, tmp_path, pretend):
+    pretend(fails_above(0.012, MixalignError("The loss of task `compare` is not finite at step 41.")))
+    space = space_of([*tiny("mixer=uniform"), RATES])
+    text = sweep.search(space, tmp_path / "s", trials=6)
+    first = states(tmp_path / "s")
+    assert {*first} == {"COMPLETE", "FAIL"}
+    assert len(first) == 6, "failed ones count, so that a search ends"
+    assert "failed: The loss of task `compare` is not finite" in " ".join(text.split())
+    sweep.search(space, tmp_path / "s", trials=6)
+    assert states(tmp_path / "s") == first, "nothing is tried again by the same command"
+    held = json.loads((tmp_path / "s" / TRIALS).read_text())["trials"]
+    assert [one["state"] for one in held] == [{"COMPLETE": "complete", "FAIL": "failed"}[name] for name in first]
+    assert all(one["reason"] and one["value"] is None for one in held if one["state"] == "failed")
+
+
+def test_rounds_fail_before_they_cost_anything_and_the_others_are_compared(tiny, tmp_path, pretend):
+    pretend(rate_of)
+    space = space_of([*tiny(), "mixer=uniform,ideal,ama_s"])
+    text = sweep.search(space, tmp_path / "s", trials=8)
+    assert "Rounds (`mixer=ideal`) keep weights that no validation chose" in " ".join(text.split())
+    made = {one.params["mixer"]: one.state.name for one in study(tmp_path / "s").trials}
+    assert made == {"uniform": "COMPLETE", "ama_s": "COMPLETE", "ideal": "FAIL"}
+    assert len([path for path in (tmp_path / "s").iterdir() if path.is_dir()]) == 2, "ideal began nothing"
+    search = read_search(tmp_path / "s")
+    assert [one.state for one in search.trials] == ["complete", "complete", "failed"]
+    assert search.repeats == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "monitor", "reason"),
+    [
+        (float("nan"), "eval/worst_excess", "is nan, which does not compare"),
+        (None, "eval/worst_excess", "is None, which does not compare"),
+        (0.1, "eval/worst_gap", "It is judged by eval/worst_gap, and trials before it by eval/worst_excess"),
+    ],
+)
+def test_a_value_that_does_not_compare_is_a_failed_trial(value, monitor, reason, tiny, tmp_path, pretend):
+    first, monitors = iter((0.3,)), iter(("eval/worst_excess",))
+    pretend(lambda settings: next(first, value), lambda settings: next(monitors, monitor))
+    sweep.search(space_of([*tiny("mixer=uniform"), RATES]), tmp_path / "s", trials=2)
+    search = read_search(tmp_path / "s")
+    assert [one.state for one in search.trials] == ["complete", "failed"]
+    assert reason in search.trials[1].reason
+
+
+def test_a_mistake_of_the_program_ends_the_search_and_is_not_tried_for_ever(tiny, tmp_path, pretend):
+    pretend(fails_above(0.0, ZeroDivisionError("division by zero")))
+    space = space_of([*tiny("mixer=uniform"), RATES])
+    for made in (1, 2):
+        with pytest.raises(ZeroDivisionError):
+            sweep.search(space, tmp_path / "s", trials=4)
+        assert states(tmp_path / "s") == ["FAIL"] * made
+    assert len({one.params["optimizer.lr"] for one in study(tmp_path / "s").trials}) == 2, "other values"
+
+
+def test_a_search_in_which_everything_fails_ends_after_a_few(tiny, tmp_path, pretend):
+    pretend(fails_above(0.0, MixalignError("There is no room.")), begins=False)
+    space = space_of([*tiny("mixer=uniform"), RATES])
+    with pytest.raises(MixalignError, match="no room"):
+        sweep.search(space, tmp_path / "s", trials=20)
+    assert states(tmp_path / "s") == ["FAIL"] * sweep.HOPELESS
+    pretend(fails_above(0.0, MixalignError("The loss is not finite.")))  # by chance, of values that are all too large
+    with pytest.raises(MixalignError, match=r"could be judged\. The loss is not finite"):
+        sweep.search(space, tmp_path / "t", trials=sweep.HOPELESS + 1)
+    assert states(tmp_path / "t") == ["FAIL"] * (sweep.HOPELESS + 1)
+    only_rounds = space_of([*tiny("mixer=ideal"), "mixer.m=0.1,0.15"])
+    with pytest.raises(MixalignError, match=r"No trial of the search in .* could be judged. Rounds"):
+        sweep.search(only_rounds, tmp_path / "ideal", trials=3)
+
+
+def test_values_of_a_pruned_trial_are_pruned_again(tiny, tmp_path, pretend, monkeypatch):
+    def prune(settings):
+        if settings.plain["mixer"]["name"] == "ama_s":
+            raise optuna.TrialPruned("0.5 at step 2, above the median of the others")
+        return 0.1
+
+    pretend(prune)
+    sweep.search(space_of([*tiny(), "mixer=uniform,ama_s"]), tmp_path / "s", trials=8)
+    by_mixer = {}
+    for one in study(tmp_path / "s").trials:
+        by_mixer.setdefault(one.params["mixer"], set()).add(one.state.name)
+    assert by_mixer == {"uniform": {"COMPLETE"}, "ama_s": {"PRUNED"}}
 
 
 def test_the_command(tiny, tmp_path, monkeypatch, capsys):
