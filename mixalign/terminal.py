@@ -1,11 +1,8 @@
-"""What a terminal shows: tables that fit its width, progress, and log lines that do not tear it."""
+"""What a terminal shows: tables that fit its width, and log lines that do not tear a bar."""
 
 import shutil
-import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
@@ -15,20 +12,15 @@ from typing import IO, Any, cast
 from rich import table
 from rich.box import Box
 from rich.cells import cell_len
-from rich.console import Console, Group
-from rich.errors import LiveError
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
 from rich.text import Text
 
 from mixalign.output import StandardError, say
 
 __all__ = [
-    "Bar",
     "Column",
     "is_watched",
     "print_line",
-    "progress",
     "say_result",
     "shared_console",
     "table_text",
@@ -39,7 +31,6 @@ __all__ = [
 RULE = Box("    \n    \n -- \n    \n -- \n    \n    \n    \n", ascii=True)
 GAP = 2  # blanks between columns
 LEAST = 20  # columns of the terminal that words keep before a table is broken
-REFRESH = 0.25  # seconds between two looks of a bar: cheap beside a step, and quick enough for the eye
 
 
 @dataclass(frozen=True)
@@ -200,98 +191,3 @@ def print_line(text: str) -> None:
 def is_watched() -> bool:
     """Whether standard error is a terminal, where a bar can be drawn."""
     return bool(shared_console().file.isatty())
-
-
-class Bar:
-    """How far a piece of work is; costs a look at the clock a call, and draws a few times a second.
-
-    Args:
-        title: of the work.
-        total: how much there is; None where that is not known yet.
-        unit: of what is counted.
-        disabled: whether nothing is shown.
-        note: what stands below the bar, asked for when it is drawn.
-        done: of the work before the bar, as by a run that goes on.
-    """
-
-    def __init__(
-        self,
-        title: str,
-        total: int | None,
-        unit: str,
-        disabled: bool = False,
-        note: Callable[[], str] | None = None,
-        done: int = 0,
-    ) -> None:
-        self.done, self.total, self.unit, self.note = done, total, unit, note
-        self._drawn = 0.0
-        self._live: Live | None = None
-        if disabled or not is_watched():
-            return
-        name = TextColumn("{task.description}", markup=False, table_column=table.Column(max_width=30, no_wrap=True))
-        count = TextColumn("{task.fields[count]}", markup=False)
-        self._progress = Progress(name, BarColumn(None), count, TimeRemainingColumn(), expand=True, auto_refresh=False)
-        self._task = self._progress.add_task(title, total=total, completed=done, count="")
-        self._start()
-
-    def _start(self) -> None:
-        live = Live(
-            get_renderable=self._look,
-            console=shared_console(),
-            auto_refresh=False,  # no thread: a process that is forked meanwhile would inherit its locks
-            transient=True,
-            redirect_stdout=sys.stdout.isatty(),  # else what goes to a file would land in the terminal
-        )
-        try:
-            live.start()
-        except LiveError:  # within another bar, with a rich that allows one
-            return
-        shared_console().show_cursor(True)  # a process that is killed cannot show it again
-        self._live = live
-        self.refresh()
-
-    def advance(self, num: int = 1) -> None:
-        """Counts more of the work as done."""
-        self.update(self.done + num)
-
-    def update(self, done: int, total: int | None = None) -> None:
-        """Says how much is done, and of how much where that has changed."""
-        self.done, self.total = done, total or self.total
-        if self._live is not None and time.monotonic() - self._drawn >= REFRESH:
-            self.refresh()
-
-    def refresh(self) -> None:
-        """Draws the bar now."""
-        if self._live is not None:
-            self._progress.update(self._task, completed=self.done, total=self.total, count=self._count())
-            self._live.refresh()
-            self._drawn = time.monotonic()
-
-    def close(self) -> None:
-        """Takes the bar away; may be called again."""
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
-
-    def _look(self) -> Group:
-        note = self.note() if self.note else ""
-        lines = [Text(f"  {note}", no_wrap=True, overflow="ellipsis")] if note else []
-        return Group(self._progress, *lines)
-
-    def _count(self) -> str:
-        speed = self._progress.tasks[0].speed
-        of = f"/{self.total:,}" if self.total is not None else ""
-        if not speed:
-            return f"{self.done:,}{of} {self.unit}"
-        rate = f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
-        return f"{self.done:,}{of}  {rate} {self.unit}/s"
-
-
-@contextmanager
-def progress(title: str, total: int | None, unit: str, disabled: bool = False) -> Iterator[Bar]:
-    """A bar on standard error while some work lasts; nothing is left of it, nor shown where that is no terminal."""
-    bar = Bar(title, total, unit, disabled)
-    try:
-        yield bar
-    finally:
-        bar.close()

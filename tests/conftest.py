@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from mixalign import terminal
+from mixalign import bars, terminal
 from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.sampler import MixtureSampler
@@ -379,7 +379,7 @@ class Screen(io.StringIO):
 def screen(monkeypatch) -> Screen:
     """A terminal of 80 columns in place of standard error, with bars that are drawn at every call."""
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(terminal, "REFRESH", 0.0)
+    monkeypatch.setattr(bars, "REFRESH", 0.0)
     console = Console(file=(made := Screen()), width=80, markup=False, highlight=False)
     monkeypatch.setattr(terminal, "shared_console", lambda: console)
     return made

@@ -5,8 +5,8 @@ Imports point downwards only, and never to a neighbour of the same layer:
     types < losses, mixers < data, models < objectives < influence < training < config < together, jobs < frozen < runs
           < fitting, merging, planning, upkeep < sharing < further < verbs < api < cli
 
-`reporting` reads run folders and nothing else of the package. `checks`, `errors`, `files`, `final_rows`,
-`fingerprint`, `hub`, `locks`, `output`, `stopping` and `terminal` are free.
+`reporting` reads run folders and nothing else of the package. `bars`, `checks`, `course`, `errors`, `files`,
+`final_rows`, `fingerprint`, `hub`, `locks`, `output`, `stopping` and `terminal` are free.
 """
 
 import ast
@@ -38,7 +38,8 @@ LAYERS = [
     ["__init__", "__main__"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-FREE = {"checks", "errors", "files", "final_rows", "fingerprint", "hub", "locks", "output", "stopping", "terminal"}
+FREE = {"bars", "checks", "course", "errors", "files", "final_rows", "fingerprint", "hub"}
+FREE |= {"locks", "output", "stopping", "terminal"}
 NEIGHBOURS = {("mixers", "mixalign.losses.excess")}  # a mixer says how its excess is clipped
 PURE = ("losses", "mixers")  # maths: tensors in, tensors out
 

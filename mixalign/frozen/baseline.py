@@ -48,6 +48,7 @@ def attach_baseline(job: Job, reference: Frozen, mixer: Rule) -> Job:
         stays as it is; both have the same validation and test rows, on which runs are compared.
     """
     model = find_baseline(job, reference, mixer)
+    job.course.enter("baseline")
     ensure(job, model, partial(_train, job, reference, mixer))
     tables = [copy(dataset) for dataset in job.data["train"]]
     for table in tables:

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from mixalign.bars import progress
+from mixalign.course import READING
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.files import read_json, replacing, write_json
@@ -23,7 +25,6 @@ from mixalign.models.adapters import load_adapter
 from mixalign.models.load import Pretrained
 from mixalign.objectives.frozen_losses import frozen_losses
 from mixalign.stopping import stage
-from mixalign.terminal import progress
 from mixalign.together.agree import is_first
 from mixalign.together.locks import made_once
 from mixalign.training.engine import prepare_model
@@ -38,6 +39,7 @@ __all__ = [
     "on_loan",
     "refuse_foreign",
     "score",
+    "score_path",
     "score_recipe",
 ]
 
@@ -162,6 +164,11 @@ def score_recipe(job: Job, frozen: Frozen, dataset: TaskDataset) -> dict[str, An
     return recipe | {"precision": job.precision}
 
 
+def score_path(job: Job, recipe: Mapping[str, Any]) -> Path:
+    """Where the scores of a recipe are, made or not."""
+    return job.cache / "scores" / f"{fingerprint(recipe)}.safetensors"
+
+
 def score(job: Job, frozen: Frozen, loan: Loan, dataset: TaskDataset, title: str) -> ScoreTable:
     """A model's log-probabilities of every row, from the cache, or made by all processes and put there.
 
@@ -170,13 +177,14 @@ def score(job: Job, frozen: Frozen, loan: Loan, dataset: TaskDataset, title: str
         title: of the progress bar.
     """
     recipe = score_recipe(job, frozen, dataset)
-    path = job.cache / "scores" / f"{fingerprint(recipe)}.safetensors"
+    path = score_path(job, recipe)
     with made_once(path, job.cache / "locks") as missing:
         if missing:
-            shown = progress(title, len(dataset), "row", disabled=not job.settings.progress)
-            with stage(f"the scoring ({title})"), metered(job, recipe), shown as bar:
-                batch_size = job.eval_batch_size
+            shown = progress(job.course.title(title), len(dataset), "row", disabled=not job.settings.progress)
+            with stage(f"the scoring ({title})"), metered(job, recipe) as cost, shown as bar:
+                batch_size, cost.work = job.eval_batch_size, {READING: float(dataset.length_N.sum())}
                 table = score_on_ranks(loan(), dataset, recipe, batch_size, job.layout, job.precision, bar.advance)
+            job.course.worked(READING, cost.work[READING], cost.seconds)
             if is_first():
                 table.save(path)
     return ScoreTable.load(path, recipe)

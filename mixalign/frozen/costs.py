@@ -1,28 +1,63 @@
 """What was spent beside the generalist's own training: records in the cache, and sums of them for a run's cost.json."""
 
 import math
+import platform
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mixalign.errors import MixalignError
 from mixalign.files import read_json, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.jobs.job import Job
-from mixalign.together.agree import is_first
+from mixalign.together.agree import is_first, world
 from mixalign.training.meter import Meter
+from mixalign.training.threads import usable_cpus
 
-__all__ = ["metered", "spent_on"]
+__all__ = ["metered", "speeds", "spent_on"]
 
 
 @contextmanager
 def metered(job: Job, recipe: Mapping[str, Any]) -> Iterator[Meter]:
-    """Records what it costs to make something of the cache, under the fingerprint of its recipe."""
+    """Records what it costs to make something of the cache, under the fingerprint of its recipe.
+
+    What its work was is recorded beside, and what decides how fast that goes, so that later runs can estimate theirs.
+    """
     with Meter(job.device) as cost:
         yield cost
     if is_first():
-        write_json(_record(job, recipe), cost.state_dict())
+        of = {"work": dict(cost.work), "on": _conditions(job)} if cost.work else {}
+        write_json(_record(job, recipe), cost.state_dict() | of)
+
+
+def speeds(job: Job) -> dict[str, tuple[float, int]]:
+    """How fast work goes with the job's model, adapter, trainer and engine on such a machine.
+
+    Returns:
+        kind of work -> (seconds a unit by the clock, how many records of the cache say so); nothing where none does.
+    """
+    on, found = _conditions(job), defaultdict[str, list[tuple[float, float]]](list)
+    for path in sorted((job.cache / "costs").glob("*.json")):
+        with suppress(MixalignError, OSError):
+            record = read_json(path)
+            if record.get("on") == on and len(record["work"]) == 1:
+                ((kind, units),) = record["work"].items()
+                found[kind].append((float(record["seconds"]), float(units)))
+    sums = {kind: tuple(map(sum, zip(*records, strict=True))) for kind, records in found.items()}
+    return {kind: (seconds / units, len(found[kind])) for kind, (seconds, units) in sums.items() if units}
+
+
+def _conditions(job: Job) -> str:
+    """A fingerprint of what decides how long a unit of work takes."""
+    plain, gpu = job.settings.plain, job.device == "cuda"
+    machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()}, {usable_cpus()} CPUs"
+    parts = {key: plain[key] for key in ("model", "lora", "trainer", "engine")}
+    return fingerprint(parts | {"machine": machine, "processes": world()})
 
 
 def spent_on(job: Job, recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

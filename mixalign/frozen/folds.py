@@ -15,7 +15,7 @@ from mixalign.frozen.cache import Frozen, on_loan, score
 from mixalign.jobs.job import Job
 from mixalign.objectives.frozen_losses import frozen_losses
 
-__all__ = ["attach_cross_fitted", "fold_of", "inside", "outside"]
+__all__ = ["attach_cross_fitted", "fold_of", "inside", "outside", "stage_name"]
 
 
 def fold_of(dataset: TaskDataset, folds: int) -> np.ndarray:
@@ -61,6 +61,11 @@ def outside(dataset: TaskDataset, folds: int, fold: int) -> TaskDataset:
     return dataset.take(np.flatnonzero(fold_of(dataset, folds) != fold))
 
 
+def stage_name(task: str, fold: int, folds: int) -> str:
+    """A specialist as the stage of a run."""
+    return f"specialist {task}" + (f" {fold + 1}/{folds}" if folds > 1 else "")
+
+
 def attach_cross_fitted(job: Job, models: Sequence[Frozen], task: int) -> None:
     """Gives a task's rows the column `specialist_loss`.
 
@@ -77,7 +82,7 @@ def attach_cross_fitted(job: Job, models: Sequence[Frozen], task: int) -> None:
         parts |= {split: table for split, table in tables.items() if split != "train"}
         with on_loan(model, job, list(parts.values())) as loan:
             for split, part in parts.items():
-                scores = score(job, model, loan, part, f"specialist {part.task} {fold + 1}/{folds} {split}")
+                scores = score(job, model, loan, part, f"{stage_name(part.task, fold, folds)} {split}")
                 part_M = frozen_losses(job.objective, part, scores.align(part), task)
                 if split == "train":
                     loss[split][fold_N == fold] = part_M

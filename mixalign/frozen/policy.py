@@ -21,9 +21,10 @@ from mixalign.models.fingerprint import weights_fingerprint
 from mixalign.models.load import Pretrained
 from mixalign.objectives.sft import SFT
 
-__all__ = ["attach_reference", "reference_policy", "reference_steps"]
+__all__ = ["OF_REFERENCE", "attach_reference", "find_reference", "reference_policy", "reference_steps"]
 
 log = logging.getLogger(__name__)
+OF_REFERENCE = "losses of the reference"  # a stage of a run
 
 
 def reference_policy(
@@ -46,26 +47,37 @@ def reference_policy(
     start = weights_fingerprint(base)
     job = fit_batch_sizes(replace(job.fitted_to(base), start=start), base)
     check(job)
-    steps = reference_steps(job)
-    if steps == 0:
+    model = find_reference(job)
+    if model is None:
         return job, _as_loaded(job, base, start)
-    settings = job.settings.reference
+    dtype, place = _dtype(base), model.place / "model"  # before a training that may convert it
+    if finished and not model.is_made:
+        place = _kept(finished, model)
+    else:
+        job.course.enter("reference")
+        ensure(job, model, partial(_train, job, base, model.recipe["fit"]["steps"]))
+    return job, Frozen(model.identity, Pretrained(str(place), dtype=dtype).build)
+
+
+def find_reference(job: Job) -> CachedModel | None:
+    """The reference policy, trained or not; None where the base model is it.
+
+    Args:
+        job: that has been fitted to the base model.
+    """
+    settings, steps = job.settings.reference, reference_steps(job)
+    if steps == 0:
+        return None
     recipe = {
         "stage": "reference",
-        "start": start,
+        "start": job.start,
         "rows": rows_fingerprint(job.data["train"]),
         "fit": {"steps": steps, "batch_size": settings.sft_batch_size, "lr": settings.sft_lr},
         "optimizer": optimizer_recipe(job),
         "precision": job.precision,
         "seed": settings.seed,
     }
-    model = CachedModel(job.cache / "reference" / fingerprint(recipe), recipe)
-    dtype, place = _dtype(base), model.place / "model"  # before a training that may convert it
-    if finished and not model.is_made:
-        place = _kept(finished, model)
-    else:
-        ensure(job, model, partial(_train, job, base, steps))
-    return job, Frozen(model.identity, Pretrained(str(place), dtype=dtype).build)
+    return CachedModel(job.cache / "reference" / fingerprint(recipe), recipe)
 
 
 def _kept(run: Path, policy: CachedModel) -> Path:
@@ -110,6 +122,7 @@ def attach_reference(job: Job, reference: Frozen) -> None:
         return
     tables = [(table, split) for _, split, table in job.all_datasets]
     tables += [(table, "target") for table in job.targets if table not in job.data["validation"]]
+    job.course.enter(OF_REFERENCE)
     with on_loan(reference, job, [table for table, _ in tables]) as loan:
         for table, split in tables:
             scores = score(job, reference, loan, table, f"reference {table.task} {split}")

@@ -10,7 +10,7 @@ from torch import nn
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
-from mixalign.frozen.folds import attach_cross_fitted, outside
+from mixalign.frozen.folds import attach_cross_fitted, outside, stage_name
 from mixalign.frozen.pinned import as_trained, check_comparable
 from mixalign.frozen.trainings import Training, recipe_from_reference, train_frozen
 from mixalign.frozen.unfinished import Unfinished
@@ -18,13 +18,7 @@ from mixalign.frozen.worse import say_loss
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
 from mixalign.models.load import add_lora
 
-__all__ = [
-    "attach_specialists",
-    "find_folds",
-    "find_specialists",
-    "specialist_recipes",
-    "specialist_steps",
-]
+__all__ = ["attach_specialists", "find_folds", "find_specialists", "specialist_recipes", "specialist_steps"]
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +88,7 @@ def attach_specialists(job: Job, reference: Frozen, train: bool) -> bool:
         return False
     for number, (task, models) in enumerate(found.items()):
         for fold, model in enumerate(models):
+            job.course.enter(stage_name(task, fold, len(models)))
             if model in missing:
                 part = f", fold {fold + 1} of {len(models)}" * (len(models) > 1)
                 log.info("specialist %d/%d: %s%s", number + 1, len(found), task, part)

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from mixalign.course import TRAINING
 from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
@@ -35,7 +36,7 @@ from mixalign.training.module import AlignModule
 from mixalign.training.optimizer import Optimizer
 from mixalign.training.sharding import load_weights
 
-__all__ = ["Training", "mean_length", "optimizer_recipe", "recipe_from_reference", "train_frozen"]
+__all__ = ["Training", "mean_length", "optimizer_recipe", "recipe_from_reference", "train_frozen", "training_work"]
 
 AGAIN = "The same command goes on from there."
 UNIFORM = Temperature(float("inf"))
@@ -89,7 +90,8 @@ def train_frozen(job: Job, model: nn.Module, training: Training, left: Unfinishe
     mixing = Mixing(training.mixture, training.tasks, rows_K)
     callbacks: list[Callback] = [mixing, SpecialistCheck(judges=False)]
     if settings.progress:
-        callbacks.append(MixtureProgress(mixing, training.title))
+        callbacks.append(MixtureProgress(mixing, training.title, job.course))
+    left.meter.work = training_work(training.tables, training.steps, training.batch_size)
     prepare_model(model, settings.engine, training.steps * training.batch_size * mean_length(training.tables))
     rows, validation = job.eval_batch_size, list(training.best_on)
     data = MixtureData(training.tables, validation, sampler, training.steps, rows, job.layout)
@@ -139,6 +141,11 @@ def optimizer_recipe(job: Job) -> dict[str, Any]:
 def _as_before(node: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """A node without the keys that came later, where they change nothing: what older versions made still fits."""
     return {key: value for key, value in node.items() if key not in LATER or value != getattr(kind, key)}
+
+
+def training_work(tables: Sequence[TaskDataset], steps: int, batch_size: int) -> dict[str, float]:
+    """The work of a training on equal shares of some tables, as `mixalign.course` counts it."""
+    return {TRAINING: 3.0 * steps * batch_size * mean_length(tables)}
 
 
 def mean_length(datasets: Sequence[TaskDataset]) -> float:

@@ -14,6 +14,7 @@ from torch import nn
 
 from mixalign.config.defaults import AUTO
 from mixalign.config.settings import RunSettings
+from mixalign.course import Course
 from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
@@ -73,6 +74,7 @@ class Job:
         day: what the chat template takes for today; None when it prints no date.
         layout: makes a batch of rows; `fitted_to` chooses it.
         start: fingerprint of the base model, as `weights_fingerprint` has it; empty until it was read.
+        course: of the run that the job is, told of what is done.
     """
 
     settings: RunSettings
@@ -94,6 +96,7 @@ class Job:
     day: str | None = None
     layout: Layout = field(default=collate)
     start: str = ""
+    course: Course = field(default_factory=Course, compare=False)
 
     @property
     def target_objective(self) -> Objective:

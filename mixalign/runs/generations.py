@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mixalign.bars import progress
 from mixalign.data.prompts import Prompt, end_tokens, some_prompts
 from mixalign.data.scorers import score_answer
 from mixalign.errors import MixalignError
@@ -25,7 +26,6 @@ from mixalign.models.generate import generate_answers
 from mixalign.runs.summary import write_results
 from mixalign.runs.wandb_run import log_to_wandb
 from mixalign.stopping import stage
-from mixalign.terminal import progress
 from mixalign.together.agree import decide, is_first, rank, total, wait, world
 from mixalign.together.locks import made_once
 
@@ -112,7 +112,8 @@ class Generations:
         mine = [n for batch in batches[rank() :: world()] for n in batch]
         model: Any = build().to(job.device)
         self._check_positions(model)
-        shown = progress(title, len(asked), "answer", disabled=not job.settings.progress)
+        job.course.enter(title)
+        shown = progress(job.course.title(title), len(asked), "answer", disabled=not job.settings.progress)
         with stage(f"the generation of {title}"), shown as bar:
             made = generate_answers(
                 model,

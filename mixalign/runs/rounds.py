@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixalign.bars import progress
 from mixalign.files import read_json, read_numbers, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import load_frozen
@@ -35,7 +36,7 @@ from mixalign.runs.shared_rounds import round_recipe, shared_influence, shared_r
 from mixalign.runs.summary import write_results
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.stopping import stage
-from mixalign.terminal import progress, say_result
+from mixalign.terminal import say_result
 from mixalign.together.agree import agree, is_first, rank, total, wait, world
 from mixalign.training.checkpoints import newest_checkpoint
 from mixalign.training.meter import Meter
@@ -137,7 +138,8 @@ class _Rounds:
         def train() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             export = self.run.export if self.run.export == "averaged" else "last"
-            one = replace(self.run, mixer=Temperature(1.0), folder=folder, export=export, steps=steps)
+            name = f"round {number}"
+            one = replace(self.run, mixer=Temperature(1.0), folder=folder, export=export, steps=steps, stage=name)
             train_generalist(replace(one, volume_K=list(volumes.values()), resume=newest_checkpoint(folder)))
 
         if number == 0:
@@ -182,7 +184,8 @@ class _Rounds:
         job = self.run.job
         influence = influence_of(job)
         model = load_frozen(self.folder(number) / "model", self.run.reference, trainable=True).to(job.device)
-        shown = progress(f"influence {number}", None, "row", disabled=not job.settings.progress)
+        job.course.enter(f"influence {number}")
+        shown = progress(job.course.title(f"influence {number}"), None, "row", disabled=not job.settings.progress)
         say = Estimate(lambda seconds: log.info("influence %d: it will take about %s", number, duration(seconds)))
         log.info("influence %d: %s", number, influence_text(job))
         with stage(f"the influence of round {number}"), shown as bar, Meter(job.device) as cost:
@@ -197,6 +200,7 @@ class _Rounds:
                 target_loss=entry["mean_target_loss"],
                 budget=self.mixer.budget,
             )
+        job.course.worked("influence", 1.0, cost.seconds)
         options = {"budget": self.mixer.budget, "size_weighting": self.mixer.size_weighting}
         by_task = {
             "benefit": measured.score(**options),

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from mixalign.data.dataset import TaskDataset
-from mixalign.fingerprint import fingerprint
-from mixalign.frozen.cache import Frozen, Loan, on_loan, score_recipe
+from mixalign.frozen.cache import Frozen, Loan, on_loan, score_path, score_recipe
 from mixalign.frozen.score import score_on_ranks
 from mixalign.frozen.table import ScoreTable
 from mixalign.jobs.job import Job
@@ -18,6 +17,7 @@ from mixalign.stopping import stage
 __all__ = ["start_losses", "with_start"]
 
 log = logging.getLogger(__name__)
+OF_START = "losses of the start"  # a stage of a run
 SPREAD = ("fsdp", "fullysharded", "deepspeed")  # strategies for models that one process may not hold
 
 
@@ -40,6 +40,7 @@ def start_losses(job: Job, reference: Frozen, split: str) -> dict[str, float]:
     if any(name in str(job.settings.trainer.strategy).lower() for name in SPREAD):
         log.info("The start model is not measured: `trainer.strategy` spreads what one process may not hold.")
         return {}
+    job.course.enter(OF_START)
     with stage("the evaluation of the start model"), on_loan(reference, job, tables) as loan:
         return _means(job, tables, [_scores(job, reference, loan, table) for table in tables])
 
@@ -47,7 +48,7 @@ def start_losses(job: Job, reference: Frozen, split: str) -> dict[str, float]:
 def _scores(job: Job, reference: Frozen, loan: Loan, table: TaskDataset) -> np.ndarray:
     """Log-probabilities (N, S) under the start model."""
     recipe = score_recipe(job, reference, table)
-    path = job.cache / "scores" / f"{fingerprint(recipe)}.safetensors"
+    path = score_path(job, recipe)
     if path.is_file():
         return ScoreTable.load(path, recipe).align(table)
     return score_on_ranks(loan(), table, recipe, job.eval_batch_size, job.layout, job.precision).align(table)

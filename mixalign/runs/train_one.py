@@ -25,6 +25,7 @@ from mixalign.models.load import add_lora
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
 from mixalign.runs.exported import put_exported
 from mixalign.runs.portable import export_base
+from mixalign.runs.stages import EVALUATION, GENERALIST, kind_of
 from mixalign.runs.start import with_start
 from mixalign.runs.summary import write_results
 from mixalign.runs.trackers import close_trackers, open_trackers, send_results, send_start
@@ -72,6 +73,7 @@ class Generalist:
         resume: a Lightning checkpoint to go on from.
         results: further entries of `eval.json`.
         start: loss of the start model on the rows of the results, by task; see `start_losses`.
+        stage: of the run that it is part of.
     """
 
     job: Job
@@ -85,6 +87,7 @@ class Generalist:
     resume: Path | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, float] = field(default_factory=dict)
+    stage: str = GENERALIST
 
 
 def train_generalist(run: Generalist) -> dict[str, Any]:
@@ -97,6 +100,7 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
         MixalignError: when memory runs out, or a checkpoint does not fit.
     """
     job, settings = run.job, run.job.settings
+    job.course.enter(run.stage)
     model = add_lora(run.reference.build(), settings.lora, settings.seed)
     L.seed_everything(settings.seed, verbose=False)
     module, data = align_module(job, run.mixer, model), _data(run)
@@ -163,7 +167,7 @@ def _callbacks(run: Generalist, mixing: Mixing) -> list[Callback]:
         Cost(),
     ]
     if settings.progress:
-        callbacks.append(MixtureProgress(mixing, settings.name))
+        callbacks.append(MixtureProgress(mixing, run.stage, run.job.course, kind_of(run.mixer)))
     return callbacks
 
 
@@ -185,6 +189,8 @@ def _finish(
     run: Generalist, trainer: L.Trainer, module: AlignModule, data: MixtureData, mixing: Mixing
 ) -> dict[str, Any]:
     """Evaluates the weights, and writes the results and the model."""
+    if run.stage == GENERALIST:
+        run.job.course.enter(EVALUATION)
     with stage("the evaluation and export", f"the training is kept in {run.folder / 'checkpoints'}"):
         result = with_start(evaluate(run.job, trainer, module, run.job.final_split), run.start)
         result |= excess_over(run.job, run.reference)

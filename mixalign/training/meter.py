@@ -2,6 +2,7 @@
 
 import ctypes
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ class Meter:
         memory_mib: the peak above what was held when the work began. On `cuda` of what torch has allocated on this
             process's device; else of the whole process, in pages, which only Linux tells: None elsewhere. In a process
             that has worked before, memory that was freed and not given back hides some of it.
+        work: kind -> units of what it was, for estimates; see `mixalign.course`.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
         self.seconds = self.cpu_seconds = 0.0
         self.memory_mib: float | None = None
+        self.work: Mapping[str, float] = {}
         self._began: tuple[float, float] | None = None
         self._held: float | None = None
 

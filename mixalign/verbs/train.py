@@ -44,6 +44,7 @@ from mixalign.runs.identity import (
 from mixalign.runs.notes import notes_of
 from mixalign.runs.proxy import run_proxy, with_baseline
 from mixalign.runs.rounds import run_rounds
+from mixalign.runs.stages import begin_course
 from mixalign.runs.start import start_losses
 from mixalign.runs.summary import eval_table
 from mixalign.runs.train_one import Generalist, train_generalist
@@ -171,7 +172,7 @@ def _run(
         log.info("chosen: %s", "; ".join(job.settings.chosen))
     for note in notes_of(job, mixer, train_specialists):
         log.warning("%s", note)
-    job, reference = reference_policy(job, same)
+    job, reference = reference_policy(job, partial(_begin, same, mixer, train_specialists, claimed.finished))
     asked = Generations.of(job, reference, job.final_split)
     if claimed.finished:
         log.info("%s is finished already", run_dir)
@@ -193,6 +194,7 @@ def _run(
             _train(run)
     with stage("", again=_again(run_dir)):
         result = with_generations(asked, reference, run_dir)
+    job.course.finish()
     _leave_card(run_dir)
     _say(eval_table(result) + (_where(run_dir, alone) if kept else ""))
     for merge in run_merges(job, reference, run_dir, train_specialists, kept):
@@ -238,6 +240,13 @@ def _check_same(run_dir: Path, begins: Path | None, job: Job) -> None:
     check_identity(run_dir, job)
     if begins is not None:
         check_resumed(begins, job)
+
+
+def _begin(check: Callable[[Job], None], mixer: Rule, train_specialists: bool, finished: bool, job: Job) -> None:
+    """Once the base model is known, and before anything is trained on it."""
+    check(job)
+    if not finished:
+        begin_course(job, mixer, train_specialists)
 
 
 def _train(run: Generalist) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import re
 import pytest
 from lightning.pytorch.callbacks import LambdaCallback
 
+from mixalign.course import READING, TRAINING, Course, Stage
 from mixalign.mixers.ama_r import AMAR
 from mixalign.mixers.ama_s import AMAS
+from mixalign.mixers.fixed import Temperature
 from mixalign.training.callbacks.progress import MixtureProgress
 
 SHOWN = {"enable_progress_bar": True}
@@ -28,7 +30,9 @@ def test_it_shows_steps_the_heaviest_tasks_and_the_worst_excess(dpo_job, tmp_pat
     text = screen.shown()
     assert "maths" in text
     for step in range(1, 5):
-        assert f"{step}/4" in text
+        assert f"step {step}/4" in text
+    assert re.search(r"step 2/4  0:0\d left", text)
+    assert re.search(r"  loss \d\.\d{3}  \w+ 0\.\d\d [\u2588-\u258f]", text)  # a weight and its small bar
     assert f"worst excess {run.module.evaluation['excess'].max():.3f}" in text
     assert "  validating  " in text
     heaviest = run.mixing.mix.alpha_K.argmax()
@@ -43,7 +47,7 @@ def test_it_goes_on_where_the_training_does(dpo_job, tmp_path, screen):
 
     dpo_job.run(tmp_path, steps=4, callbacks=[LambdaCallback(on_train_batch_end=save_after_two)])
     train(dpo_job, tmp_path, steps=4, resume=tmp_path / "two.ckpt")
-    assert "2/4 step" in screen.shown()
+    assert "step 2/4" in screen.shown()
     assert "1/4" not in screen.shown()
 
 
@@ -75,8 +79,9 @@ def test_other_processes_than_the_first_show_none(dpo_job, tmp_path, screen):
 def test_in_a_pipe_there_are_ten_lines_with_the_time_that_is_left(dpo_job, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="mixalign"):
         run = train(dpo_job, tmp_path, mixer=AMAS(), steps=20, val_every=10)
-    lines = [text for text in caplog.messages if text.startswith("maths: ")]
-    assert [re.match(r"maths: step (\d+) of 20, ", line)[1] for line in lines] == [str(n) for n in range(2, 21, 2)]
+    lines = [text for text in caplog.messages if text.startswith("maths, ")]
+    steps = [re.match(r"maths, step (\d+)/20, loss \d\.\d{3}, ", line)[1] for line in lines]
+    assert steps == [str(n) for n in range(2, 21, 2)]
     assert all(re.search(r", \d+:\d\d left$", line) for line in lines[:-1])
     assert "left" not in lines[-1]
     assert f"worst excess {run.module.evaluation['excess'].max():.3f}" not in lines[0]
@@ -87,4 +92,33 @@ def test_in_a_pipe_there_are_ten_lines_with_the_time_that_is_left(dpo_job, tmp_p
 def test_with_a_terminal_there_are_no_lines(dpo_job, tmp_path, screen, caplog):
     with caplog.at_level(logging.INFO, logger="mixalign"):
         train(dpo_job, tmp_path, steps=4)
-    assert not [text for text in caplog.messages if text.startswith("maths: ")]
+    assert not [text for text in caplog.messages if text.startswith("maths")]
+
+
+def test_the_course_of_the_run_hears_of_every_step_and_validation(dpo_job, tmp_path, caplog):
+    """The rows of two validations of all validation tokens each, and steps that are 40 units in all."""
+    course = Course()
+    rows = sum(float(table.length_N.sum()) for table in dpo_job.validation)
+    course.begin([Stage("other"), Stage("maths", {TRAINING: 40.0, READING: 2 * rows})], {TRAINING: 60.0, READING: 1e-9})
+    course.enter("maths")
+    with caplog.at_level(logging.INFO, logger="mixalign"):
+        dpo_job.run(
+            tmp_path,
+            AMAS(),
+            steps=4,
+            val_every=2,
+            callbacks=lambda held: [MixtureProgress(held["mixing"], "maths", course)],
+            trainer_options=SHOWN,
+        )
+    said = [text for text in caplog.messages if text.startswith("[2/2] maths")]
+    totals = [line.rpartition("total about ")[2] for line in said]
+    assert totals[:3] == ["30 min", "20 min", "10 min"]  # a minute for each unit that is left, in place of a speed
+    with caplog.at_level(logging.INFO, logger="mixalign"):
+        course.finish()
+    assert re.match(r"\[2/2\] maths: 4 steps, loss \d\.\d{3}, worst excess .*, took 0:\d\d$", caplog.messages[-1])
+
+
+def test_weights_that_stay_are_not_shown(dpo_job, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="mixalign"):
+        train(dpo_job, tmp_path, mixer=Temperature(1.0), steps=2)
+    assert not [text for text in caplog.messages if dpo_job.tasks[0] in text]
