@@ -147,9 +147,9 @@ class _Search:
         states = self.optuna.trial.TrialState
         try:
             self.study.tell(trial, self._value(trial, overrides, name))
-        except self.optuna.TrialPruned as reason:
-            log.info("trial %d ends early: %s", trial.number, reason)
-            trial.set_user_attr("reason", str(reason))
+        except self.optuna.TrialPruned as ended:
+            log.info("trial %d ends early: %s", trial.number, ended)
+            trial.set_user_attr("reason", str(ended))
             self.study.tell(trial, state=states.PRUNED)
         except Stopped as stop:
             place = str(self.folder / name)

@@ -95,13 +95,20 @@ def read_search(folder: Path) -> Search:
 
 
 def _trial(path: Path, entry: Mapping[str, Any]) -> Trial:
-    state, values, same = entry.get("state"), entry.get("values"), entry.get("same_as")
-    if state not in get_args(State) or not isinstance(values, dict) or not isinstance(entry.get("number"), int):
+    values = entry.get("values")
+    if entry.get("state") not in get_args(State) or not isinstance(values, dict) or "number" not in entry:
         raise MixalignError(f"`{path}`: a trial has no number, values or state. The same `mixalign sweep` mends it.")
-    texts = {key: str(entry.get(key) or "") for key in ("folder", "monitor", "reason")}
-    named = {str(key): str(value) for key, value in values.items()}
-    amounts = {key: number(entry.get(key)) for key in ("value", "step")}
-    return Trial(entry["number"], values=named, state=state, same_as=same, **texts, **amounts)
+    return Trial(
+        entry["number"],
+        str(entry.get("folder") or ""),
+        {str(key): str(value) for key, value in values.items()},
+        entry["state"],
+        number(entry.get("value")),
+        number(entry.get("step")),
+        entry.get("same_as"),
+        str(entry.get("monitor") or ""),
+        str(entry.get("reason") or ""),
+    )
 
 
 def _last_where_nan(value: float) -> tuple[bool, float]:
