@@ -23,7 +23,7 @@ __all__ = ["Table", "read_tables"]
 ORDER = ("test", "validation", "train")  # of the splits of a folder, the first that is there is measured
 FORMS: dict[str, Form] = {"preference": "preference", "supervised": "supervised", "unpaired": "unpaired"}
 LONGEST = 1024  # tokens of a row where no run says it
-KEPT = ("columns", "where", "objective", "chat_template_kwargs", "max_length", "on_bad_row")
+KEPT = ("columns", "where", "objective", "apply_chat_template", "chat_template_kwargs", "max_length", "on_bad_row")
 """Fields of a task of the run that hold for further rows of the same name."""
 
 

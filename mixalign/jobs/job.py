@@ -18,8 +18,7 @@ from mixalign.course import Course
 from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
-from mixalign.data.read.columns import ColumnUse
-from mixalign.data.read.sources import TaskSpec, load_rows
+from mixalign.data.read.sources import Look, TaskSpec, load_rows
 from mixalign.data.scorers import Scorer
 from mixalign.data.tokens.cache import TokenCache
 from mixalign.data.tokens.tokenise import TokenCounts
@@ -69,7 +68,7 @@ class Job:
         micro_batch_size: rows of a training's forward pass on one process, at most; None: all of its batch.
         eval_batch_size: rows of a forward pass in validation and scoring.
         open_sizes: which of these two are still to be chosen, by the memory that the model leaves.
-        columns: what the columns of each task's rows are used for.
+        looks: what is worth knowing of each task's rows.
         scorers: of generated answers of each task; None where it has none.
         day: what the chat template takes for today; None when it prints no date.
         layout: makes a batch of rows; `fitted_to` chooses it.
@@ -91,7 +90,7 @@ class Job:
     micro_batch_size: int | None = None
     eval_batch_size: int = FEW
     open_sizes: tuple[str, ...] = ()
-    columns: dict[str, ColumnUse] = field(default_factory=dict)
+    looks: dict[str, Look] = field(default_factory=dict)
     scorers: dict[str, Scorer | None] = field(default_factory=dict)
     day: str | None = None
     layout: Layout = field(default=collate)
@@ -180,10 +179,10 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     day = template_day(tokenizer, settings.data.date, settings.cache_dir)
     tokens = _Tokens(_token_cache(settings, tokenizer, day), objective, settings.data.max_length)
     made: dict[str, dict[str, TaskDataset]] = {}
-    columns: dict[str, ColumnUse] = {}
+    looks: dict[str, Look] = {}
     for task, spec in specs.items():
-        rows = read_task(task, spec, settings.data, chat=tokens.chat)
-        columns[task] = rows.columns
+        rows = read_task(task, spec, settings.data, objective.form, chat=tokens.chat)
+        looks[task] = rows.look
         for split, examples in rows.items():
             made.setdefault(split, {})[task] = tokens.table(task, spec, split, examples)
     data = filled(made)
@@ -207,7 +206,7 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
         precision=str(settings.trainer.precision),
         open_sizes=tuple(key for key in SIZES if getattr(settings, key) == AUTO),
         **{key: getattr(settings, key) for key in SIZES if getattr(settings, key) != AUTO},
-        columns=columns,
+        looks=looks,
         scorers={task: scorer_of(task, spec) for task, spec in specs.items()},
         day=day,
     )

@@ -13,7 +13,6 @@ from mixalign.config.build import allowed_function
 from mixalign.config.settings import DataSettings
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.generated import generate
-from mixalign.data.read.columns import ColumnUse
 from mixalign.data.read.sources import KINDS, TaskRows, TaskSpec, discover_tasks, load_task
 from mixalign.data.scorers import Scorer, built_in
 from mixalign.data.tokens.tokenise import TokenCounts
@@ -120,8 +119,12 @@ def refuse_kinds(specs: Mapping[str, TaskSpec], objective: Objective) -> None:
         )
 
 
-def read_task(task: str, spec: TaskSpec, data: DataSettings, *, chat: bool = False) -> TaskRows:
-    """The rows of each split of a task, read or generated; `chat` is whether the tokenizer has a chat template.
+def read_task(task: str, spec: TaskSpec, data: DataSettings, form: Form, *, chat: bool = False) -> TaskRows:
+    """The rows of each split of a task, read or generated.
+
+    Args:
+        form: of the rows that the objective learns from.
+        chat: whether the tokenizer has a chat template.
 
     Raises:
         MixalignError: for rows that cannot be used.
@@ -134,6 +137,7 @@ def read_task(task: str, spec: TaskSpec, data: DataSettings, *, chat: bool = Fal
             seed=data.seed,
             on_bad_row=data.on_bad_row,
             chat=chat,
+            kinds=READS[form],
         )
     sizes = {
         "train": spec.rows or 1000,
@@ -141,7 +145,7 @@ def read_task(task: str, spec: TaskSpec, data: DataSettings, *, chat: bool = Fal
         "test": spec.test_rows or 250,
     }
     examples = {split: generate(spec.generator, rows, split, data.seed) for split, rows in sizes.items()}
-    return TaskRows(examples, ColumnUse())
+    return TaskRows(examples)
 
 
 def scorer_of(task: str, spec: TaskSpec) -> Scorer | None:

@@ -26,6 +26,7 @@ def as_plain(plan: Plan, counts: Sequence[tuple[str, TokenCounts]] = (), logged:
         "batch_size": plan.batch_size,
         "mixture": plan.note,
         "tasks": [_task(plan, row, counts) for row in plan.rows],
+        "held_out": plan.held,
         "stages": plan.stages,
         "chosen": plan.chosen,
         "warnings": [*logged, *plan.warnings],

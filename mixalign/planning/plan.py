@@ -60,6 +60,7 @@ class Plan:
         rows: one entry a task.
         columns: what the columns of each task's rows are used for; all empty for generated tasks.
         shown: training rows of each task with their masks.
+        held: which rows validate and test, where not all tasks bring their own.
         stages: the trainings that the run would make, if the cache lacks them.
         chosen: the keys that were `auto`, and why they are what they are.
         warnings: what deserves a second look before training.
@@ -73,6 +74,7 @@ class Plan:
     rows: list[PlanRow]
     columns: dict[str, ColumnUse] = field(default_factory=dict)
     shown: dict[str, list[ShownRow]] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -90,8 +92,9 @@ def make_plan(job: Job, num_rows: int = 1) -> Plan:
         batch_size=settings.batch_size,
         note=_note(mixer),
         rows=rows,
-        columns=job.columns,
+        columns={task: look.columns for task, look in job.looks.items()},
         shown={d.task: shown_rows(d, job.tokenizer, job.objective.form, num_rows) for d in job.data["train"]},
+        held=held_out(job),
         stages=stages(job, mixer),
         chosen=list(settings.chosen),
         warnings=[*warnings_of(rows), *notes_of(job, mixer, needs_specialists(settings, in_sweep=False))],
@@ -118,6 +121,20 @@ def plan_rows(job: Job, mixer: Rule) -> list[PlanRow]:
         most_K.tolist(),
     )
     return [PlanRow(*cells) for cells in zip(*columns, strict=True)]
+
+
+def held_out(job: Job) -> list[str]:
+    """Says how many rows of each task were cut for validation, and on what results stand without test rows."""
+    lines = []
+    if cut := {task: look for task, look in job.looks.items() if look.cut}:
+        parts = ", ".join(f"{look.cut:,} of the {look.source_rows:,} rows of `{task}`" for task, look in cut.items())
+        lines.append(
+            f"validation: {parts}, taken from the train rows as there are no validation rows "
+            f"(data.validation_fraction={job.settings.data.validation_fraction:g} of the prompts)"
+        )
+    if "test" not in job.data:
+        lines.append("test: no task has test rows, and none are cut: results stand on the validation rows")
+    return lines
 
 
 def _share(sample_K: torch.Tensor, length_K: Sequence[float]) -> torch.Tensor:

@@ -34,7 +34,12 @@ def plan_text(plan: Plan, colour: bool = False, width: int | None = None) -> str
         colour: whether colours are understood.
         width: of the terminal; None asks it.
     """
-    lines = [*plan.stages, *(f"chosen: {line}" for line in plan.chosen), *(f"warning: {w}" for w in plan.warnings)]
+    lines = [
+        *plan.held,
+        *plan.stages,
+        *(f"chosen: {line}" for line in plan.chosen),
+        *(f"warning: {w}" for w in plan.warnings),
+    ]
     said = "\n".join(wrap(line, width) for line in lines)
     parts = [_tasks(plan, width), _columns(plan, width), rows_text(plan, colour, width), said]
     return "\n\n".join(part for part in parts if part)

@@ -1,14 +1,18 @@
 """What deserves a second look before a run trains: it may be meant, so nothing is refused."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from mixalign.data.dataset import TaskDataset
+from mixalign.errors import MixalignError
 from mixalign.frozen.policy import reference_steps
 from mixalign.frozen.specialists import specialist_steps
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.models.load import Pretrained
 from mixalign.objectives.base import Objective, values
+from mixalign.runs.origin import opens_answer
 
 __all__ = ["notes_of"]
 
@@ -24,7 +28,13 @@ def notes_of(job: Job, mixer: Rule, train_specialists: bool) -> list[str]:
         mixer: told the run's tasks and steps.
         train_specialists: whether missing ones are to be trained.
     """
-    notes = (_scales(job.objective, job.tasks), _cap(job, mixer), _warm_up(job, train_specialists), _begins(job))
+    notes = (
+        _scales(job.objective, job.tasks),
+        _texts(job),
+        _cap(job, mixer),
+        _warm_up(job, train_specialists),
+        _begins(job),
+    )
     return [note for note in notes if note]
 
 
@@ -44,6 +54,34 @@ def _scales(objective: Objective, tasks: Sequence[str]) -> str | None:
         "them as nats. Give all tasks one `objective.loss`, or take mixer=velocitune, which compares the share of its "
         "distance to the specialist that each task still has."
     )
+
+
+def _texts(job: Job) -> str | None:
+    """Names the tasks of plain text that a chat model learns as it stands, without the template it is asked by."""
+    if job.tokenizer.chat_template is None or not isinstance(job.settings.model, Pretrained):
+        return None
+    plain = [
+        table.task
+        for table in job.data["train"]
+        if table.task in job.looks and job.looks[table.task].sorts.texts and not _opened(job, table)
+    ]
+    if not plain:
+        return None
+    names = ", ".join(f"`{task}`" for task in plain)
+    turns = "give conversations, `prompt: [{role: user, content: ...}]`"
+    if able := [task for task in plain if job.looks[task].sorts.prompted]:
+        turns = f"set `data.tasks.{able[0]}.apply_chat_template=true` (so for each task), or {turns}"
+    return (
+        f"The rows of {names} are plain text, and are learned as they stand, without the chat template that this model "
+        f"is asked by: what it learns may not show in a chat. For turns {turns}; where text is meant, do nothing."
+    )
+
+
+def _opened(job: Job, table: TaskDataset) -> bool:
+    """Whether a row of text was written by the template already."""
+    with suppress(MixalignError):  # of a template that wants more than a user's turn
+        return opens_answer(job, table)
+    return False
 
 
 def _cap(job: Job, mixer: Rule) -> str | None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mixalign import __version__
+from mixalign.data.dataset import TaskDataset
 from mixalign.data.tokens.chat import Chat
 from mixalign.errors import MixalignError
 from mixalign.jobs.job import Job
 from mixalign.jobs.tasks import task_specs
 
-__all__ = ["origin_of"]
+__all__ = ["opens_answer", "origin_of"]
 
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers")
 ON_A_HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -47,10 +48,18 @@ def _is_chat(job: Job) -> bool:
     if job.tokenizer.chat_template is None:
         return False
     with suppress(MixalignError):  # a template that wants more than a user's turn
-        opening = Chat(job.tokenizer, "origin", {}, job.day).opening.strip()
-        first = [table.ids_T[: int(table.start_N[1])] for table in job.data["train"] if len(table)]
-        return bool(opening) and any(opening in job.tokenizer.decode(ids) for ids in first)
+        return any(opens_answer(job, table) for table in job.data["train"])
     return True
+
+
+def opens_answer(job: Job, table: TaskDataset) -> bool:
+    """Whether the first row of a table has what opens an answer of the chat template, whoever wrote it there.
+
+    Raises:
+        MixalignError: for a template that wants more than a user's turn.
+    """
+    opening = Chat(job.tokenizer, "origin", {}, job.day).opening.strip()
+    return bool(opening and len(table)) and opening in job.tokenizer.decode(table.ids_T[: int(table.start_N[1])])
 
 
 def _on_a_hub(path: Any) -> str | None:

@@ -99,4 +99,4 @@ def test_rows_of_such_a_file_are_read(tmp_path, monkeypatch):
     (tmp_path / "a=b (1).jsonl").write_text(lines + "{\n")
     data = compose_settings(["data=local", "data.tasks.x.path=a=b (1).jsonl", "data.on_bad_row=skip"]).data
     (task,) = task_specs(data).items()
-    assert len(read_task(*task, data)["train"]) == 9
+    assert len(read_task(*task, data, "supervised")["train"]) == 9

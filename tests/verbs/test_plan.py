@@ -234,3 +234,24 @@ def test_the_plan_of_rounds_says_what_they_do(tiny, capsys):
 def _planned(overrides, capsys):
     plan.run(compose_settings(overrides))
     return " ".join(capsys.readouterr().out.split())
+
+
+def test_rows_that_are_cut_for_validation_are_counted(own, tmp_path, in_process):
+    (tmp_path / "flat").mkdir()
+    rows = "".join(json.dumps({"prompt": f"{n}=", "completion": str(n)}) + "\n" for n in range(30))
+    (tmp_path / "flat" / "lone.jsonl").write_text(rows)
+    places = [*own, f"data.tasks.lone.path={tmp_path / 'flat' / 'lone.jsonl'}"]
+    code, text, _ = in_process("plan", *places, "--rows", "0")
+    assert code == 0
+    said = " ".join(text.split())
+    assert "validation: 3 of the 30 rows of `lone`, taken from the train rows" in said
+    assert "(data.validation_fraction=0.1 of the prompts)" in said
+    assert "test: no task has test rows, and none are cut: results stand on the validation rows" in said
+    few = in_process("plan", *places, "data.validation_fraction=0.2", "+data.tasks.lone.max_rows=10", "--json")[1]
+    assert "validation: 6 of the 30 rows of `lone`" in json.loads(few)["held_out"][0]
+    (tmp_path / "flat" / "held.jsonl").write_text(rows.replace("=", "+"))
+    held = [f"+data.tasks.lone.{split}={tmp_path / 'flat' / 'held.jsonl'}" for split in ("validation", "test")]
+    assert (
+        json.loads(in_process("plan", *places, *held, "+data.tasks.lone.on_overlap=drop", "--json")[1])["held_out"]
+        == []
+    )

@@ -8,7 +8,7 @@ from mixalign.data.read.values import Row, is_empty, show
 from mixalign.errors import MixalignError
 from mixalign.types import Example
 
-__all__ = ["alpaca", "alpaca_chat", "alpaca_chat_pair", "alpaca_pair"]
+__all__ = ["alpaca", "alpaca_chat", "alpaca_chat_pair", "alpaca_pair", "as_turns"]
 
 
 def alpaca(fields: Row) -> Example:
@@ -23,12 +23,12 @@ def alpaca_pair(fields: Row) -> Example:
 
 def alpaca_chat(fields: Row) -> Example:
     """The same as a conversation; `system` and `history` are put in front by the caller."""
-    return _as_turns(_answered(_question(fields), fields["output"]))
+    return as_turns(_answered(_question(fields), fields["output"]))
 
 
 def alpaca_chat_pair(fields: Row) -> Example:
     """The same as a conversation; `system` and `history` are put in front by the caller."""
-    return _as_turns(without_prompt(pair(fields, _question(fields)), ("chosen", "rejected")))
+    return as_turns(without_prompt(pair(fields, _question(fields)), ("chosen", "rejected")))
 
 
 def _answered(prompt: str, output: Any) -> Example:
@@ -64,7 +64,7 @@ def _question(fields: Row) -> str:
     return "\n".join(_texts(fields).values())
 
 
-def _as_turns(example: Example) -> Example:
+def as_turns(example: Example) -> Example:
     """The texts of an example, each as a turn."""
     roles = {name: "user" if name == "prompt" else "assistant" for name in example}
     return cast(Example, {name: [{"role": roles[name], "content": text}] for name, text in example.items()})

@@ -5,11 +5,11 @@ those of LLaMA-Factory, ms-swift, OpenAI's preference tuning, NeMo, PKU-SafeRLHF
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from mixalign.data.read.alpaca import alpaca, alpaca_chat, alpaca_chat_pair, alpaca_pair
+from mixalign.data.read.alpaca import alpaca, alpaca_chat, alpaca_chat_pair, alpaca_pair, as_turns
 from mixalign.data.read.columns import Columns, Fields, refuse_media
 from mixalign.data.read.dialects import (
     nemo_pair,
@@ -21,6 +21,7 @@ from mixalign.data.read.dialects import (
     swift_pair,
 )
 from mixalign.data.read.ids import token_pair, token_row
+from mixalign.data.read.mixed import Sort, sort_of
 from mixalign.data.read.pairs import (
     explicit,
     implicit,
@@ -43,7 +44,7 @@ MANY = 12  # column names in a message
 CURE = "Name your columns with `columns:`, for example `columns: {prompt: question, completion: answer}`."
 
 
-def to_example(row: Mapping[str, Any], columns: Columns, *, chat: bool = False) -> Example:
+def to_example(row: Mapping[str, Any], columns: Columns, *, chat: bool = False, turns: bool = False) -> Example:
     """Turns one row into an `Example`.
 
     The first format wins whose columns are all there and which uses every column named in `columns`.
@@ -52,27 +53,40 @@ def to_example(row: Mapping[str, Any], columns: Columns, *, chat: bool = False) 
         row: column to value, as read.
         columns: our column name to the row's; or a column of the row to None, which is then not read.
         chat: whether the tokenizer has a chat template.
+        turns: whether a prompt and answers of plain text become turns of the user and of the assistant.
 
     Raises:
         MixalignError: when no format fits, or a value has the wrong type or is empty. The caller adds the
             task, the file and the line to the message.
     """
-    return read_row(row, columns, chat=chat)[0]
+    return read_row(row, columns, chat=chat, turns=turns)[0]
 
 
-def read_row(row: Mapping[str, Any], columns: Columns, *, chat: bool = False) -> tuple[Example, set[str]]:
-    """The example of a row, and which of the row's columns it was made of.
+def read_row(
+    row: Mapping[str, Any],
+    columns: Columns,
+    *,
+    chat: bool = False,
+    turns: bool = False,
+    kinds: Sequence[str] = (),
+) -> tuple[Example, set[str], Sort]:
+    """The example of a row, which of the row's columns it was made of, and how it was read.
+
+    Args:
+        kinds: of rows that are wanted, see `example_kind`; formats of these are named first where none fits.
 
     Raises:
         MixalignError: see `to_example`.
     """
     refuse_media(row, columns)
     fields = Fields(row, columns, KNOWN)
-    optional, build = _recognise(row, fields, columns)
+    required, optional, build = _recognise(row, fields, columns, kinds)
     example = (IN_TURNS.get(build, build) if chat else build)(fields)
     check_answers({name: example[name] for name in ANSWERS if name in example})  # type: ignore[literal-required]
     if build is implicit:
         refuse_question(row, {*columns, *fields.used}, example)
+    if turns:
+        example = _in_turns(example, required)
     _add_front(example, fields)
     if "label" in optional and "label" in fields:
         _add_label(example, read_verdict(fields["label"], fields.theirs("label")))
@@ -85,7 +99,7 @@ def read_row(row: Mapping[str, Any], columns: Columns, *, chat: bool = False) ->
         example["weight"] = read_weight(fields["weight"], fields.theirs("weight"))
     _refuse_idle(fields, columns)
     _check_unicode(example)
-    return example, fields.used
+    return example, fields.used, sort_of(required, example, [*fields])
 
 
 def example_kind(example: Example) -> str:
@@ -110,8 +124,10 @@ def prompt_key(example: Example) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
 
 
-def _recognise(row: Mapping[Any, Any], fields: Fields, columns: Columns) -> tuple[tuple[str, ...], Build]:
-    """The optional columns of the row's format, and what makes its examples."""
+def _recognise(
+    row: Mapping[Any, Any], fields: Fields, columns: Columns, kinds: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], Build]:
+    """The columns of the row's format, its optional ones, and what makes its examples."""
     mapped = frozenset(ours for ours, theirs in columns.items() if theirs is not None and ours not in EXTRAS)
     found = _match(frozenset(fields), frozenset(fields.nulls), mapped)
     if found is not None:
@@ -122,7 +138,7 @@ def _recognise(row: Mapping[Any, Any], fields: Fields, columns: Columns) -> tupl
                 f"`{name}` is null beside {' and '.join(f'`{fields.theirs(ours)}`' for ours in required)}. Fill it or "
                 f"remove the row; if no row needs it, declare `columns: {{{name}: null}}`."
             )
-        return optional, build
+        return required, optional, build
     names = [f"{name} (null)" if row[name] is None else str(name) for name in row]
     if len(names) > MANY:
         names = [*names[:MANY], f"and {len(names) - MANY} more"]
@@ -155,6 +171,24 @@ def _check_unicode(example: Example) -> None:
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
         raise MixalignError(f"the text holds {half}, half of a surrogate pair. Remove or replace it.") from error
+
+
+def _in_turns(example: Example, required: Sequence[str]) -> Example:
+    """A prompt of plain text as the user's turn, its answers as the assistant's; other rows as they are."""
+    if not any(isinstance(example.get(name), str) for name in ("prompt", *ANSWERS)):
+        return example
+    if "prompt" not in required:
+        raise MixalignError(
+            f"`apply_chat_template` makes turns of a prompt and its answers, but this row, of {' + '.join(required)}, "
+            "has no `prompt` of its own. Name it with `columns:`, or leave `apply_chat_template` out."
+        )
+    prompt = filled(example["prompt"], "prompt", like="")
+    if mark := next((mark for mark in MARKS if prompt.rstrip().endswith(mark)), None):
+        raise MixalignError(
+            f"`apply_chat_template` is set, but the text of `prompt` ends with `{mark}`: a chat template wrote it "
+            "already, and would write it twice. Leave `apply_chat_template` out, or give the text alone."
+        )
+    return as_turns(example)
 
 
 def _add_front(example: Example, fields: Row) -> None:
@@ -234,6 +268,8 @@ IN_TURNS: dict[Build, Build] = {
     rated_pair: rated_pair_chat,
 }  # with a chat template
 ANSWERS = ("chosen", "rejected", "completion")
+MARKS = ("<|im_start|>assistant", "[/INST]", "<|assistant|>", "<start_of_turn>model", "<|end_header_id|>")
+"""What a prompt ends with that a chat template wrote."""
 EXTRAS = {"tools", "chat_template_kwargs", "weight", "system", "history"}  # go with every format, the last two of turns
 COLUMNS = sorted({name for required, optional, _ in FORMATS for name in (*required, *optional)} | EXTRAS)
 """Our column names: the ones that `columns` may name on its left side."""

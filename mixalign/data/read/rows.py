@@ -1,16 +1,17 @@
 """The rows of a split after their format was recognised, and those that were left out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mixalign.data.read.columns import Columns, Tally, readable
 from mixalign.data.read.formats import read_row
+from mixalign.data.read.mixed import Sorts
 from mixalign.data.read.table import Tables
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Example
 
-__all__ = ["Rows", "recognise"]
+__all__ = ["Reading", "Rows", "recognise"]
 
 
 @dataclass(frozen=True)
@@ -31,30 +32,50 @@ class Rows:
         return Rows([self.examples[n] for n in numbers], [self.guessed[n] for n in numbers], self.bad)
 
 
-def recognise(task: str, tables: Tables, tally: Tally, *, chat: bool = False, skip_bad: bool = False) -> Rows:
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a task are read.
+
+    Attributes:
+        chat: whether the tokenizer has a chat template; see `to_example`.
+        turns: whether plain text becomes turns; see `to_example`.
+        skip_bad: whether rows that fit no format are left out.
+        kinds: of rows that are wanted, for messages; see `read_row`.
+        sorts: counts how they were read.
+    """
+
+    chat: bool = False
+    turns: bool = False
+    skip_bad: bool = False
+    kinds: Sequence[str] = ()
+    sorts: Sorts = field(default_factory=Sorts)
+
+
+def recognise(task: str, tables: Tables, tally: Tally, reading: Reading | None = None) -> Rows:
     """The rows of some tables as examples.
 
     Args:
         tally: counts the columns, and has the task's names of them; `meta.question` is `question` in the object `meta`
             of a row that has no column of the whole name.
-        chat: whether the tokenizer has a chat template; see `to_example`.
-        skip_bad: whether rows that fit no format are left out.
+        reading: how; None: as plain text where that can be.
 
     Raises:
         MixalignError: for a row that fits no format, with its place.
     """
+    how = reading or Reading()
     examples, guessed = [], []
     bad = [f"Task `{task}`, {row.message}" for table in tables for row in table.bad]
     for place, row in (located for table in tables for located in readable(table, tally)):
         try:
             whole = _with_nested(row, tally.columns)
-            example, used = read_row(whole, tally.columns, chat=chat)
+            example, used, sort = read_row(whole, tally.columns, chat=how.chat, turns=how.turns, kinds=how.kinds)
             tally.add(whole, used)
+            how.sorts.add(sort, place)
             examples.append(example)
             guessed.append(_is_guessed(whole, example, tally.columns))
         except MixalignError as error:
             message = f"Task `{task}`, {place}: {error}"
-            if not skip_bad:
+            if not how.skip_bad:
                 raise MixalignError(message) from error
             bad.append(message)
     return Rows(examples, guessed, bad)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mixalign.checks import check_choice, check_number, check_pattern, check_text
+from mixalign.checks import check_choice, check_flag, check_number, check_pattern, check_text
 from mixalign.data.read.formats import COLUMNS
 from mixalign.data.tokens.plans import TRAIN_ON
 from mixalign.errors import MixalignError, did_you_mean
@@ -51,6 +51,9 @@ class TaskSpec:
     max_rows: int | None = None
     max_length: int | None = None  # tokens of prompt and completion; default: that of all tasks
     objective: Mapping[str, Any] = field(default_factory=dict)  # this task's settings of it: beta, loss, ...
+    # rows of plain text (prompt and completion, or chosen and rejected) become turns of the user and of the assistant,
+    # which the chat template writes; conversations stay as they are. Without it text is learned as it stands
+    apply_chat_template: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # variables of the chat template
     # how generated answers are scored (eval.generate): exact (the same text as the row's own answer); {regex: "..."}
     # (the same last match, or the same groups of it); or a function of prompt, answer and generated text such as
@@ -95,6 +98,8 @@ def _check(key: str, name: str, value: Any) -> None:
         check_choice(key, value, KINDS)
     elif name in CHOICES:
         check_choice(key, value, CHOICES[name])
+    elif name == "apply_chat_template":
+        check_flag(key, value)
     elif name == "scorer":
         _check_scorer(key, value)
     else:

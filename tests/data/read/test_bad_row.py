@@ -42,7 +42,7 @@ def test_bad_rows_are_left_out_and_counted(tmp_path, caplog, case):
     start = f"{bad} of {20 + bad} rows of task `t` are left out, as they cannot be read. The first: Task `t`, "
     assert warning.startswith(start)
     assert said in warning
-    assert (done.reports["train"].bad, done.reports["validation"].bad) == (bad, 0)
+    assert (done.look.reports["train"].bad, done.look.reports["validation"].bad) == (bad, 0)
     # the cut is that of the good rows alone
     (tmp_path / "good.jsonl").write_text("\n".join(LINES))
     assert done == load_task("t", TaskSpec(path=str(tmp_path / "good.jsonl")))
@@ -73,7 +73,7 @@ def test_a_slice_has_its_own_bad_rows(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(["{", *LINES[:10], "{", "{", *LINES[10:], "{"]))
     spec = TaskSpec(path=str(tmp_path / "a.jsonl"), split="train[:50%]", validation="train[50%:]", on_bad_row="skip")
     done = load_task("t", spec)
-    assert {split: (report.rows, report.bad) for split, report in done.reports.items()} == {
+    assert {split: (report.rows, report.bad) for split, report in done.look.reports.items()} == {
         "train": (10, 3),
         "validation": (10, 1),
     }

@@ -31,7 +31,7 @@ def answers(count: int = 4, **more) -> list[dict]:
 def test_columns_are_used_unused_or_declared(tmp_path, caplog):
     rows = answers(id=3, source="web", empty="", nothing=None)
     found = load(tmp_path, [*rows, {**rows[0], "score": 0}], columns={"source": None, "completion": "completion"})
-    assert found.columns == ColumnUse(("prompt", "completion"), ("id", "score"), ("source",))
+    assert found.look.columns == ColumnUse(("prompt", "completion"), ("id", "score"), ("source",))
     # one warning a task, whatever its rows and splits
     assert [record.getMessage() for record in caplog.records] == [
         "Task `t`: nothing is learned from `id`, `score`. Declare what should not be as "
@@ -166,7 +166,7 @@ def test_media_of_a_table_are_refused_and_never_decoded(media):
     with pytest.raises(MixalignError, match=r"row 1: column `sound`"):
         load_task("t", TaskSpec(path=media, columns={"image": None, "more": None}))
     found = load_task("t", TaskSpec(path=media, columns={"image": None, "more": None, "sound": None}))
-    assert found.columns == ColumnUse(("prompt", "completion"), (), ("image", "more", "sound"))
+    assert found.look.columns == ColumnUse(("prompt", "completion"), (), ("image", "more", "sound"))
     assert len(found["train"]) == 3
 
 
@@ -222,7 +222,7 @@ def test_every_column_with_a_value_is_used_or_unused_or_the_row_is_refused(row, 
     """What is not used makes no difference, and what is used is there."""
     columns = dict.fromkeys(declared)
     try:
-        example, used = read_row(row, columns, chat=chat)
+        example, used, _ = read_row(row, columns, chat=chat)
     except MixalignError:
         return
     assert not used & declared

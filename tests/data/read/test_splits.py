@@ -101,7 +101,7 @@ def test_the_same_prompt_with_other_answers_is_a_warning(tmp_path, caplog):
     write(tmp_path / "dev.jsonl", [*rows(2, 90), *({**row, "completion": "other"} for row in rows(4))])
     write(tmp_path / "test.jsonl", rows(2, 90))
     done = load_task("maths", TaskSpec(path=str(tmp_path)))
-    assert done.reports["validation"] == RowsReport(rows=6, duplicates=0, same_prompt=0, trained_prompts=4)
+    assert done.look.reports["validation"] == RowsReport(rows=6, duplicates=0, same_prompt=0, trained_prompts=4)
     assert [record.getMessage() for record in caplog.records] == [
         "Task `maths`: 4 of the 6 rows of validation have a prompt that is trained on with other answers.",
         "Task `maths`: 2 rows are in validation and in test.",
@@ -114,7 +114,7 @@ def test_repeated_rows_are_counted(tmp_path):
     write(tmp_path / "train.jsonl", rows(10) + again + other)
     write(tmp_path / "dev.jsonl", rows(2, 20) * 2)
     done = load_task("maths", TaskSpec(path=str(tmp_path)))
-    assert done.reports == {
+    assert done.look.reports == {
         "train": RowsReport(rows=13, duplicates=2, same_prompt=1),
         "validation": RowsReport(rows=4, duplicates=2, same_prompt=0),
     }
@@ -135,7 +135,7 @@ def test_overlap_is_seen_in_every_format(tmp_path, kind):
     one, two = ({**row, differs: value} for value in values.get(differs, ({"x": 1}, {"x": 2})))
     write(tmp_path / "train.jsonl", [one])
     write(tmp_path / "dev.jsonl", [two])
-    assert load_task("maths", TaskSpec(path=str(tmp_path))).reports["validation"].trained_prompts == 1
+    assert load_task("maths", TaskSpec(path=str(tmp_path))).look.reports["validation"].trained_prompts == 1
     write(tmp_path / "dev.jsonl", [two, one])
     with pytest.raises(MixalignError, match=r"1 of the 2 rows of validation are trained on"):
         load(tmp_path)
