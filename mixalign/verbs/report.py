@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mixalign.config.settings import names_a_run
 from mixalign.reporting.read.labels import find_runs
+from mixalign.reporting.read.trials import ended_by_search, searches_of
 from mixalign.reporting.show.page import write_report
 from mixalign.reporting.show.text import report_text
 from mixalign.terminal import say_result
@@ -24,6 +25,7 @@ def main() -> None:
 def run(runs: list[Path], baseline: str | None = None, out: Path | None = None) -> None:
     """Writes the page and prints the tables, of runs that cannot be compared one after the other."""
     loaded = find_runs(runs, names_a_run)
-    text = report_text(loaded, baseline)
-    page = write_report(loaded, out or runs[0] / "report.html", baseline)
+    searches = searches_of(runs, loaded)
+    text = report_text(ended_by_search(loaded, searches), baseline)
+    page = write_report(loaded, out or runs[0] / "report.html", baseline, searches)
     say_result(f"{text}\n\nreport: {page}")

@@ -11,10 +11,11 @@ from mixalign.reporting.read.generations import Sample
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.tables import Table
 
-__all__ = ["ShownAnswer", "ShownSample", "generation_scores", "shown_samples"]
+__all__ = ["ShownAnswer", "ShownSample", "TaskSamples", "generation_scores", "shown_samples"]
 
 START = "start model"
-A_TASK = 3  # prompts that are shown of each task
+A_TASK = 3  # prompts that are shown of each task before the reader opens the rest
+MOST = 50  # prompts of a task that a page has
 LONGEST = 600  # characters of a text that are shown
 CAPTION = (
     "Mean score of generated answers, mean \u00b1 standard error over seeds; 1 is right, 0 is wrong. Answers are "
@@ -33,9 +34,22 @@ class ShownAnswer(NamedTuple):
 class ShownSample(NamedTuple):
     """A prompt and its answers."""
 
-    task: str
     prompt: str
     answers: Sequence[ShownAnswer]
+
+
+class TaskSamples(NamedTuple):
+    """The prompts of a task.
+
+    Attributes:
+        first: Those that stand on the page. `more`: those that the reader opens.
+        note: How many of how many are shown; empty where all are.
+    """
+
+    task: str
+    first: Sequence[ShownSample]
+    more: Sequence[ShownSample]
+    note: str
 
 
 def generation_scores(runs: Sequence[Run]) -> Table | None:
@@ -57,8 +71,8 @@ def _means(runs: Sequence[Run], tasks: Sequence[str], key: str) -> list[str]:
     return [str(score) if score.n else "-" for score in scores]
 
 
-def shown_samples(runs: Sequence[Run]) -> list[ShownSample]:
-    """A few prompts of every task that one run of each label has answered, all with the same seed."""
+def shown_samples(runs: Sequence[Run]) -> list[TaskSamples]:
+    """The prompts of every task that one run of each label has answered, all with the same seed."""
     answered = [run for run in runs if run.generations]
     if not answered:
         return []
@@ -69,14 +83,19 @@ def shown_samples(runs: Sequence[Run]) -> list[ShownSample]:
     first = next(iter(by_label.values()))
     common = [key for key in first if all(key in samples for samples in by_label.values())]
     head, tail = _around([sample.prompt for sample in first.values()])
-    shown: list[ShownSample] = []
-    for task in dict.fromkeys(task for task, _ in common):
-        for key in [key for key in common if key[0] == task][:A_TASK]:
-            prompt = key[1][head : len(key[1]) - tail]
-            shown.append(
-                ShownSample(task, _cut(prompt), _answers(first[key], {n: s[key] for n, s in by_label.items()}))
-            )
-    return shown
+    shown: dict[str, list[ShownSample]] = {task: [] for task, _ in common}
+    for key in common:
+        prompt = _cut(key[1][head : len(key[1]) - tail])
+        shown[key[0]].append(ShownSample(prompt, _answers(first[key], {n: s[key] for n, s in by_label.items()})))
+    return [_of_task(task, samples) for task, samples in shown.items()]
+
+
+def _of_task(task: str, samples: Sequence[ShownSample]) -> TaskSamples:
+    first, more, beyond = samples[:A_TASK], samples[A_TASK:MOST], samples[MOST:]
+    note = f"{len(first)} of {len(samples)} shown" if more else ""
+    if beyond:
+        note += f"; {len(more)} more can be opened, the last {len(beyond)} are in generations.jsonl only"
+    return TaskSamples(task, first, more, note)
 
 
 def _answers(sample: Sample, by_label: Mapping[str, Sample]) -> list[ShownAnswer]:

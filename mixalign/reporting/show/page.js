@@ -110,7 +110,7 @@
   addEventListener("beforeprint", () => {
     root.dataset.print = "";
     width = 620;
-    folded = [...document.querySelectorAll("details:not([open])")];
+    folded = [...document.querySelectorAll("details:not([open], .more)")];
     folded.forEach((one) => { one.open = true; });
     drawAll();
   });

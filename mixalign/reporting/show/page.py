@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mixalign.reporting.read.runs import Run
+from mixalign.reporting.read.trials import Search
 from mixalign.reporting.show.view import Page, page_of
 
 __all__ = ["write_report"]
@@ -15,17 +16,20 @@ HERE = Path(__file__).parent
 TEMPLATE, STYLE, SCRIPT = "page.html.j2", "page.css", "page.js"
 
 
-def write_report(runs: Sequence[Run], path: str | Path, baseline: str | None = None) -> Path:
+def write_report(
+    runs: Sequence[Run], path: str | Path, baseline: str | None = None, searches: Sequence[Search] = ()
+) -> Path:
     """Write what these runs say as one self-contained HTML file, and return its path.
 
     Args:
         path: The file to write; its folder is made when it is missing.
         baseline: As in `compare`.
+        searches: Those that made some of the runs.
 
     Raises:
         MixalignError: No run has scores.
     """
-    text = _render(page_of(runs, baseline))
+    text = _render(page_of(runs, baseline, searches))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -9,19 +9,24 @@ from mixalign.reporting.judge.comparison import Comparison, compare
 from mixalign.reporting.judge.rounds import histories
 from mixalign.reporting.judge.verdicts import Statement
 from mixalign.reporting.read.runs import Run
+from mixalign.reporting.read.trials import Search, ended_by_search
 from mixalign.reporting.show import rounds
 from mixalign.reporting.show.figures.ends import cost_figure, dumbbell_figure, forest_figures, pareto_figure
 from mixalign.reporting.show.figures.paths import excess_figure, rows_figure, weights_figure, worst_figure
 from mixalign.reporting.show.figures.rounds import change_figure, loss_figure, volume_figure
 from mixalign.reporting.show.figures.spec import Figure
+from mixalign.reporting.show.figures.trials import slice_figures
 from mixalign.reporting.show.further import further_table, harness_table
-from mixalign.reporting.show.generations import ShownSample, generation_scores, shown_samples
+from mixalign.reporting.show.generations import TaskSamples, generation_scores, shown_samples
 from mixalign.reporting.show.plots.tasks import shown_tasks
 from mixalign.reporting.show.shown_run import ShownRun, has, shown_run
 from mixalign.reporting.show.shown_table import ShownTable
 from mixalign.reporting.show.tables import methods_table, tasks_table
+from mixalign.reporting.show.trials import failures, sentences, trials_table
 
 __all__ = ["Group", "Page", "page_of"]
+
+TRIALS = 15  # of a search, before the reader opens the rest
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class ShownGenerations:
     """What models generated: scores by task where there are some, and answers side by side."""
 
     scores: ShownTable | None
-    samples: Sequence[ShownSample]
+    samples: Sequence[TaskSamples]
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,33 @@ class Group:
 
 
 @dataclass(frozen=True)
+class ShownSearch:
+    """What is shown of a search: sentences, figures, the trials, and why some failed.
+
+    Attributes:
+        more: trials behind the first ones, which the reader opens.
+    """
+
+    title: str
+    sentences: Sequence[str]
+    figures: Sequence[Figure]
+    table: ShownTable
+    more: ShownTable | None
+    failures: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Page:
     """All that the template shows.
 
     Attributes:
+        searches: What was tried, of runs that a search made.
         skipped: Runs that are left out, and why.
     """
 
     title: str
     groups: Sequence[Group]
+    searches: Sequence[ShownSearch]
     skipped: Sequence[tuple[str, str]]
 
     @property
@@ -96,15 +119,17 @@ class Page:
         return any(group.generations and group.generations.scores for group in self.groups)
 
 
-def page_of(runs: Sequence[Run], baseline: str | None = None) -> Page:
+def page_of(runs: Sequence[Run], baseline: str | None = None, searches: Sequence[Search] = ()) -> Page:
     """The view of these runs, a group for each kind that can be compared, with all figures.
 
     Args:
         baseline: As in `compare`; groups without it are compared with their usual one.
+        searches: Those that made some of the runs.
 
     Raises:
         MixalignError: No run has scores.
     """
+    runs = ended_by_search(runs, searches)
     finished = [run for run in runs if not run.skipped]
     if not finished:
         compare(runs)  # says why
@@ -114,7 +139,16 @@ def page_of(runs: Sequence[Run], baseline: str | None = None) -> Page:
     skipped = [("/".join(run.path.parts[-2:]), run.skipped) for run in runs if run.skipped]
     first = finished[0]
     title = "Mixtures compared" if len(finished) > 1 else f"{first.label}, seed {first.seed}"
-    return Page(title, groups, skipped)
+    return Page(title, groups, [_search(one) for one in searches], skipped)
+
+
+def _search(search: Search) -> ShownSearch:
+    table = trials_table(search)
+    best = str(search.best.number) if search.best else ""
+    first = ShownTable.of(table._replace(rows=table.rows[:TRIALS]), best)
+    rest = ShownTable.of(table._replace(rows=table.rows[TRIALS:], caption="")) if table.rows[TRIALS:] else None
+    place = "/".join(search.folder.parts[-2:])
+    return ShownSearch(place, sentences(search), slice_figures(search), first, rest, failures(search))
 
 
 def _group(title: str, runs: Sequence[Run], baseline: str | None) -> Group:

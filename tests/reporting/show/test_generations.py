@@ -67,14 +67,26 @@ def test_answers_to_the_same_prompt_stand_side_by_side(answered, tmp_path):
     )
     answered("ama_s", 1, 1.0, [sample("a", "another?", "", 1.0)])
     shown = shown_samples(find(tmp_path))
-    assert [(one.task, one.prompt) for one in shown] == [("a", "q0?"), ("a", "q1?"), ("a", "q2?"), ("b", "why?")]
+    a, b = shown
+    assert [one.prompt for one in a.first] == ["q0?", "q1?", "q2?"]
+    assert ([one.prompt for one in a.more], a.note) == (["q3?", "q4?"], "3 of 5 shown")
+    assert ([one.prompt for one in b.first], b.more, b.note) == (["why?"], [], "")
     start = [ShownAnswer("wanted", "yes <b>"), ShownAnswer("start model", "hm", "wrong")]
-    assert shown[1].answers[:2] == start
-    assert {*shown[1].answers[2:]} == {ShownAnswer("uniform", "u1", "wrong"), ShownAnswer("ama_s", "s1", "right")}
-    assert {answer.mark for answer in shown[-1].answers} == {""}
+    assert a.first[1].answers[:2] == start
+    assert {*a.first[1].answers[2:]} == {ShownAnswer("uniform", "u1", "wrong"), ShownAnswer("ama_s", "s1", "right")}
+    assert {answer.mark for answer in b.first[0].answers} == {""}
     text = write_report(find(tmp_path), tmp_path / "report.html").read_text()
     assert "yes &lt;b&gt;" in text
     assert 'id="g1-generations"' in text
+    assert "3 of 5 shown" in text
+    assert '<details class="more"><summary>2 more prompts of a</summary>' in text
+
+
+def test_of_very_many_answers_the_page_says_where_the_rest_is(answered, tmp_path):
+    answered("uniform", 0, 0.0, [sample("a", f"q{n}?", "u", 0.0) for n in range(60)])
+    (a,) = shown_samples(find(tmp_path))
+    assert (len(a.first), len(a.more)) == (3, 47)
+    assert a.note == "3 of 60 shown; 47 more can be opened, the last 10 are in generations.jsonl only"
 
 
 def test_runs_that_generated_nothing_have_no_section(write_run, tmp_path):
