@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from mixalign.config.elsewhere import CONF
 from mixalign.config.messages import user_message
-from mixalign.config.quote import quoted
+from mixalign.config.quote import check_whole, quoted
 from mixalign.errors import MixalignError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def as_today(overrides: Sequence[str]) -> list[str]:
     Raises:
         MixalignError: for an override that cannot be read.
     """
+    check_whole(overrides)
     return [_as_today(quoted(text)) for text in overrides]
 
 

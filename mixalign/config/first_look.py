@@ -1,7 +1,9 @@
 """What stands on the command line is looked at before torch is loaded: help, and words that there are not."""
 
 import re
+import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -65,6 +67,12 @@ def _check_spelling(arguments: Sequence[str]) -> None:
             raise MixalignError(f"`{text}` is a key, not an option. Write it without dashes: {key}={value or '...'}")
         if equals and not text.startswith("-") and (not name or name != name.strip()):
             raise MixalignError(f"`{text}` has no key before its `=`. Write key=value without blanks around the `=`.")
+    for before, text in pairwise(arguments):
+        if "=" in before and not before.startswith("-") and "=" not in text and not text.startswith(("-", "~")):
+            whole = shlex.quote(f"{before} {text}")
+            raise MixalignError(
+                f"`{text}` is no key=value. If it belongs to what stands before it, put quotes around both: {whole}"
+            )
 
 
 def _first_choice(text: str) -> str | None:

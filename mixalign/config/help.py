@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from mixalign.config.elsewhere import CONF
+from mixalign.config.task_keys import task_keys
 from mixalign.config.yaml_comments import Described, Key, describe
 from mixalign.errors import MixalignError, did_you_mean
 
@@ -15,6 +16,10 @@ __all__ = ["help_page"]
 MAIN = ("data", "model", "lora", "objective", "mixer", "optimizer", "trainer", "logger")  # groups with a line each
 NARROW, WIDE = 17, 26  # columns of names on the first page, and on the others
 EVERYTHING = "all"
+TASKS = (
+    "Keys of one task, each as in data.tasks.math.path=math.jsonl, or several in quotes: "
+    "'data.tasks.math={path: math.jsonl, columns: {prompt: question}}'."
+)
 
 SWEEP = "With -m: once for every combination, as of mixer=uniform,ama_s seed=0,1."
 MORE = (
@@ -117,6 +122,8 @@ def _page(topic: str, whole: Described, width: int) -> str:
     if not keys and head in groups and taken_here in groups[head]:  # of a group's choice, as optimizer.lr
         own = [Key(f"{head}.{k.path}", k.value, k.comment) for k in _with_base(CONF / head / f"{taken_here}.yaml").keys]
         keys = [key for key in own if key.path == group or key.path.startswith(f"{group}.")]
+    if (not keys or group.startswith("data.tasks")) and (of_task := _of_task(group)):
+        return "\n".join([textwrap.fill(TASKS, width), _listed(of_task, width)])
     if not equals and topic in groups:
         taken = _taken(whole).get(topic)
         lines = [f"{topic}=...{f', by default {taken}' if taken not in (None, 'null') else ''}:"]
@@ -131,6 +138,21 @@ def _page(topic: str, whole: Described, width: int) -> str:
             hint = "`--help` without more lists groups and keys, `--help all` everything."
         raise MixalignError(f"There is no help on `{topic}`. {hint}")
     return "\n\n".join(blocks)
+
+
+def _of_task(topic: str) -> list[Key]:
+    """The keys of a task that a topic asks for: `data.tasks`, `data.tasks.math`, `data.tasks.math.columns`, `columns`.
+
+    Raises:
+        MixalignError: for a key that a task does not have.
+    """
+    keys, word = task_keys(), topic.rpartition(".")[2]
+    known = [key for key in keys if key.path == word]
+    if not topic.startswith("data.tasks."):
+        return keys if topic in ("data.tasks", "tasks") else known if topic not in _choices() else []
+    if topic.count(".") > 2 and not known:
+        raise MixalignError(f"There is no help on `{topic}`. {did_you_mean(word, [key.path for key in keys])}")
+    return known or keys
 
 
 def _of_choice(group: str, choice: str, width: int) -> str:

@@ -31,6 +31,7 @@ def test_words_that_there_are_not_are_refused(arguments):
         (["--steps", "4"], "`--steps` is a key, not an option. Write it without dashes: steps=..."),
         (["--batch-size=4"], "Write it without dashes: batch_size=4"),
         (["--mixer=ama_s"], "Write it without dashes: mixer=ama_s"),
+        (["data.tasks.a.path=my", "file.jsonl"], "quotes around both: 'data.tasks.a.path=my file.jsonl'"),
         (["steps", "=4"], "`=4` has no key before its `=`"),
     ],
 )
@@ -49,6 +50,7 @@ def test_habits_of_other_programs_are_answered(arguments, says):
         ["-m", "mixer=glob(ama_*)", "optimizer.lr=interval(0.1,1)"],
         ["-m", "data.root='a,b'", "hydra.sweeper.params={}"],
         ["--rows=3", "rows=4", "data.tasks.math.path=math.jsonl"],
+        ["steps=3", "--rows", "3"],
         ["--config-name=mine", "stepz=3"],
         ["--cfg", "job", "stepz=3"],
         ["+callbacks.mine._target_=a.b"],

@@ -1,11 +1,16 @@
 """What `--help` prints of keys, groups and sections."""
 
+from dataclasses import fields
+
 import pytest
+import yaml
 
 from mixalign.cli import verbs
 from mixalign.config.elsewhere import CONF
 from mixalign.config.help import help_page
+from mixalign.config.task_keys import task_keys
 from mixalign.config.yaml_comments import describe
+from mixalign.data.read.spec import TaskSpec
 from mixalign.errors import MixalignError
 
 WITH_KEYS = ("plan", "score", "specialists", "train")
@@ -69,7 +74,7 @@ def test_all_has_every_key_of_the_top():
 @pytest.mark.parametrize(
     ("topic", "says"),
     [
-        ("columns", "`--help all` everything"),
+        ("colums", "`--help all` everything"),
         ("mixer=amas", "There is no `mixer=amas`. Did you mean `ama_s`?"),
         ("stepz", "Did you mean `steps`?"),
     ],
@@ -78,3 +83,24 @@ def test_what_there_is_not_is_refused(topic, says):
     with pytest.raises(MixalignError, match="There is no") as error:
         page(topic)
     assert says in str(error.value)
+
+
+def test_the_keys_of_a_task_have_a_page_with_their_comments():
+    """Those of the class that checks them, with its defaults."""
+    keys = {key.path: key for key in task_keys()}
+    assert [*keys] == [entry.name for entry in fields(TaskSpec)]
+    spec = TaskSpec.from_mapping("a", {name: yaml.safe_load(key.value) for name, key in keys.items()})
+    assert spec == TaskSpec()
+    text = " ".join(page("data.tasks").split())
+    for name, key in keys.items():
+        assert key.comment, f"`{name}` has no comment"
+        assert " ".join(key.comment.split()) in text
+        assert f" {name}={key.value}" in text
+    assert page("data.tasks") == page("tasks") == page("data.tasks.math") == page("data.tasks.math={path: a.jsonl}")
+    assert "train_on=" not in page("columns")
+    columns = " ".join(page("columns").split())
+    assert "columns={} our column name to theirs, {prompt: question}" in columns
+    assert page("columns") == page("data.tasks.columns") == page("data.tasks.math.columns")
+    with pytest.raises(MixalignError, match=r"no help on `data\.tasks\.math\.colums`\. Did you mean `columns`"):
+        page("data.tasks.math.colums")
+    assert page("objective").startswith("objective=...")  # a group, and a key of a task

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixalign.config.compose import compose_config, compose_settings
-from mixalign.config.quote import in_quotes, quoted
+from mixalign.config.quote import check_whole, in_quotes, quoted
 from mixalign.errors import MixalignError
 
 NAMES = [
@@ -100,3 +100,38 @@ def test_rows_of_such_a_file_are_read(tmp_path, monkeypatch):
     data = compose_settings(["data=local", "data.tasks.x.path=a=b (1).jsonl", "data.on_bad_row=skip"]).data
     (task,) = task_specs(data).items()
     assert len(read_task(*task, data, "supervised")["train"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("data.tasks.a={path: x.jsonl}", "apart at its blanks. Put quotes around it: 'data.tasks.a={path: x.jsonl}'"),
+        (
+            "data=local data.tasks.a={path:x.jsonl, columns:{prompt: question}} steps=3",
+            "'data.tasks.a={path:x.jsonl, columns:{prompt: question}}'",
+        ),
+        ("mixer.prior=[1, 2] steps=3", "'mixer.prior=[1, 2]'"),
+        (
+            "data.tasks.a=path:x.jsonl data.tasks.a=max_rows:3",
+            "at its braces.* 'data.tasks.a={path:x.jsonl, max_rows:3}'",
+        ),
+    ],
+)
+def test_what_a_shell_took_apart_is_told_with_its_quotes(command, says):
+    """The last one is what a shell makes of `data.tasks.a={path:x.jsonl,max_rows:3}`."""
+    with pytest.raises(MixalignError, match=says.replace("{", r"\{").replace("[", r"\[")) as caught:
+        compose_config(command.split())
+    assert "took it apart" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data.tasks.a={path: x.jsonl}", "steps=3"],
+        ["mixer=fixed", "mixer.weights=[1,2]"],
+        ["data.tasks.a.path=s3://a/{b", "data.tasks.b.path=s3://c"],
+        ["data=[hh,ultrafeedback]"],
+    ],
+)
+def test_what_is_whole_goes_on(arguments):
+    check_whole(arguments)

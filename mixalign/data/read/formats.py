@@ -22,6 +22,7 @@ from mixalign.data.read.dialects import (
 )
 from mixalign.data.read.ids import token_pair, token_row
 from mixalign.data.read.mixed import Sort, sort_of
+from mixalign.data.read.nearest import columns_for, nearest_formats
 from mixalign.data.read.pairs import (
     explicit,
     implicit,
@@ -41,7 +42,6 @@ __all__ = ["COLUMNS", "example_kind", "prompt_key", "read_row", "to_example"]
 Build = Callable[[Row], Example]
 
 MANY = 12  # column names in a message
-CURE = "Name your columns with `columns:`, for example `columns: {prompt: question, completion: answer}`."
 
 
 def to_example(row: Mapping[str, Any], columns: Columns, *, chat: bool = False, turns: bool = False) -> Example:
@@ -143,9 +143,12 @@ def _recognise(
     if len(names) > MANY:
         names = [*names[:MANY], f"and {len(names) - MANY} more"]
     there = ", ".join(names) or "none"
-    wanted = "; ".join(" + ".join(required) for required, _, _ in FORMATS)
+    near = nearest_formats([str(name) for name in row], (required for required, _, _ in FORMATS), kinds)
     renamed = f" and `columns` is {dict(columns)}" if columns else ""
-    raise MixalignError(f"the columns are {there}{renamed}. A row wants one of: {wanted}. {CURE}")
+    raise MixalignError(
+        f"the columns are {there}{renamed}. The nearest of {len(FORMATS)} formats: {'; '.join(near)}. Name your "
+        f"columns as in `{columns_for([str(name) for name in row], kinds)}`; docs/formats.md shows all formats."
+    )
 
 
 @lru_cache(maxsize=1000)  # the rows of a task have the same columns, so one entry each serves nearly all

@@ -11,6 +11,7 @@ from mixalign.types import Example, Message
 
 __all__ = [
     "HH_TURN",
+    "QUESTIONS",
     "explicit",
     "implicit",
     "pair",

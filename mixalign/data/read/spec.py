@@ -22,7 +22,7 @@ MAPPINGS = ("columns", "objective", "chat_template_kwargs", "where")
 class TaskSpec:
     """What the configuration says about one task, under `data.tasks.<name>`."""
 
-    # a file (.jsonl, .json, .csv, .parquet, ...: read/files.py) or a pattern of files, here or at https://, s3://, ...;
+    # a file (.jsonl, .json, .csv, .parquet, ...) or a pattern of files, here or at https://, s3://, ...;
     # a folder with files of splits (train, validation|valid|val|dev|eval, test), whole or in shards; a folder made by
     # save_to_disk; a builder of datasets (json, parquet, csv) with data_files; a hub id
     path: str | None = None
@@ -73,7 +73,10 @@ class TaskSpec:
         """
         key = f"data.tasks.{task_name}"
         if not isinstance(mapping, Mapping):
-            raise MixalignError(f"`{key}` is {mapping!r}, but must be a mapping such as {{path: {task_name}.jsonl}}.")
+            raise MixalignError(
+                f"`{key}` is {mapping!r}, but must be a mapping, in quotes on a command line: "
+                f"'{key}={{path: {task_name}.jsonl}}'."
+            )
         known = {entry.name for entry in fields(cls)}
         for name, value in mapping.items():
             if name not in known:
