@@ -45,6 +45,7 @@ def check_words(verb: str, arguments: Sequence[str]) -> None:
     Raises:
         MixalignError: for a key, group or choice that there is not.
     """
+    _check_lone(arguments)
     own = OWN.get(verb)
     arguments = [text for text in arguments if own is None or not own.fullmatch(text)]
     _check_spelling(arguments)
@@ -67,6 +68,10 @@ def _check_spelling(arguments: Sequence[str]) -> None:
             raise MixalignError(f"`{text}` is a key, not an option. Write it without dashes: {key}={value or '...'}")
         if equals and not text.startswith("-") and (not name or name != name.strip()):
             raise MixalignError(f"`{text}` has no key before its `=`. Write key=value without blanks around the `=`.")
+
+
+def _check_lone(arguments: Sequence[str]) -> None:
+    """Refuses a word behind a key's value, as of a path with a blank; behind an option it may be the option's."""
     for before, text in pairwise(arguments):
         if "=" in before and not before.startswith("-") and "=" not in text and not text.startswith(("-", "~")):
             whole = shlex.quote(f"{before} {text}")
