@@ -66,7 +66,7 @@ CASES: dict[str, tuple[str, bytes, str]] = {  # objective/file, its content, and
     "many columns": (
         "dpo/a.jsonl",
         lines({f"c{n}": n for n in range(99)}),
-        "a.jsonl, line 1: the columns are c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, and 87 more. The nearest of",
+        "a.jsonl, line 1: the columns are c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, and 87 more. The nearest",
     ),
     "empty answer": ("dpo/a.jsonl", lines(*GOOD, GOOD[0] | {"chosen": ""}), "a.jsonl, line 21: `chosen` is empty"),
     "prompt of a number": ("dpo/a.jsonl", lines(GOOD[0] | {"prompt": 1}), "a.jsonl, line 1: `prompt` is 1 (int), but"),
