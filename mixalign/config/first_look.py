@@ -20,7 +20,7 @@ __all__ = ["asks_for_help", "check_words", "help_text"]
 
 HELP = {"-h", "--help"}
 SWEEP = {"-m", "--multirun"}
-OWN = {"plan": re.compile(r"--json|--rows|(--)?rows=.*")}  # verb -> arguments of it that are no keys
+OWN = {"plan": re.compile(r"--json|--time|--rows|(--)?rows=.*")}  # verb -> arguments of it that are no keys
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:

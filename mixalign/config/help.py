@@ -14,8 +14,9 @@ from mixalign.errors import MixalignError, did_you_mean
 __all__ = ["help_page"]
 
 MAIN = ("data", "model", "lora", "objective", "mixer", "optimizer", "trainer", "logger")  # groups with a line each
-NARROW, WIDE = 17, 26  # columns of names on the first page, and on the others
+NARROW, MIDDLE, WIDE = 17, 22, 26  # columns of names: groups and keys of the first page, and the other pages
 EVERYTHING = "all"
+OWN = "tasks of your own: data=local data.root=FOLDER, a folder each"
 TASKS = (
     "Keys of one task, each as in data.tasks.math.path=math.jsonl, or several in quotes: "
     "'data.tasks.math={path: math.jsonl, columns: {prompt: question}}'."
@@ -63,18 +64,24 @@ def _overview(verb: str, file: Path, whole: Described, width: int) -> str:
     top = [key for key in whole.keys if key.value and "." not in key.path]
     blocks = []
     for heading, keys in groupby(top, key=lambda key: key.heading):
-        lines = [_entry(key.path, _first_clause(key.comment), NARROW, width) for key in keys]
+        lines = [_entry(_with_default(key), _first_clause(key.comment), MIDDLE, width) for key in keys]
         blocks.append("\n".join([f"{heading}:", *lines]))
     sections = [key.path for key in whole.keys if not key.value and _is_section(key, whole)]
     return FIRST.format(
         verb=f"mixalign {verb}",
-        usage=f"usage: mixalign {verb} {options} [group=choice ...] [key=value ...]",
+        usage=f"usage: mixalign {verb} {options} [key=value ...]",
         about=textwrap.fill(f"{about.partition('; -m')[0].rstrip('.')}. {SWEEP}", width),
         options=f"\n{textwrap.indent(further, '  ')}\n" if further else "",
         groups="\n".join(_group_lines(_taken(whole), width)),
         keys="\n\n".join(blocks),
         more=textwrap.fill(MORE.format(sections=", ".join(sections), verb=f"mixalign {verb}"), width),
     )
+
+
+def _with_default(key: Key) -> str:
+    """`steps=auto`; the name alone where the value is long."""
+    whole = f"{key.path}={key.value}"
+    return whole if len(whole) < MIDDLE else key.path
 
 
 def _is_section(key: Key, whole: Described) -> bool:
@@ -87,6 +94,8 @@ def _group_lines(taken: dict[str, str], width: int) -> Iterator[str]:
         others = [name for name in _choices()[group] if name != taken[group]]
         text = f"{taken[group]}" + (f"; or {', '.join(others)}" if others else "")
         yield _entry(group, textwrap.shorten(text, width - NARROW - 2, placeholder=" ..."), NARROW, width)
+        if group == "data":
+            yield _entry("", OWN, NARROW, width)
     yield textwrap.fill(
         "further: " + ", ".join(group for group in _choices() if group not in MAIN),
         width,

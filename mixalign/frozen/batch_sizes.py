@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from mixalign.training.callbacks.average import share_of
 from mixalign.training.engine import rows_within
 from mixalign.training.memory import FLOAT, Footprint, footprint, free_memory, most_tokens, tokens_of_longest
 
-__all__ = ["fit_batch_sizes", "micro_batch_size", "with_sizes_of"]
+__all__ = ["Need", "fit_batch_sizes", "micro_batch_size", "need_of", "with_sizes_of"]
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,38 @@ UNKNOWN = 4  # rows of a training's forward pass where the system does not say w
 COPIES = {"frozen_copy": 2}  # of the weights, by `reference.mode`
 GRADIENTS = frozenset({"gradient_KK", "noise_K"})  # what `GradientProbe` measures, with a gradient a task and four more
 GB = 1e9
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run takes of memory, by an upper estimate.
+
+    Attributes:
+        peak: bytes of a training, or of a reading where that takes more.
+        rows: in a forward pass of a training.
+        free: bytes that are free now; None where the system does not say.
+    """
+
+    peak: float
+    rows: int
+    free: float | None
+
+
+def need_of(job: Job, model: nn.Module) -> Need:
+    """What a run takes of memory with the rows that it has, or would choose now, for its forward passes.
+
+    Args:
+        model: the base model, without an adapter; its weights may be on the meta device.
+    """
+    free, takes = free_memory(job.device), _footprint(job, model)
+    sizes = _sizes(job, model)[0]
+    chosen: dict[str, Any] = {key: sizes[key] for key in job.open_sizes}
+    job = replace(job, **chosen)
+    batch = job.settings.batch_size
+    rows = micro_batch_size(job, batch) or batch // world()
+    tables = [*(table for _, _, table in job.all_datasets), *job.targets]
+    training = takes.training(most_tokens(job.layout, job.data["train"], batch, rows))
+    return Need(max(training, takes.reading(tokens_of_longest(job.layout, tables, job.eval_batch_size))), rows, free)
 
 
 def with_sizes_of(job: Job, saved: Mapping[str, Any]) -> Job:

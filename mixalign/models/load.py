@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mixalign.chat.templates import END_OF_TURN, set_template
 from mixalign.checks import check_flag, check_list, check_number, check_text
@@ -100,6 +100,10 @@ class Pretrained:
         """The model that an adapter was trained on."""
         path, revision = base_of(adapter)
         return replace(self, path=path, revision=revision, chat_template=None)
+
+    def config(self) -> Any:
+        """What its config.json says, for transformers."""
+        return self._load(AutoConfig)
 
     def _on_its_base(self, config: Path) -> PreTrainedModel:
         """One model of an adapter and its base."""

@@ -28,6 +28,7 @@ def as_plain(plan: Plan, counts: Sequence[tuple[str, TokenCounts]] = (), logged:
         "tasks": [_task(plan, row, counts) for row in plan.rows],
         "held_out": plan.held,
         "stages": plan.stages,
+        "estimate": asdict(plan.estimate) if plan.estimate else None,
         "chosen": plan.chosen,
         "warnings": [*logged, *plan.warnings],
     }

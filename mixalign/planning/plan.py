@@ -13,8 +13,10 @@ from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.frozen.folds import fold_of
 from mixalign.frozen.policy import reference_steps
 from mixalign.frozen.specialists import specialist_steps
+from mixalign.frozen.timed import timed
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
+from mixalign.planning.estimate import Estimate, estimate
 from mixalign.planning.rows import ShownRow, shown_rows
 from mixalign.runs.check import needs_specialists
 from mixalign.runs.influence_cost import influence_text
@@ -62,6 +64,7 @@ class Plan:
         shown: training rows of each task with their masks.
         held: which rows validate and test, where not all tasks bring their own.
         stages: the trainings that the run would make, if the cache lacks them.
+        estimate: how many these are, and what they take.
         chosen: the keys that were `auto`, and why they are what they are.
         warnings: what deserves a second look before training.
     """
@@ -76,12 +79,17 @@ class Plan:
     shown: dict[str, list[ShownRow]] = field(default_factory=dict)
     held: list[str] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
+    estimate: Estimate | None = None
     chosen: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def make_plan(job: Job, num_rows: int = 1) -> Plan:
-    """The plan of a job, with the first `num_rows` training rows of every task to look at."""
+def make_plan(job: Job, num_rows: int = 1, take_time: bool = False) -> Plan:
+    """The plan of a job, with the first `num_rows` training rows of every task to look at.
+
+    Args:
+        take_time: whether the model is loaded and trained for a few steps, to see how long the run will take.
+    """
     settings = job.settings
     mixer = settings.mixer.for_run(job.tasks, job.steps)
     rows = plan_rows(job, mixer)
@@ -96,6 +104,7 @@ def make_plan(job: Job, num_rows: int = 1) -> Plan:
         shown={d.task: shown_rows(d, job.tokenizer, job.objective.form, num_rows) for d in job.data["train"]},
         held=held_out(job),
         stages=stages(job, mixer),
+        estimate=estimate(job, mixer, timed(job) if take_time else None),
         chosen=list(settings.chosen),
         warnings=[*warnings_of(rows), *notes_of(job, mixer, needs_specialists(settings, in_sweep=False))],
     )

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mixalign.planning.estimate import estimate_lines
 from mixalign.planning.plan import Plan, PlanRow
 from mixalign.planning.rows import ShownRow, Side, Span
 from mixalign.terminal import Column, table_text, terminal_width, wrap
@@ -34,9 +35,11 @@ def plan_text(plan: Plan, colour: bool = False, width: int | None = None) -> str
         colour: whether colours are understood.
         width: of the terminal; None asks it.
     """
+    takes = estimate_lines(plan.estimate) if plan.estimate else []
     lines = [
         *plan.held,
         *plan.stages,
+        *takes,
         *(f"chosen: {line}" for line in plan.chosen),
         *(f"warning: {w}" for w in plan.warnings),
     ]

@@ -30,6 +30,7 @@ __all__ = [
     "Engine",
     "choose_layout",
     "choose_precision",
+    "likely_layout",
     "cpu_multiplies_bf16",
     "deterministic",
     "prepare_model",
@@ -85,7 +86,7 @@ def choose_layout(engine: Engine, model: nn.Module, datasets: Sequence[TaskDatas
     Raises:
         MixalignError: when `layout=packed` was asked for and this model cannot be packed.
     """
-    if engine.layout == "padded" or (engine.layout == "auto" and _are_short(datasets)):
+    if likely_layout(engine, datasets) is collate:
         return collate
     reason = why_not_packed(model, max(int(d.length_N.max()) for d in datasets))
     if reason is None:
@@ -94,6 +95,12 @@ def choose_layout(engine: Engine, model: nn.Module, datasets: Sequence[TaskDatas
         raise MixalignError(f"`engine.layout=packed`, but this model cannot be packed: {reason}. Use layout auto.")
     log.warning("Batches are padded, not packed: of this model, %s.", reason)
     return collate
+
+
+def likely_layout(engine: Engine, datasets: Sequence[TaskDataset]) -> Layout:
+    """The same for a model that can be packed."""
+    padded = engine.layout == "padded" or (engine.layout == "auto" and _are_short(datasets))
+    return collate if padded else pack
 
 
 def rows_within(max_tokens: int, datasets: Sequence[TaskDataset], batch_size: int, world: int = 1) -> int:

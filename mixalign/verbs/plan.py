@@ -1,7 +1,8 @@
-"""Prints tokens, shares, epochs and a row of every task in advance: [--rows N] [--json].
+"""Prints tokens, shares, epochs and a row of every task in advance: [--rows N] [--time] [--json].
 
 --rows N  training rows to show of every task, with what is learned of them
           (default: 1; 0: none)
+--time    loads the model and times a few steps of it, which are thrown away
 --json    everything as one JSON object, the texts of rows uncut
 """
 
@@ -31,11 +32,13 @@ class Options:
 
     Attributes:
         rows: training rows to show of every task.
+        time: whether a few steps are timed.
         json: whether standard output gets one JSON object, and nothing else.
     """
 
     rows: int = 1
     json: bool = False
+    time: bool = False
 
 
 def main() -> None:
@@ -50,28 +53,28 @@ def take_options(arguments: list[str]) -> tuple[Options, list[str]]:
     Raises:
         MixalignError: for a number of rows that is none, and for --json in a sweep.
     """
-    rows, as_json, others = "1", False, []
+    rows, flags, others = "1", {"--json": False, "--time": False}, []
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
         if name == "--rows" or (name == "rows" and equals):
             rows = value if equals else next(rest, "")
-        elif argument == "--json":
-            as_json = True
+        elif argument in flags:
+            flags[argument] = True
         else:
             others.append(argument)
     if not (rows.isascii() and rows.isdigit()):
         raise MixalignError(f"`--rows` is {rows or 'empty'}, but must be a whole number from 0 on, as in `--rows 3`.")
-    if as_json and {"-m", "--multirun"} & set(others):
+    if flags["--json"] and {"-m", "--multirun"} & set(others):
         raise MixalignError("`--json` gives one object, and a sweep has many plans. Leave out `-m`, or `--json`.")
-    return Options(int(rows), as_json), others
+    return Options(int(rows), flags["--json"], flags["--time"]), others
 
 
 def run(settings: RunSettings, options: Options = Options()) -> None:
-    """Prints the plan: tasks, rows, tokens, shares, epochs, columns, stages and warnings."""
+    """Prints the plan: tasks, rows, tokens, shares, epochs, columns, stages, what they take, and warnings."""
     with _warned() as logged:
         job = prepare(settings)
-    plan = make_plan(job, options.rows)
+    plan = make_plan(job, options.rows, options.time)
     as_json = json.dumps(as_plain(plan, job.counts, logged), indent=2) if options.json else ""
     if why := say(as_json or plan_text(plan, has_colour())):
         raise MixalignError(f"The plan could not be written to standard output: {why}.")

@@ -1,5 +1,6 @@
 """What `--help` prints of keys, groups and sections."""
 
+import re
 from dataclasses import fields
 
 import pytest
@@ -27,12 +28,25 @@ def test_an_overview_fits_its_width_and_names_every_key_of_the_top(verb, width):
     assert max(map(len, text.splitlines())) <= max(width, 80)  # usage and options are not folded
     for key in describe(CONF / "train.yaml").keys:
         if key.value and "." not in key.path:
-            assert f"\n  {key.path}" in text
+            shown = f"{key.path}={key.value}"
+            assert f"\n  {shown if len(shown) < 22 else key.path}" in text
     assert len(page(verb=verb).splitlines()) <= 66
 
 
 def test_options_of_a_verb_stand_there():
     assert "--rows N  training rows to show" in page(verb="plan")
+
+
+def test_defaults_and_the_place_of_own_tasks_are_on_the_first_page():
+    text = page()
+    assert "  steps=auto " in text
+    assert "data=local data.root=FOLDER" in text
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_comment_is_read_without_the_default_before_it(file):
+    for key in describe(file).keys:
+        assert not re.match(r"(or|also|else)\b", key.comment), f"{key.path}: {key.comment}"
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}={file.stem}")

@@ -186,6 +186,7 @@ def test_json_is_one_object_and_all_of_standard_output(own, in_process):
 def test_what_stands_beside_the_keys_is_taken_out():
     taken = plan.take_options(["seed=1", "--rows", "3", "--json", "-cp", "x"])
     assert taken == (plan.Options(3, True), ["seed=1", "-cp", "x"])
+    assert plan.take_options(["--time"]) == (plan.Options(time=True), [])
     assert plan.take_options([]) == (plan.Options(1, False), [])
 
 
