@@ -8,9 +8,10 @@ H hidden size, K tasks.
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import numpy as np
-from torch import Tensor, device, float32, float64
+import torch
+from torch import Tensor
 
-__all__ = ["Batch", "Example", "Form", "Message", "Segment", "TokenRow", "on_device"]
+__all__ = ["Batch", "Example", "Form", "Message", "Segment", "TokenRow", "on_device", "sum_dtype"]
 
 Form = Literal["preference", "supervised", "unpaired", "mismatched"]
 """Rows that an objective needs: pairs; answers; answers with a verdict; the same with another row's answer beside."""
@@ -85,11 +86,16 @@ class Batch(TypedDict, total=False):
     ahead: "list[Batch]"  # with a step's first micro-batch: rows of the whole step that are read before it, on the CPU
 
 
-def on_device(batch: Batch, where: device) -> Batch:
+def on_device(batch: Batch, where: torch.device) -> Batch:
     """The batch with every tensor on a device."""
     moved = {key: _moved(value, where) if isinstance(value, Tensor) else value for key, value in batch.items()}
     return cast(Batch, moved)
 
 
-def _moved(value: Tensor, where: device) -> Tensor:
-    return value.to(where, float32 if value.dtype == float64 and where.type == "mps" else value.dtype)
+def _moved(value: Tensor, where: torch.device) -> Tensor:
+    return value.to(where, sum_dtype(where) if value.dtype == torch.float64 else value.dtype)
+
+
+def sum_dtype(device: torch.device | str) -> torch.dtype:
+    """The widest float of a device: Apple's GPUs have no float64."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64

@@ -4,8 +4,8 @@ P positions of a batch (all of them, row after row), I inputs and O outputs of a
 `delta_PO.T @ x_PI`, and that of one sample the same over the sample's positions.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from mixalign.errors import MixalignError
 from mixalign.models.precision import autocast
 from mixalign.types import Batch
 
-__all__ = ["Each", "at_rest", "observe", "once", "spans"]
+__all__ = ["Each", "at_rest", "observe", "observe_all", "once", "spans"]
 
 Each = Callable[[str, Tensor, Tensor], None]
-"""Takes a layer's name, its inputs x (P, I) and its output gradients delta (P, O), at least float32."""
+"""Takes a layer's name, its inputs x (P, I) and its output gradients delta (P, O), of one type: bfloat16 or wider."""
 
 
 @contextmanager
@@ -59,30 +59,72 @@ def observe(
     Raises:
         MixalignError: when a layer does not see every position, as one of many experts does.
     """
+    observe_all(layers, batch, [(loss, each)], precision)
+
+
+def observe_all(
+    layers: Mapping[str, nn.Linear],
+    batch: Batch,
+    readings: Sequence[tuple[Callable[[], Tensor], Each]],
+    precision: str = "32-true",
+    shared: nn.Module | None = None,
+) -> None:
+    """`observe` for several losses of one batch, each with a backward pass of its own.
+
+    Args:
+        readings: the losses, each with what is called for its gradients.
+        shared: the part of the model whose output for the batch all losses read, which runs forward once for all of
+            them; None where there is one loss.
+    """
     positions, device = batch["input_ids"].numel(), batch["input_ids"].device
     anchor = torch.zeros((), device=device, requires_grad=True)
+    reader: list[Each] = []  # whom gradients go to, the last
 
     def tap(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x = inputs[0].detach()
 
             def give(delta: Tensor) -> None:
-                each(name, _flat(name, x, positions), _flat(name, delta, positions))
+                reader[-1](name, *_alike(_flat(name, x, positions), _flat(name, delta, positions)))
 
             tapped: Tensor = _Tap.apply(output, anchor, give)  # type: ignore[no-untyped-call]  # torch's
             return tapped
 
         return hook
 
-    handles = [layer.register_forward_hook(tap(name)) for name, layer in layers.items()]
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.callback(layer.register_forward_hook(tap(name)).remove)
+        if shared is not None:
+            stack.enter_context(_runs_once(shared, batch["input_ids"]))
+        for number, (loss, each) in enumerate(readings, 1):
+            reader.append(each)
+            with autocast(device, precision):
+                loss_B = loss()
+            with torch.autocast(device.type, enabled=False):  # `each` chooses the types of its products
+                torch.autograd.grad(loss_B.sum(), anchor, retain_graph=number < len(readings))
+
+
+@contextmanager
+def _runs_once(module: nn.Module, ids: Tensor) -> Iterator[None]:
+    """Hands out the module's first output for these ids again, its graph with it; other ids are run as ever."""
+    run, own = module.forward, module.__dict__.get("forward")
+    kept: list[Any] = []
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("input_ids") is not ids:
+            return run(*args, **kwargs)
+        if not kept:
+            kept.append(run(*args, **kwargs))
+        return kept[0]
+
+    module.forward = forward
     try:
-        with autocast(device, precision):
-            loss_B = loss()
-        with torch.autocast(device.type, enabled=False):  # what `each` multiplies is not to be rounded to 16 bits
-            torch.autograd.grad(loss_B.sum(), anchor)
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
+        del module.forward  # that of the class is behind it
+        if own is not None:
+            module.forward = own
 
 
 class _Tap(torch.autograd.Function):
@@ -104,14 +146,22 @@ class _Tap(torch.autograd.Function):
 
 
 def _flat(name: str, x: Tensor, positions: int) -> Tensor:
-    """(positions, features), in float32 or wider."""
+    """(positions, features)."""
     flat = x.reshape(-1, x.shape[-1])
     if len(flat) != positions:
         raise MixalignError(
             f"Layer `{name}` sees {len(flat)} of the {positions} positions of a batch, so its gradients cannot be "
             "told apart by row. Leave such layers out with a pattern in `influence.layers`."
         )
-    return flat.to(torch.promote_types(x.dtype, torch.float32))
+    return flat
+
+
+def _alike(x_PI: Tensor, delta_PO: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in bfloat16 where the layer multiplied in it, which rounded its input so; else at least in float32."""
+    if delta_PO.dtype == torch.bfloat16:
+        return x_PI.to(torch.bfloat16), delta_PO
+    wide = torch.promote_types(torch.promote_types(x_PI.dtype, delta_PO.dtype), torch.float32)
+    return x_PI.to(wide), delta_PO.to(wide)
 
 
 def once(each: Each, batch: Batch, prompt_B: np.ndarray) -> Each:

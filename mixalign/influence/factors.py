@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixalign.influence.capture import Each
+from mixalign.influence.gemm import add_gram, matmul
 from mixalign.influence.solve import Basis
 
 __all__ = ["Moments", "Reduce", "Spectrum", "zeros"]
@@ -47,8 +48,8 @@ class Moments:
 
         def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
             scaled_PI = x_PI * delta_PO.norm(dim=1, keepdim=True)
-            self.input_II[name].addmm_(scaled_PI.t(), scaled_PI, alpha=weight)
-            self.output_OO[name].addmm_(delta_PO.t(), delta_PO, alpha=weight)
+            add_gram(self.input_II[name], scaled_PI, scaled_PI, weight)
+            add_gram(self.output_OO[name], delta_PO, delta_PO, weight)
 
         return each
 
@@ -89,9 +90,9 @@ class Spectrum:
 
         def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
             basis = self.bases[name]
-            turned_PI, turned_PO = x_PI @ basis.input_II, delta_PO @ basis.output_OO
+            turned_PI, turned_PO = matmul(x_PI, basis.input_II), matmul(delta_PO, basis.output_OO)
             for span in samples:
-                gradient_OI = turned_PO[span].t() @ turned_PI[span]
+                gradient_OI = matmul(turned_PO[span].t(), turned_PI[span]).to(self.sum_OI[name].dtype)
                 self.sum_OI[name].addcmul_(gradient_OI, gradient_OI, value=weight)
 
         return each

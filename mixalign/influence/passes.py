@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from mixalign.data.dataset import TaskDataset
-from mixalign.influence.capture import Each, observe, once, spans
+from mixalign.influence.capture import Each, observe_all, once, spans
 from mixalign.influence.curvature import CURVATURES
 from mixalign.influence.factors import Moments, Spectrum, zeros
+from mixalign.influence.gemm import add_gram, matmul
 from mixalign.influence.rows import Part
 from mixalign.influence.settings import Influence, Reading
 from mixalign.influence.solve import Basis, Block, Gradient
 from mixalign.losses.kto import kl_estimate
-from mixalign.models.forward import score_completions
-from mixalign.models.precision import autocast, sum_dtype
+from mixalign.models.forward import backbone, score_completions
+from mixalign.models.precision import autocast
 from mixalign.objectives.base import Objective
-from mixalign.types import Batch, on_device
+from mixalign.types import Batch, on_device, sum_dtype
 
 __all__ = ["Passes"]
 
@@ -83,13 +84,14 @@ class Passes:
         for part in self._mine():
             batch = self._batch(part)
             watched = [_into_sum(sums[part.table])]
+            readings = [(self._loss(batch), watched)]
             if moments is not None and self._is_domain(part):
                 factors = moments.at(self.weight_K[part.table])
                 if self.apart:
-                    self._run(part, batch, self._curved_loss(batch, part, 0), [factors])
+                    readings.append((self._curved_loss(batch, part, 0), [factors]))
                 else:
                     watched.append(factors)
-            self._run(part, batch, self._loss(batch), watched)
+            self._run(part, batch, readings)
         reduce = self.reading.reduce
         means = [
             {n: reduce(g) / int(rows) for n, g in one.items()} for one, rows in zip(sums, self.rows_T, strict=True)
@@ -110,9 +112,8 @@ class Passes:
         spectrum = Spectrum(bases)
         for part in filter(self._is_domain, self._mine()):
             batch = self._batch(part)
-            self._run(
-                part, batch, self._curved_loss(batch, part, 1), [spectrum.at(spans(batch), self.weight_K[part.table])]
-            )
+            watched = [spectrum.at(spans(batch), self.weight_K[part.table])]
+            self._run(part, batch, [(self._curved_loss(batch, part, 1), watched)])
         return spectrum
 
     def products(self, directions: Sequence[Sequence[Gradient]]) -> list[Tensor]:
@@ -125,7 +126,8 @@ class Passes:
         for part in self._mine():
             batch = self._batch(part)
             out_BD = out[part.table][part.start : part.start + len(part.row_B)]
-            self._run(part, batch, self._loss(batch), [_into_products(out_BD, directions[part.table], spans(batch))])
+            watched = [_into_products(out_BD, directions[part.table], spans(batch))]
+            self._run(part, batch, [(self._loss(batch), watched)])
         return [self.reading.reduce(out_MD) for out_MD in out]
 
     def _mine(self) -> Sequence[Part]:
@@ -179,17 +181,24 @@ class Passes:
         generator = torch.Generator(self.device).manual_seed(int(state[0]) >> 1)
         return lambda: _weighted(self.objective.fisher_loss(self.model, batch, generator), batch, 0.5)
 
-    def _run(self, part: Part, batch: Batch, loss: Callable[[], Tensor], watched: Sequence[Each]) -> None:
-        def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
-            for one in watched:
-                one(name, x_PI, delta_PO)
-
+    def _run(self, part: Part, batch: Batch, readings: Sequence[tuple[Callable[[], Tensor], Sequence[Each]]]) -> None:
+        """One forward pass of a batch, and a backward pass for each loss, which all its watchers see."""
         prompt_B = self.tables[part.table].length_NS[part.row_B, 0]
-        observe(self.layers, batch, loss, once(each, batch, prompt_B), self.reading.precision)
-        self.done += len(batch["task_B"])
-        self.tokens_done += self._tokens(part)
+        merged = [(loss, once(_all_of(watched), batch, prompt_B)) for loss, watched in readings]
+        shared = backbone(self.model) if len(readings) > 1 else None
+        observe_all(self.layers, batch, merged, self.reading.precision, shared)
+        self.done += len(batch["task_B"]) * len(readings)
+        self.tokens_done += self._tokens(part) * len(readings)
         self.reading.on_batch(self.done, self.total)
         self.reading.on_share(self.tokens_done / self.tokens)
+
+
+def _all_of(watched: Sequence[Each]) -> Each:
+    def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
+        for one in watched:
+            one(name, x_PI, delta_PO)
+
+    return each
 
 
 def _weighted(loss_B: Tensor, batch: Batch, power: float) -> Tensor:
@@ -198,7 +207,7 @@ def _weighted(loss_B: Tensor, batch: Batch, power: float) -> Tensor:
 
 def _into_sum(sums: dict[str, Tensor]) -> Each:
     def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
-        sums[name].addmm_(delta_PO.t(), x_PI)
+        add_gram(sums[name], delta_PO, x_PI)
 
     return each
 
@@ -211,7 +220,7 @@ def _into_products(out_BD: Tensor, directions: Sequence[Gradient], samples: Sequ
 
     def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
         x_NI, delta_NO = x_PI[place_N], delta_PO[place_N]
-        value_ND = [((delta_NO @ v[name]) * x_NI).sum(1, dtype=out_BD.dtype) for v in directions]
+        value_ND = [(matmul(delta_NO, v[name]) * x_NI).sum(1, dtype=out_BD.dtype) for v in directions]
         out_BD.index_add_(0, sample_N, torch.stack(value_ND, 1))
 
     return each

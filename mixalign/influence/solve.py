@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixalign.models.precision import sum_dtype
+from mixalign.types import sum_dtype
 
 __all__ = ["Basis", "Block", "Gradient", "dot", "flattest", "joined", "solve"]
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mixalign.types import sum_dtype
+
 __all__ = ["gather_logprobs", "sum_by_sequence"]
 
 
@@ -20,5 +22,5 @@ def sum_by_sequence(logp_N: Tensor, sequence_N: Tensor, num_sequences: int) -> T
 
     float32 loses about 6e-5 on sums near 1000 nats, which is visible in a DPO margin.
     """
-    dtype = torch.float32 if logp_N.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    dtype = sum_dtype(logp_N.device)
     return torch.zeros(num_sequences, dtype=dtype, device=logp_N.device).index_add(0, sequence_N, logp_N.to(dtype))

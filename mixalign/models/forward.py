@@ -13,7 +13,7 @@ from mixalign.models.attention import attention_plan, use_packed_attention
 from mixalign.models.head import target_logprobs
 from mixalign.types import Batch
 
-__all__ = ["Completions", "score_completions"]
+__all__ = ["Completions", "backbone", "score_completions"]
 
 
 class Completions(NamedTuple):
@@ -62,7 +62,7 @@ def _by_token(
         logits_NV = model(**inputs).logits.flatten(0, 1).index_select(0, batch["predict_N"])
     else:
         core = _core(model)
-        hidden_NH = core.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, batch["predict_N"])
+        hidden_NH = backbone(model)(**inputs).last_hidden_state.flatten(0, 1).index_select(0, batch["predict_N"])
         head = core.get_output_embeddings()
         if type(head) is nn.Linear and head.bias is None and not count_correct:
             drawn_N = None if drawn_by is None else sample_linear(hidden_NH, head.weight, drawn_by)
@@ -75,6 +75,12 @@ def _by_token(
 def _core(model: Any) -> Any:
     """The transformers model: PEFT puts its layers inside it, so calling it keeps the adapters."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def backbone(model: Any) -> Any:
+    """The module that computes the hidden states; the model itself where it is none of transformers'."""
+    core = _core(model)
+    return getattr(core, "base_model", core)
 
 
 _PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

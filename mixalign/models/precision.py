@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["PRECISIONS", "autocast", "canonical", "cast_weights", "sum_dtype"]
+__all__ = ["PRECISIONS", "autocast", "canonical", "cast_weights"]
 
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # precisions that autocast
 CAST = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}  # precisions of the weights
@@ -36,8 +36,3 @@ def cast_weights(model: Any, precision: str) -> Any:
     for part, name, buffer in kept:
         part._buffers[name] = buffer
     return model
-
-
-def sum_dtype(device: torch.device | str) -> torch.dtype:
-    """The widest float of a device."""
-    return torch.float32 if torch.device(device).type == "mps" else torch.float64

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from mixalign.losses.kto import kl_estimate
-from mixalign.models.precision import sum_dtype
-from mixalign.types import Batch, on_device
+from mixalign.types import Batch, on_device, sum_dtype
 
 __all__ = ["Look", "gate", "gates_ahead", "kl_of", "look", "look_ahead", "together", "with_kl", "without_inputs"]
 

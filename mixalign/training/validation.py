@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from mixalign.data.batches.even import is_filler
-from mixalign.models.precision import sum_dtype
 from mixalign.objectives.base import Scores
 from mixalign.training.ahead import Look, kl_of, with_kl, without_inputs
 from mixalign.training.task_mean import TaskMean
-from mixalign.types import Batch
+from mixalign.types import Batch, sum_dtype
 
 __all__ = ["SUMMARY", "SUMMARY_OF_EXCESS", "Validation", "summary_of"]
 

@@ -8,7 +8,7 @@ from torch import nn
 from mixalign.data.batches.collate import collate
 from mixalign.data.batches.pack import pack
 from mixalign.errors import MixalignError
-from mixalign.influence.capture import at_rest, observe, spans
+from mixalign.influence.capture import at_rest, observe, observe_all, spans
 from mixalign.influence.layers import chosen_layers
 from mixalign.objectives.dpo import DPO
 from mixalign.objectives.sft import SFT
@@ -97,6 +97,37 @@ def test_the_model_ends_as_it_was(table, llama):
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_losses_that_share_a_forward_pass_have_the_gradients_that_they_have_alone(table, llama, layout, lora):
+    """Also where the model's head was not looked at yet, which runs the model on other words."""
+    model, batch = llama(lora).eval(), whole(LAYOUTS[layout], table())
+    layers, seen, runs = chosen_layers(model), [], []
+    backbone = model.get_base_model().base_model if lora else model.base_model
+
+    def reads(number):
+        return lambda name, x_PI, delta_PO: seen.append((number, name, x_PI.clone(), delta_PO.clone()))
+
+    def drawn():
+        return SFT().fisher_loss(model, batch, torch.Generator().manual_seed(3))
+
+    def own():
+        return SFT()(model, batch)["loss"]
+
+    with at_rest(model):
+        handle = backbone.layers[0].register_forward_hook(lambda *_: runs.append(1))
+        observe_all(layers, batch, [(own, reads(0)), (drawn, reads(1))], shared=backbone)
+        together, seen[:] = list(seen), []
+        assert len(runs) == 3, "two to look at the head, and one for both losses"
+        observe(layers, batch, own, reads(0))
+        observe(layers, batch, drawn, reads(1))
+        assert len(runs) == 5
+        handle.remove()
+    assert [x[:2] for x in together] == [x[:2] for x in seen]
+    assert all(a.equal(b) for x, y in zip(together, seen, strict=True) for a, b in zip(x[2:], y[2:], strict=True))
+    assert "forward" not in vars(backbone)
+
+
 def test_a_layer_that_sees_some_positions_only_is_refused(table):
     class Expert(nn.Module):
         def __init__(self):
@@ -111,7 +142,7 @@ def test_a_layer_that_sees_some_positions_only_is_refused(table):
         observe({"expert": model.expert}, batch, lambda: model(batch["input_ids"]), lambda *_: None)
 
 
-def test_hooks_get_float32_under_autocast(table, llama):
+def test_hooks_get_what_a_layer_multiplied_under_autocast(table, llama):
     model, batch, seen = llama().eval(), whole(collate, table()), []
     layers = chosen_layers(model)
     with at_rest(model):
@@ -122,5 +153,5 @@ def test_hooks_get_float32_under_autocast(table, llama):
             lambda name, x, delta: seen.append((x.dtype, delta.dtype, (delta.t() @ x).dtype)),
             precision="bf16-mixed",
         )
-    assert set(seen) == {(torch.float32,) * 3}
+    assert set(seen) == {(torch.bfloat16,) * 3}
     assert len(seen) == len(layers)

@@ -9,6 +9,7 @@ from mixalign.data.batches.collate import collate
 from mixalign.data.batches.pack import pack
 from mixalign.influence.capture import at_rest, observe, spans
 from mixalign.influence.factors import Moments, Spectrum, zeros
+from mixalign.influence.gemm import add_gram
 from mixalign.influence.layers import chosen_layers
 from mixalign.influence.solve import Basis, Block, dot, flattest, joined, solve
 from mixalign.objectives.sft import SFT
@@ -76,7 +77,7 @@ def test_16_bit_layers_are_summed_in_float32():
 
     def each(name, x_PI, delta_PO):
         moments.at(1.0)(name, x_PI, delta_PO)
-        total.addmm_(delta_PO.t(), x_PI)
+        add_gram(total, delta_PO, x_PI)
 
     for _ in range(500):
         observe({"a": layer}, batch, lambda: layer(torch.ones(10, 1, dtype=torch.bfloat16)), each)

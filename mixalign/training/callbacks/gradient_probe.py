@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from mixalign.checks import check_number, check_pattern
 from mixalign.errors import MixalignError
 from mixalign.mixers.base import Mixer
-from mixalign.models.precision import sum_dtype
 from mixalign.training.ahead import together
 from mixalign.training.callbacks.probe import Probe, task_batches, weighted
 from mixalign.training.lightning_quirks import gradient_scaler
-from mixalign.types import Batch
+from mixalign.types import Batch, sum_dtype
 
 __all__ = ["GradientProbe", "products", "square_and_noise"]
 

@@ -14,11 +14,11 @@ from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.losses.excess import Clip, clip_mean
 from mixalign.mixers.base import PROBED, Mix, Mixer, MixSignal, State
 from mixalign.mixers.outside import as_rule
-from mixalign.models.precision import sum_dtype
 from mixalign.training.callbacks.mix_history import HistoryFile
 from mixalign.training.callbacks.on_nan import BadTasks, OnNan
 from mixalign.training.own_script import data_of, tell
 from mixalign.training.task_mean import OnItsWay, TaskMean
+from mixalign.types import sum_dtype
 
 __all__ = ["Mixing"]
 

@@ -9,11 +9,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from mixalign.checks import check_number
-from mixalign.models.precision import sum_dtype
 from mixalign.training.ahead import together
 from mixalign.training.callbacks.probe import Probe, task_batches, weighted
 from mixalign.training.lightning_quirks import gradient_scaler
-from mixalign.types import Batch
+from mixalign.types import Batch, sum_dtype
 
 __all__ = ["TrialStep"]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mixalign.checks import check_number
 from mixalign.errors import MixalignError
-from mixalign.models.precision import sum_dtype
 from mixalign.training.ahead import together
 from mixalign.training.callbacks.probe import Probe, task_batches, weighted
+from mixalign.types import sum_dtype
 
 __all__ = ["ValidationProbe"]
 
