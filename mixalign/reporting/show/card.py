@@ -33,6 +33,7 @@ class Shown:
         name: what the model is loaded by.
         is_adapter: whether the folder holds an adapter. `base_beside`: whether its base is in it, as `base/`.
         base_model: id of the base on the hub; None: as the run knows it.
+        base_license: of the base; None: not known. `base_file`: the GGUF file that it was taken out of; empty: none.
         license: an id of the hub's list; None: the card asks for it.
         dtype: of the weights, as in `bfloat16`; empty: not said.
     """
@@ -41,6 +42,8 @@ class Shown:
     is_adapter: bool = False
     base_beside: bool = False
     base_model: str | None = None
+    base_license: str | None = None
+    base_file: str = ""
     license: str | None = None
     dtype: str = ""
 
@@ -103,7 +106,12 @@ def write_card(run_dir: Path, folder: Path, shown: Shown) -> None:
     run = load_run(run_dir)
     identity = read_object(run_dir / "identity.json")
     origin = identity.get("origin") or {}
-    shown = replace(shown, base_model=shown.base_model or origin.get("base_model"))
+    shown = replace(
+        shown,
+        base_model=shown.base_model or origin.get("base_model"),
+        base_license=origin.get("base_license"),
+        base_file=origin.get("base_file") or "",
+    )
     picture = ""
     if run.mix_history is not None and run.mix_history.moved:
         mixture_picture(run).savefig(folder / PICTURE, format="png", dpi=110, metadata={"Software": None})
@@ -138,6 +146,7 @@ def _write(folder: Path, run: Run, identity: dict[str, Any], shown: Shown, pictu
     from huggingface_hub import ModelCard
 
     origin = identity.get("origin") or {}
+    on_hub = _loaded_from_hub(folder, shown)
     tags = [run.objective, run.mixer, *(["lora"] if run.config.get("lora") else [])]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the hub's words on metadata that are not there
@@ -145,9 +154,9 @@ def _write(folder: Path, run: Run, identity: dict[str, Any], shown: Shown, pictu
             _metadata(shown, tags, (origin.get("data_sets") or {}).values()),
             template_str=(HERE / "card.md.j2").read_text(encoding="utf-8"),
             title=text.title(run, shown.base_model),
-            summary=text.summary(run, shown.is_adapter, shown.base_model, shown.dtype),
-            use=text.use(shown.name, shown.is_adapter, shown.base_beside, bool(shown.base_model)),
-            note=text.base_note(run, shown.is_adapter, shown.base_beside, shown.base_model),
+            summary=text.summary(run, shown.is_adapter, shown.base_model, shown.dtype, shown.base_file),
+            use=text.use(shown.name, shown.is_adapter, shown.base_beside, bool(on_hub)),
+            note=text.base_note(run, shown.is_adapter, shown.base_beside, on_hub),
             mixture=text.mixture(run, identity.get("rows") or {}),
             mixture_note=text.mixture_note(run, bool(picture)),
             picture=picture,
@@ -156,10 +165,18 @@ def _write(folder: Path, run: Run, identity: dict[str, Any], shown: Shown, pictu
             training=text.training(run),
             command=text.command(origin.get("overrides") or []),
             versions=text.versions(origin.get("versions") or {}, identity.get("versions") or {}),
-            license_note=text.license_note(shown.license, shown.base_model),
+            license_note=text.license_note(shown.license, shown.base_model, shown.base_license),
             data_note=text.data_note(run, origin.get("data_sets") or {}),
         )
     (folder / CARD).write_text(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n", encoding="utf-8")
+
+
+def _loaded_from_hub(folder: Path, shown: Shown) -> str | None:
+    """The base model, where an adapter is loaded on the hub's; one on a file's rounded weights belongs on these."""
+    if not shown.base_file:
+        return shown.base_model
+    named = read_object(folder / "adapter_config.json").get("base_model_name_or_path") if shown.is_adapter else None
+    return shown.base_model if named == shown.base_model else None
 
 
 def _metadata(shown: Shown, tags: Sequence[str], data_sets: Collection[str] = ()) -> Any:

@@ -48,9 +48,10 @@ def base_name(run: Run, base_model: str | None) -> str:
     return str(model.get("_target_") or "A language model").rpartition(".")[2]
 
 
-def summary(run: Run, is_adapter: bool, base_model: str | None, dtype: str) -> str:
+def summary(run: Run, is_adapter: bool, base_model: str | None, dtype: str, base_file: str = "") -> str:
     base, objective = base_name(run, base_model), NAMES.get(run.objective, run.objective)
     base = f"`{base}`" if base_model or "path" in (run.config.get("model") or {}) else f"{base}"
+    base += f" (out of the GGUF file {base_file})" if base_file else ""
     kind = f"A LoRA adapter on {base}" if is_adapter else f"A model that began as {base}"
     merged = (
         " (trained as a LoRA adapter and merged into its base)" if run.config.get("lora") and not is_adapter else ""
@@ -234,10 +235,11 @@ def versions(origin: Mapping[str, str], identity: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
-def license_note(license: str | None, base_model: str | None) -> str:
+def license_note(license: str | None, base_model: str | None, base_license: str | None = None) -> str:
     if license:
         return f"License: {license}."
     base = f"that of `{base_model}`" if base_model else "that of the base model"
+    base += f", {base_license}" if base_license else ""
     return f"No license is named: add `license:` to the lines at the top of this file. Look at {base}, and of the data."
 
 
