@@ -29,7 +29,7 @@
       dragmode: coarse ? false : "zoom", uirevision: "keep",
       hoverlabel: { bgcolor: get("--soft"), bordercolor: get("--line"), font: { color: get("--ink") } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: get("--muted"), activecolor: get("--ink") },
-      xaxis: axis, yaxis: axis,
+      xaxis: axis, yaxis: { ...axis, exponentformat: "e" },
     };
     return merged(base, spec.layout);
   }

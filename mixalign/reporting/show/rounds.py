@@ -13,7 +13,7 @@ from mixalign.reporting.judge.rounds import Groups, History, best_label, by_task
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.show.tables import Table
 
-__all__ = ["CAPTION", "sentences", "settings_table", "tasks_table"]
+__all__ = ["CAPTION", "has_one", "sentences", "settings_table", "tasks_table"]
 
 CAPTION = (
     "Left the target loss after every round, mean over seeds with one standard error; a ring marks the round that "
@@ -30,12 +30,18 @@ DEFINITION = (
 def sentences(groups: Groups) -> list[str]:
     """The setting with the lowest loss, where round 0 was the best, and what benefit and confidence are."""
     best = best_label(groups)
-    words = [f"Lowest target loss after the kept round: {best}, {kept_loss(groups[best]).mean:.3f} nats."]
+    words = ["Only round 0 was trained, on the volumes as they are: nothing was changed."] if has_one(groups) else []
+    words += [f"Lowest target loss after the kept round: {best}, {kept_loss(groups[best]).mean:.3f} nats."]
     unmoved = {label: sum(h.kept == 0 for h in group) for label, group in groups.items()}
     where = [f"{label} ({count} of {_seeds(groups[label])})" for label, count in unmoved.items() if count]
-    if where:
+    if where and not has_one(groups):
         words.append(f"Round 0, with all volumes unchanged, was the best under {', '.join(where)}.")
     return [*words, DEFINITION]
+
+
+def has_one(groups: Groups) -> bool:
+    """Whether no run came to a second round, so that there is no path to draw."""
+    return all(len(history.entries) < 2 for group in groups.values() for history in group)
 
 
 def settings_table(groups: Groups) -> Table:

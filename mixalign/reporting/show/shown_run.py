@@ -68,6 +68,8 @@ def _data(group: object) -> str:
     tasks = group.get("tasks") if isinstance(group, dict) else None
     parts = []
     for name, task in (tasks if isinstance(tasks, dict) else {}).items():
+        if task is None:  # left out on the command line
+            continue
         source = _first(task, "path", "generator", "name")
         parts.append(name if source in ("", name) else f"{name} ({source})")
     return ", ".join(parts)

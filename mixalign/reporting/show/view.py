@@ -18,6 +18,7 @@ from mixalign.reporting.show.figures.spec import Figure
 from mixalign.reporting.show.figures.trials import slice_figures
 from mixalign.reporting.show.further import further_table, harness_table
 from mixalign.reporting.show.generations import TaskSamples, generation_scores, shown_samples
+from mixalign.reporting.show.over_time import without_curves
 from mixalign.reporting.show.plots.tasks import shown_tasks
 from mixalign.reporting.show.shown_run import ShownRun, has, shown_run
 from mixalign.reporting.show.shown_table import ShownTable
@@ -54,6 +55,7 @@ class Group:
         alone: Whether it is one run, which is compared with nothing.
         labels: What the reader may choose among, best first.
         facts: What was compared: terms and what is said of them.
+        remarks: What is said where a run has too little for a curve.
         further: Results on rows and tasks that the runs did not have.
         pairs: Whether the rows are preference pairs, whose accuracy is another one.
     """
@@ -66,6 +68,7 @@ class Group:
     statements: Sequence[Statement]
     facts: Mapping[str, str]
     over_time: Sequence[Figure]
+    remarks: Sequence[str]
     tasks: Sequence[Figure]
     costs: Sequence[Figure]
     forests: Sequence[Figure]
@@ -166,6 +169,7 @@ def _group(title: str, runs: Sequence[Run], baseline: str | None) -> Group:
         statements=comparison.statements(),
         facts=_facts(runs, comparison),
         over_time=_there([*over_time, rows_figure(by_label)]),
+        remarks=without_curves(by_label),
         tasks=_there([dumbbell_figure(by_label)]),
         costs=_there([cost_figure(comparison), pareto_figure(comparison)]),
         forests=forest_figures(comparison),
@@ -222,4 +226,6 @@ def _rounds(runs: Sequence[Run], comparison: Comparison) -> ShownRounds | None:
     tasks = shown_tasks(runs)
     order = [row.label for row in comparison.rows]
     figures = [loss_figure(groups, order), volume_figure(groups, tasks), change_figure(groups, tasks)]
+    if rounds.has_one(groups):
+        figures = []
     return ShownRounds(rounds.sentences(groups), _there(figures), tables)

@@ -10,7 +10,7 @@ from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.read.files import number
 from mixalign.reporting.show.figures.paths import Groups
-from mixalign.reporting.show.figures.spec import Figure, Trace, axis, run_look, shown, trace
+from mixalign.reporting.show.figures.spec import Figure, Trace, axis, mean_of, run_look, shown, trace
 from mixalign.reporting.show.plots.style import inner
 
 __all__ = ["cost_figure", "dumbbell_figure", "forest_figures", "pareto_figure"]
@@ -45,8 +45,8 @@ def dumbbell_figure(groups: Groups) -> Figure | None:
     }
     word = FinalRows.of(run.eval for group in groups.values() for run in group).word.capitalize()
     caption = (
-        f"{word} loss, mean over seeds: hollow where training started, full where it ended; the tick is the task's "
-        "specialist. Where no start was measured there is none."
+        f"{word} loss: hollow where training started, full where it ended; the tick is the task's specialist. Where no "
+        f"start was measured there is none.{mean_of(groups)}"
     )
     return Figure("Each task from start to end", caption, traces, axes, height=height, single=True)
 

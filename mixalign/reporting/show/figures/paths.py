@@ -14,11 +14,23 @@ from mixalign.reporting.judge.statistics import Score
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.history import Array, Series
 from mixalign.reporting.read.runs import Run
-from mixalign.reporting.show.figures.spec import Figure, Trace, axis, percent, run_look, shown, task_colour, trace
+from mixalign.reporting.show.figures.spec import (
+    Figure,
+    Trace,
+    axis,
+    has_line,
+    mean_of,
+    percent,
+    run_look,
+    shown,
+    task_colour,
+    trace,
+)
 from mixalign.reporting.show.plots.series import Curves, mean_over_seeds, shares, task_series, worst_series
+from mixalign.reporting.show.plots.style import inner
 from mixalign.reporting.show.plots.tasks import OTHERS, is_second, shown_tasks
 
-__all__ = ["Groups", "excess_figure", "rows_figure", "weights_figure", "worst_figure"]
+__all__ = ["Groups", "excess_figure", "rows_figure", "series_of", "weights_figure", "worst_figure"]
 
 Groups = dict[str, list[Run]]  # by label
 MARK = {"symbol": "diamond-open", "size": 11, "line": {"width": 2}}
@@ -26,7 +38,7 @@ MARKED = "The curve is measured on validation rows; the diamond is the value on 
 
 
 def weights_figure(groups: Groups) -> Figure | None:
-    """The share of every task over the steps, stacked; None where no run has a path of its mixture."""
+    """The share of every task over the steps, stacked; None without a path of the mixture, or of one task."""
     tasks = shown_tasks([run for group in groups.values() for run in group])
     traces: list[Trace] = []
     for label, group in groups.items():
@@ -36,16 +48,19 @@ def weights_figure(groups: Groups) -> Figure | None:
     axes = {"xaxis": axis("step"), "yaxis": axis("", tickformat=".0%", range=[0, 1]), "hovermode": "x"}
     caption = (
         "The height of a band is the share of a task: its weight in the loss where the mixer weighs losses, else how "
-        "often it is drawn. Mean over seeds."
+        f"often it is drawn.{mean_of(groups)}"
     )
     title = "Weights of the tasks over time"
-    return Figure(title, caption, traces, axes, legend="tasks", single=True) if traces else None
+    there = len(tasks) > 1 and has_line(traces)
+    return Figure(title, caption, traces, axes, legend="tasks", single=True) if there else None
 
 
 def _band(grid_S: Array, share_S: Array, k: int, tasks: Sequence[str], label: str) -> Trace:
     colour = task_colour(k, tasks)
     pattern: dict[str, Any] = (
-        {"fillpattern": {"shape": "/", "size": 6, "fgcolor": "var(--paper)"}} if is_second(k, tasks) else {}
+        {"fillpattern": {"shape": "/", "size": 6, "fgcolor": "var(--paper)", "bgcolor": colour}}
+        if is_second(k, tasks)
+        else {}
     )
     return trace(
         grid_S,
@@ -63,29 +78,41 @@ def _band(grid_S: Array, share_S: Array, k: int, tasks: Sequence[str], label: st
 
 
 def worst_figure(groups: Groups, metric: str) -> Figure | None:
-    """The worst task over the steps, a line a label; None where nothing was validated."""
+    """The worst task over the steps, a line a label; None where nothing was validated twice."""
     runs = [run for group in groups.values() for run in group]
-    title, series = _series(runs)
+    title, series = series_of(runs)
     traces: list[Trace] = []
     for index, (label, group) in enumerate(groups.items()):
         curves = [worst_series(series(run)) for run in group if series(run)]
         if curves:
             traces += _worst_line(curves, label, index)
             traces += _test_mark(group, [run.score(metric) for run in group], label, run_look(index)[0], run=label)
-    if not traces:
+    if not has_line(traces):
         return None
+    edge, far = _without_far(traces)
     axes = {
         "xaxis": axis("step", rangemode="tozero"),
-        "yaxis": axis("nats", rangemode="tozero"),
+        "yaxis": axis("nats", **({"range": [0.0, edge]} if far else {"rangemode": "tozero"})),
         "hovermode": "closest",
     }
-    caption = (
-        f"{title}, the task where it is largest. {_marked(groups)} Mean over seeds, the band is one standard error."
-    )
+    seeds = f"{mean_of(groups).removesuffix('.')}, the band is one standard error." if mean_of(groups) else ""
+    caption = f"{title}, the task where it is largest. {_marked(groups)}{seeds}"
+    caption += f" Beyond the edge, seen after a double click: {', '.join(far)}." if far else ""
     return Figure(f"{TITLES[metric].capitalize()} over time", caption, traces, axes, legend="runs")
 
 
-def _series(runs: Sequence[Run]) -> tuple[str, Callable[[Run], Curves]]:
+def _without_far(traces: Sequence[Trace]) -> tuple[float, list[str]]:
+    """A height that one label far above the others does not stretch, and which labels it leaves out in part."""
+    highest: dict[str, float] = {}
+    for one in traces:
+        label = one["meta"]["run"]
+        highest[label] = max([highest.get(label, 0.0), *(float(y) for y in one["y"] if np.isfinite(y))])
+    edge = 1.08 * inner([*highest.values()])
+    return edge, [label for label, value in highest.items() if value > edge]
+
+
+def series_of(runs: Sequence[Run]) -> tuple[str, Callable[[Run], Curves]]:
+    """What is drawn over the steps, and the reader of one run's curves; empty where nothing was recorded."""
     tasks = shown_tasks(runs)
     try:
         title, series = task_series(runs, tasks)
@@ -143,10 +170,10 @@ def _test_mark(
 
 
 def excess_figure(groups: Groups) -> Figure | None:
-    """Every task's curve under one label; None where nothing was validated."""
+    """Every task's curve under one label; None where nothing was validated twice, or there is one task."""
     runs = [run for group in groups.values() for run in group]
     tasks = shown_tasks(runs)
-    title, series = _series(runs)
+    title, series = series_of(runs)
     key = "loss" if title == "Validation loss" else "excess"
     traces: list[Trace] = []
     for label, group in groups.items():
@@ -163,8 +190,9 @@ def excess_figure(groups: Groups) -> Figure | None:
         "yaxis": axis("nats", rangemode="tozero"),
         "hovermode": "closest",
     }
-    caption = f"One line a task, mean over seeds. {_marked(groups)}"
-    return Figure(f"{title} of every task", caption, traces, axes, legend="tasks", single=True) if traces else None
+    caption = f"One line a task. {_marked(groups)}{mean_of(groups)}"
+    there = len(tasks) > 1 and has_line(traces)
+    return Figure(f"{title} of every task", caption, traces, axes, legend="tasks", single=True) if there else None
 
 
 def _task_line(known: Sequence[Series], label: str, k: int, tasks: Sequence[str]) -> list[Trace]:
@@ -190,7 +218,7 @@ def rows_figure(groups: Groups) -> Figure | None:
     tasks = shown_tasks([run for group in groups.values() for run in group])
     seen = {label: _rows_seen(group, tasks) for label, group in groups.items()}
     seen = {label: rows_K for label, rows_K in seen.items() if rows_K.any()}
-    if not seen:
+    if not seen or len(tasks) * len(seen) < 2:
         return None
     labels = list(reversed(seen))
     traces = [
@@ -208,7 +236,7 @@ def rows_figure(groups: Groups) -> Figure | None:
     ]
     axes = {"barmode": "stack", "xaxis": axis("samples"), "yaxis": axis("", type="category")}
     height = 150 + 30 * len(labels)
-    return Figure("Samples seen of each task", "Mean over seeds.", traces, axes, height=height, legend="tasks")
+    return Figure("Samples seen of each task", mean_of(groups).strip(), traces, axes, height=height, legend="tasks")
 
 
 def _rows_seen(group: Sequence[Run], tasks: Sequence[str]) -> Array:

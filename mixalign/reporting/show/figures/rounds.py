@@ -9,7 +9,7 @@ from typing import Any
 
 from mixalign.reporting.judge.rounds import LOSS, Groups, History, best_label, by_task, over_seeds
 from mixalign.reporting.read.files import number
-from mixalign.reporting.show.figures.spec import Figure, axis, run_look, task_colour, trace
+from mixalign.reporting.show.figures.spec import Figure, axis, mean_of, run_look, task_colour, trace
 from mixalign.reporting.show.plots.tasks import OTHERS, is_second
 
 __all__ = ["change_figure", "loss_figure", "volume_figure"]
@@ -36,10 +36,12 @@ def loss_figure(groups: Groups, order: Sequence[str]) -> Figure:
         more: dict[str, Any] = {**look, **(error if len(group) > 1 else {})}
         means = [score.mean for score in scores]
         traces.append(trace(rounds, means, label, run=label, mode="lines+markers", hovertemplate=hover, **more))
-    caption = (
-        "Mean over seeds with one standard error. A large point is a round that some seed kept; a hollow one lacks "
-        "seeds that had ended before."
-    )
+    caption = "A large point is a round that was kept."
+    if mean_of(groups):
+        caption = (
+            "Mean over seeds with one standard error. A large point is a round that some seed kept; a hollow one lacks "
+            "seeds that had ended before."
+        )
     axes = {"xaxis": axis("round", **ROUNDS), "yaxis": axis("nats"), "hovermode": "closest"}
     return Figure("Target loss after every round", caption, traces, axes, legend="runs")
 
@@ -58,7 +60,9 @@ def volume_figure(groups: Groups, tasks: Sequence[str]) -> Figure:
             more: dict[str, Any] = {**look, "marker": {"color": colour}, "hovertemplate": hover}
             traces.append(trace(list(range(len(growth))), growth, task, task=task, mode="lines+markers", **more))
     axes = {"xaxis": axis("round", **ROUNDS), "yaxis": axis("times round 0"), "hovermode": "closest"}
-    return Figure(f"Volume of each task under {best}", "Mean over seeds.", traces, axes, legend="tasks")
+    return Figure(
+        f"Volume of each task under {best}", mean_of({best: groups[best]}).strip(), traces, axes, legend="tasks"
+    )
 
 
 def change_figure(groups: Groups, tasks: Sequence[str]) -> Figure | None:

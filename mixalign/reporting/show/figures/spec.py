@@ -7,14 +7,14 @@ the dark.
 import html
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mixalign.reporting.show.plots.style import wrapped
 from mixalign.reporting.show.plots.tasks import OTHERS, PALETTE
 
-__all__ = ["Figure", "Trace", "axis", "percent", "run_look", "shown", "task_colour", "trace"]
+__all__ = ["Figure", "Trace", "axis", "has_line", "mean_of", "percent", "run_look", "shown", "task_colour", "trace"]
 
 Trace = dict[str, Any]
 Legend = Literal["", "runs", "tasks"]
@@ -77,6 +77,16 @@ def trace(
 def shown(name: str) -> str:
     """A name on lines of its own, in which plotly finds no markup."""
     return "<br>".join(html.escape(line, quote=False) for line in wrapped(name, 26).splitlines())
+
+
+def has_line(traces: Iterable[Trace]) -> bool:
+    """Whether some line has two points, so that there is something to see in it."""
+    return any(len(one["x"]) > 1 and "lines" in one.get("mode", "") for one in traces)
+
+
+def mean_of(groups: Mapping[str, Sequence[Any]]) -> str:
+    """What a caption says of seeds; nothing where every label has one."""
+    return " Mean over seeds." if any(len(group) > 1 for group in groups.values()) else ""
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:

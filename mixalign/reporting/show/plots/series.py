@@ -32,10 +32,12 @@ def shares(group: Sequence[Run], tasks: Sequence[str]) -> tuple[Array, Array]:
 
 
 def common_grid(steps: Sequence[Array]) -> Array:
-    """Even steps (S,) from the last start to the first end."""
+    """Even steps (S,) from the last start to the first end; one where these are the same."""
     start, end = max(step.min() for step in steps), min(step.max() for step in steps)
+    if end <= start:
+        return np.array([start], float)
     points = min(GRID_STEPS, max(len(step) for step in steps))
-    return np.linspace(start, max(end, start + 1e-9), max(points, 2))
+    return np.linspace(start, end, max(points, 2))
 
 
 def task_series(runs: Sequence[Run], tasks: Sequence[str]) -> tuple[str, Callable[[Run], Curves]]:
