@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from mixalign.config.yaml_comments import describe
+from mixalign.data.read.spec import TaskSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKING = ROOT / "docs" / "making"
@@ -28,6 +30,8 @@ def test_every_key_of_the_configuration_is_on_its_page(making):
     for key in describe(ROOT / "conf" / "train.yaml").keys:
         if key.value:
             assert f"| `{key.path}` |" in page, key.path
+    for entry in fields(TaskSpec):
+        assert f"| `data.tasks.<name>.{entry.name}` |" in page
     for path in sorted((ROOT / "conf").glob("*/[!_]*.yaml")):
         if path.parent.name != "hydra":
             assert f"### `{path.parent.name}={path.stem}`" in page

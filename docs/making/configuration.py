@@ -39,9 +39,9 @@ def configuration_page() -> str:
         keys = [key for key in main.keys if key.path.startswith(f"{section.path}.") and key.value]
         title = f"`{section.path}.*`"
         parts.append(f"## {title}\n\n{_sentence(section.comment)}\n\n{_table(keys, touches)}")
-    parts.append(
-        f"## `data.tasks.<name>.*`\n\nOf each task: [formats of rows](formats.md).\n\n{_table(task_keys(), {})}"
-    )
+    of_task = [Key(f"data.tasks.<name>.{key.path}", key.value, key.comment) for key in task_keys()]
+    table = _table(of_task, touches)
+    parts.append(f"## `data.tasks.<name>.*`\n\nOf each task: [formats of rows](formats.md).\n\n{table}")
     taken = dict(entry.split(": ", 1) for entry in main.defaults if ": " in entry and "/" not in entry)
     groups = [path for path in CONF.iterdir() if path.is_dir() and path.name not in OF_HYDRA]
     for folder in sorted(groups, key=lambda path: (path.name in WHOLE_RUNS, path.name)):
