@@ -52,6 +52,32 @@ PROBE = """<script>addEventListener("load", () => setTimeout(() => {
 }, 1500));</script></body>"""
 
 
+ON_PAPER = """<script>addEventListener("load", () => setTimeout(() => {
+  dispatchEvent(new Event("beforeprint"));
+  setTimeout(() => {
+    const all = (what) => [...document.querySelectorAll(what)];
+    const edge = document.querySelector("body").getBoundingClientRect().right;
+    const out = {
+      cut: all("td, th, svg.main-svg").filter((one) => one.getBoundingClientRect().right > edge + 1).length,
+      shut: all("details:not([open])").map((one) => one.className), wide: all("table.wide").length,
+      paper: getComputedStyle(document.body).backgroundColor, drawn: all("figure svg.main-svg").length > 0,
+      links: all("nav").filter((one) => one.clientHeight > 0).length,
+    };
+    document.body.innerHTML = "<pre id=probe></pre>";
+    document.getElementById("probe").textContent = JSON.stringify(out);
+  }, 1500);
+}, 1500));</script></body>"""
+
+
+def opened(page, profile, width, *flags):
+    """What a page's probe found in a window of this width, and what the browser complains of."""
+    command = [BROWSER, *FLAGS, *flags, f"--user-data-dir={profile}", f"--window-size={width},9000"]
+    done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr
+    return json.loads(html.unescape(found[1])), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
 @pytest.fixture
 def look(write_run, tmp_path):
     """Opens a page of two labels and three seeds with a probe, in a window of this width; what it found."""
@@ -64,12 +90,7 @@ def look(write_run, tmp_path):
     page.write_text(page.read_text().replace("</body>", PROBE))
 
     def open_it(width, *flags):
-        command = [BROWSER, *FLAGS, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},9000"]
-        done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
-        found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-        assert found, done.stderr
-        complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        return json.loads(html.unescape(found[1])), complaints
+        return opened(page, tmp_path / "profile", width, *flags)
 
     return open_it
 
@@ -93,3 +114,17 @@ def test_on_a_phone_in_the_dark_nothing_is_pushed_aside_and_nothing_is_white(loo
     assert (found["wide"] <= found["window"], found["cut"]) == (True, 0)
     assert found["paper"] == "rgb(23, 24, 27)"
     assert found["white"] == 0
+
+
+def test_on_paper_no_table_and_no_figure_is_cut(write_run, tmp_path):
+    """A4 at 96 dots an inch without its margins; the style of paper is applied to the screen, which the probe sees."""
+    pytest.importorskip("plotly.offline", reason="plotly is not installed")
+    for number in range(10):
+        settings = {"mixer_settings": {"eta": 0.01234 * number}, "costs": COSTS["excess"][0]}
+        write_run("ama_s", 0, {"a": 0.02, "a task of a long name": 0.1 * number}, folder=f"runs/{number}", **settings)
+    page = write_report(find(tmp_path / "runs"), tmp_path / "report.html")
+    text = page.read_text().replace("</body>", ON_PAPER)
+    page.write_text(text.replace("@media print {", "@media all {"))
+    found, complaints = opened(page, tmp_path / "profile", 718, "--force-dark-mode")
+    assert complaints == []
+    assert found == {"cut": 0, "shut": [], "wide": 2, "paper": "rgb(255, 255, 255)", "drawn": True, "links": 0}
