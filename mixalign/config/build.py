@@ -15,6 +15,7 @@ from mixalign.errors import MixalignError, did_you_mean
 from mixalign.mixers.base import Rule
 from mixalign.mixers.outside import as_rule
 from mixalign.mixers.wrapped import Wrapped, wrap
+from mixalign.training.foreign_names import meant
 
 __all__ = ["allowed_function", "build", "build_mixer", "check_buildable"]
 
@@ -85,7 +86,7 @@ def _check_arguments(node: Mapping[str, Any]) -> None:
         return
     for name in node:
         if name not in known and not name.startswith("_"):
-            raise MixalignError(f"`{name}` is no setting of {node['_target_']}. {did_you_mean(str(name), known)}")
+            raise MixalignError(f"`{name}` is no setting of {node['_target_']}. {meant(str(name), known)}")
 
 
 def _mappings(node: Any) -> Iterator[Mapping[str, Any]]:

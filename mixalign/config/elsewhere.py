@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixalign.errors import did_you_mean
+from mixalign.training.foreign_names import meant
 
 __all__ = ["CONF", "nearest_key"]
 
@@ -24,5 +24,5 @@ def nearest_key(key: str, known: Iterable[str], config: Mapping[str, Any]) -> st
     places.sort()
     places += [f"{entry.parent.name}={key}" for entry in sorted(CONF.glob("*/*.yaml")) if entry.stem == key]
     if not places:
-        return did_you_mean(key, known)
+        return meant(key, known)
     return f"Did you mean {' or '.join(f'`{place}`' for place in places)}?"

@@ -9,6 +9,7 @@ from yaml import YAMLError
 
 from mixalign.config.elsewhere import CONF, nearest_key
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.training.foreign_names import meant
 from mixalign.training.trainer_arguments import why_not
 
 __all__ = ["user_message"]
@@ -83,5 +84,5 @@ def _unknown(error: BaseException, cause: BaseException | None) -> str | None:
     key, place, nodes = found.group(1), parent._get_full_key(""), {str(name): parent._get_node(name) for name in parent}
     if place == "trainer" and (why := why_not(key)):
         return why
-    hint = did_you_mean(key, nodes) if place else nearest_key(key, nodes, nodes)
+    hint = meant(key, nodes) if place else nearest_key(key, nodes, nodes)
     return f"`{place}.{key}` is no setting. {hint}" if place else f"`{key}` is no setting. {hint}"

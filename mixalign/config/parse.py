@@ -21,6 +21,7 @@ from mixalign.errors import MixalignError, did_you_mean
 from mixalign.files import may_write
 from mixalign.mixers.fixed import Fixed
 from mixalign.models.tiny import TinyLlama
+from mixalign.training.foreign_names import meant
 from mixalign.training.trainer_arguments import check_arguments
 from mixalign.types import Form
 
@@ -214,7 +215,7 @@ def _values(kind: type, node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     known = {entry.name: entry for entry in fields(kind) if "touches" in entry.metadata}
     for key in node:
         if key not in known:
-            hint = did_you_mean(str(key), known) if prefix else nearest_key(str(key), known, node)
+            hint = meant(str(key), known) if prefix else nearest_key(str(key), known, node)
             raise MixalignError(f"`{prefix}{key}` is no setting. {hint}")
     values = {}
     for name, entry in known.items():

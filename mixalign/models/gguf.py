@@ -157,13 +157,20 @@ class GGUF:
         Raises:
             MixalignError: when the file cannot be used, or the cache not be written.
         """
-        path = self.path
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        content = self._content()
         place = cache / "gguf" / content[:16]
         if not (place / "recipe.json").is_file():
-            self._make(place, cache / "locks", {"stage": "gguf", "sha256": content, "file": path.name})
+            self._make(place, cache / "locks", {"stage": "gguf", "sha256": content, "file": self.path.name})
         return self.as_pretrained(str((place / "model").absolute()))
+
+    def is_unpacked(self, cache: Path) -> bool:
+        """Whether a cache has that folder already."""
+        return (cache / "gguf" / self._content()[:16] / "recipe.json").is_file()
+
+    def _content(self) -> str:
+        """The fingerprint of the file's content."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _make(self, place: Path, locks: Path, recipe: dict[str, Any]) -> None:
         check_may_make(place, locks)

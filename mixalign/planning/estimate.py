@@ -86,7 +86,8 @@ def estimate_lines(found: Estimate) -> list[str]:
     if found.seconds:
         parts = ", ".join(f"{group} {clock(seconds)}" for group, seconds in found.seconds.items())
         without = f", without {' and '.join(found.unknown)} (not known before the first)" if found.unknown else ""
-        lines.append(f"time: about {span(sum(found.seconds.values()))}{without}: {parts}; by {found.stands_on}")
+        total = span(sum(found.seconds.values()))
+        lines.append(f"time: about {total} by the clock{without}: {parts}; by {found.stands_on}")
     else:
         lines.append(
             "time: not known before the first steps, as the cache has no training of this model on such a machine; "

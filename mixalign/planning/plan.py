@@ -20,7 +20,7 @@ from mixalign.planning.estimate import Estimate, estimate
 from mixalign.planning.rows import ShownRow, shown_rows
 from mixalign.runs.check import needs_specialists
 from mixalign.runs.influence_cost import influence_text
-from mixalign.runs.notes import notes_of
+from mixalign.runs.notes import chosen_of, notes_of
 
 __all__ = ["Plan", "PlanRow", "make_plan", "plan_rows", "stages", "warnings_of"]
 
@@ -105,7 +105,7 @@ def make_plan(job: Job, num_rows: int = 1, take_time: bool = False) -> Plan:
         held=held_out(job),
         stages=stages(job, mixer),
         estimate=estimate(job, mixer, timed(job) if take_time else None),
-        chosen=list(settings.chosen),
+        chosen=chosen_of(job, needs_specialists(settings, in_sweep=False)),
         warnings=[*warnings_of(rows), *notes_of(job, mixer, needs_specialists(settings, in_sweep=False))],
     )
 

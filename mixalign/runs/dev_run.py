@@ -1,6 +1,7 @@
 """A run of two steps a stage in a folder that is thrown away, to see that every stage works: `fast_dev_run=true`."""
 
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from mixalign.config.parse import parse
 from mixalign.config.settings import RunSettings
 from mixalign.data.read.sources import discover_tasks
 from mixalign.errors import MixalignError, Stopped
+from mixalign.models.gguf import GGUF
 from mixalign.together.agree import agree, is_first, wait
 
 __all__ = ["least_steps", "shortened", "trial"]
@@ -46,9 +48,12 @@ def trial(settings: RunSettings, in_sweep: bool = False) -> Iterator[tuple[RunSe
         STEPS, more, ROWS,
     )  # fmt: skip
     try:
-        short = parse(shortened(settings.plain, folder / "cache", steps))
+        short = replace(parse(shortened(settings.plain, folder / "cache", steps)), progress=settings.progress)
+        model = settings.model
+        if isinstance(model, GGUF) and model.is_unpacked(settings.cache_dir):
+            short = replace(short, model=model.unpacked(settings.cache_dir))
         with _nameless(folder):
-            yield replace(short, progress=settings.progress), folder / "run"
+            yield short, folder / "run"
         wait()
         log.info(
             "fast_dev_run: every stage has run; nothing of it was kept. Leave fast_dev_run out for the run itself."
@@ -62,8 +67,10 @@ def trial(settings: RunSettings, in_sweep: bool = False) -> Iterator[tuple[RunSe
 def _nameless(folder: Path) -> Iterator[None]:
     """Within, no log line, no error and no word of a stop names a folder that is gone when it is read."""
 
+    below = re.compile(re.escape(str(folder)) + r"([\w./-]*\w)?")
+
     def plain(text: str) -> str:
-        return text.replace(str(folder), "TRIAL")
+        return below.sub("a folder of the trial", text)
 
     def rename(record: logging.LogRecord) -> bool:
         record.msg, record.args = plain(record.getMessage()), ()

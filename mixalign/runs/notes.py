@@ -14,11 +14,27 @@ from mixalign.models.load import Pretrained
 from mixalign.objectives.base import Objective, values
 from mixalign.runs.origin import opens_answer
 
-__all__ = ["notes_of"]
+__all__ = ["chosen_of", "notes_of"]
 
 LONG = 0.5  # share of a training
 SHOWN = 3  # trainings of as many steps that are named
 WIDE = ("float32", "float64")
+
+
+def chosen_of(job: Job, train_specialists: bool) -> list[str]:
+    """What was chosen for keys that were `auto`, and why, without the keys of stages that this run does not have.
+
+    Args:
+        train_specialists: whether missing ones are to be trained.
+    """
+    absent = {"reference.sft_": reference_steps(job) == 0, "specialists.": not train_specialists}
+    left_out = tuple(group for group, is_absent in absent.items() if is_absent)
+    lines = []
+    for line in job.settings.chosen:
+        values, bracket, why = line.partition(" (")
+        kept = [value for value in values.split(", ") if not value.startswith(left_out)]
+        lines += [f"{', '.join(kept)}{bracket}{why}"] if kept else []
+    return lines
 
 
 def notes_of(job: Job, mixer: Rule, train_specialists: bool) -> list[str]:

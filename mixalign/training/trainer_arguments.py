@@ -7,6 +7,7 @@ What passes cannot change what is trained or judged, apart from rounding, or is 
 from collections.abc import Iterable
 
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.training.foreign_names import meant
 
 __all__ = ["BY_STAGES", "PASSED", "REFUSED", "check_arguments", "why_not"]
 
@@ -90,7 +91,7 @@ def why_not(name: str) -> str | None:
         return None
     if name in REFUSED:
         return f"`trainer.{name}` cannot be set, because mixalign sets it: {REFUSED[name]}."
-    known = did_you_mean(name, [*PASSED, "timeout", *REFUSED])
+    known = meant(name, [*PASSED, "timeout", *REFUSED])
     if known.startswith("Known"):
         known = did_you_mean(name, [*PASSED, "timeout"])
     return f"`trainer.{name}` is no setting. {known}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.locks import acquire, lock_on
 
-__all__ = ["KINDS", "Entry", "entries", "remove", "select", "size_text"]
+__all__ = ["KINDS", "Entry", "at_work", "entries", "remove", "select", "size_text"]
 
 KINDS = {  # folder of a cache -> what it holds
     "reference": "reference policies, other starts",
@@ -18,7 +18,7 @@ KINDS = {  # folder of a cache -> what it holds
     "baseline": "models that mixers compare with",
     "rounds": "first rounds of mixer=ideal",
     "gguf": "models made out of GGUF files",
-    "unfinished": "trainings that were stopped",
+    "unfinished": "checkpoints of trainings",
     "scores": "losses of rows, frozen models",
     "tokens": "token ids of large tables",
     "influence": "benefits that mixer=ideal found",
@@ -107,6 +107,11 @@ def remove(cache: Path, chosen: Iterable[Entry]) -> tuple[list[Entry], list[Entr
     return removed, left
 
 
+def at_work(cache: Path, found: Iterable[Entry]) -> list[Entry]:
+    """Those that a run makes at this moment: trainings that go on, and what is being read or scored."""
+    return [one for one in found if _is_being_made(cache, one)]
+
+
 def _is_being_made(cache: Path, one: Entry) -> bool:
     """Whether a run holds its lock; of what is unfinished, that of the model whose name ends like it."""
     folder = cache / LOCKS
@@ -120,6 +125,8 @@ def _is_held(path: Path) -> bool:
     lock = lock_on(path)
     try:
         return not acquire(lock)
+    except PermissionError:  # another user's, of whom nothing is known
+        return False
     finally:
         lock.release()
 

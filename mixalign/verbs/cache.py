@@ -9,7 +9,7 @@ from pathlib import Path
 from mixalign.errors import MixalignError
 from mixalign.output import say
 from mixalign.terminal import Column, table_text
-from mixalign.upkeep.cache import KINDS, Entry, entries, remove, select, size_text
+from mixalign.upkeep.cache import KINDS, Entry, at_work, entries, remove, select, size_text
 
 __all__ = ["main"]
 
@@ -38,6 +38,8 @@ def main() -> None:
     args = parser.parse_args()
     chosen = select(entries(args.folder), args.kind, args.older)
     say(_table(args.folder, chosen))
+    if text := _unfinished(args.folder, chosen):
+        say(text)
     if args.remove and chosen:
         _remove(args.folder, chosen, args.yes)
 
@@ -67,6 +69,18 @@ def _table(folder: Path, chosen: Sequence[Entry]) -> str:
         return f"{folder}: nothing of that."
     total = ["all", str(len(chosen)), size_text(sum(one.size for one in chosen)), "", ""]
     return table_text(COLUMNS, rows, totals=[total], title=str(folder))
+
+
+def _unfinished(folder: Path, chosen: Sequence[Entry]) -> str:
+    """Which trainings go on, and how many were stopped; a run holds a lock on what it makes."""
+    trainings = [one for one in chosen if one.kind == "unfinished"]
+    if not trainings:
+        return ""
+    now = len(at_work(folder, trainings))
+    parts = [f"{now} of a run that is at work now"] * bool(now)
+    if stopped := len(trainings) - now:
+        parts.append(f"{stopped} stopped: the same command goes on from there")
+    return f"unfinished: {'; '.join(parts)}."
 
 
 def _remove(folder: Path, chosen: Sequence[Entry], sure: bool) -> None:

@@ -41,7 +41,7 @@ from mixalign.runs.identity import (
     write_identity,
     write_specialists,
 )
-from mixalign.runs.notes import notes_of
+from mixalign.runs.notes import chosen_of, notes_of
 from mixalign.runs.proxy import run_proxy, with_baseline
 from mixalign.runs.rounds import run_rounds
 from mixalign.runs.stages import begin_course
@@ -168,8 +168,8 @@ def _run(
     same(job)
     rows, name = sum(map(len, job.data["train"])), settings.name
     log.info("%s: %d tasks, %d rows, %d steps of %d rows", name, len(job.tasks), rows, job.steps, settings.batch_size)
-    if job.settings.chosen:
-        log.info("chosen: %s", "; ".join(job.settings.chosen))
+    if chosen := chosen_of(job, train_specialists):
+        log.info("chosen: %s", "; ".join(chosen))
     for note in notes_of(job, mixer, train_specialists):
         log.warning("%s", note)
     job, reference = reference_policy(job, partial(_begin, same, mixer, train_specialists, claimed.finished))

@@ -2,13 +2,17 @@
 
 import logging
 import tempfile
+from dataclasses import replace
 
 import pytest
 
 from mixalign import train
 from mixalign.config.compose import compose_settings
 from mixalign.errors import MixalignError, Stopped
+from mixalign.jobs.job import prepare
+from mixalign.models.gguf import GGUF
 from mixalign.runs.dev_run import least_steps, shortened, trial
+from tests.models.tiny_gguf import tiny_llama, write_gguf
 from tests.tiny_runs import ROOT, snapshot
 
 RULES = sorted(path.stem for path in (ROOT / "conf" / "mixer").glob("*.yaml") if path.stem not in ("fixed", "skill_it"))
@@ -35,6 +39,22 @@ def test_every_stage_runs_and_nothing_is_left(tiny, cache, tmp_path, caplog, cap
     assert not [path for path in (tmp_path / "tmp").iterdir() if path.name.startswith("mixalign-")]
 
 
+def test_a_model_that_the_cache_has_unpacked_is_not_unpacked_again(tiny, tmp_path, caplog):
+    """The trial has a cache of its own; what the file became in the run's is only read."""
+    path = write_gguf(tmp_path / "model.gguf", tiny_llama())
+    cache = tmp_path / "cache"
+    settings = compose_settings(["model=gguf", f"model.gguf_file={path}", f"cache_dir={cache}"])
+    with trial(settings) as (short, _):
+        assert isinstance(short.model, GGUF)  # nothing is there yet, and the trial leaves nothing
+    assert not cache.exists()
+    made = settings.model.unpacked(cache)
+    before = snapshot(cache)
+    with trial(settings) as (short, _):
+        assert short.model == made
+        assert prepare(replace(short, data=compose_settings(tiny()).data)).settings.model == made
+    assert snapshot(cache) == before
+
+
 def test_no_message_of_a_trial_names_its_folder(tiny, caplog):
     log, folders = logging.getLogger("mixalign.anything"), []
 
@@ -45,9 +65,9 @@ def test_no_message_of_a_trial_names_its_folder(tiny, caplog):
             raise error(run)
 
     caplog.set_level(logging.INFO)
-    with pytest.raises(MixalignError, match=r"^TRIAL/run is damaged\.$"):
+    with pytest.raises(MixalignError, match=r"^a folder of the trial is damaged\.$"):
         end(lambda run: MixalignError(f"{run} is damaged."))
-    assert "TRIAL/run is there already" in caplog.messages
+    assert "a folder of the trial is there already" in caplog.messages
     with pytest.raises(Stopped) as stop:
         end(lambda run: Stopped(f"stopped by SIGTERM in the training; saved {run}/last.ckpt. It goes on there.", 143))
     assert stop.value.text == (

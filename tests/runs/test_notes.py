@@ -9,7 +9,7 @@ from mixalign.jobs.job import prepare
 from mixalign.mixers.fixed import Temperature
 from mixalign.mixers.wrapped import Wrapped
 from mixalign.planning.plan import make_plan
-from mixalign.runs.notes import notes_of
+from mixalign.runs.notes import chosen_of, notes_of
 from tests.runs.test_identity import write_model
 
 
@@ -136,3 +136,20 @@ def test_what_is_text_for_a_reason_is_nothing_to_speak_of(tmp_path, rows, object
 def test_the_tiny_model_talks_to_nobody(tmp_path, tiny):
     assert of_rows(tmp_path, PAIRS, "dpo", model="tiny")[0] == []
     assert not [note for note in notes(tiny)[0] if "chat template" in note]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trains_specialists", "stages"),
+    [
+        (["mixer=ama_s"], True, {"reference.", "specialists."}),
+        (["mixer=uniform"], False, {"reference."}),
+        (["mixer=ama_s", "objective=sft"], True, {"specialists."}),
+        (["mixer=ama_s", "reference.sft_steps=0"], True, {"specialists."}),
+    ],
+)
+def test_what_was_chosen_for_a_stage_is_said_where_the_run_has_it(overrides, trains_specialists, stages):
+    job = prepare(compose_settings(overrides))  # of the generated tasks, whose preset recommends steps of all stages
+    text = " ".join(chosen_of(job, trains_specialists))
+    assert {stage for stage in ("reference.", "specialists.") if stage in text} == stages
+    assert "optimizer.lr=" in text
+    assert ", (" not in text

@@ -106,6 +106,27 @@ def test_the_verb_lists_and_removes(folder, monkeypatch, capsys):
     assert "nothing of that" in _call(monkeypatch, capsys, folder, "--older", "5")
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_a_training_that_goes_on_is_not_called_stopped(folder, works):
+    """Its lock has the name of the model, which ends like the name of what is unfinished; another one was stopped."""
+    for name in ("abcdef", "012345"):
+        (folder / "unfinished" / name / "checkpoints").mkdir(parents=True)
+    held = lock_on(folder / "locks" / "math-abcdef" / "recipe.json")
+    assert acquire(held)
+    if not works:
+        held.release()
+    # another process looks: a lock is not in the way of its own
+    code = "import sys; from mixalign.verbs import cache; sys.argv[1:] = [sys.argv[1]]; cache.main()"
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=200, check=True)
+    held.release()
+    said = done.stdout.splitlines()[-1]
+    if works:
+        assert said == "unfinished: 1 of a run that is at work now; 1 stopped: the same command goes on from there."
+    else:
+        assert said == "unfinished: 2 stopped: the same command goes on from there."
+    assert "stopped" not in KINDS["unfinished"]
+
+
 def test_a_number_of_days_that_is_none(folder, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         _call(monkeypatch, capsys, folder, "--older", "soon")

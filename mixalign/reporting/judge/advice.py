@@ -11,6 +11,7 @@ from mixalign.final_rows import FinalRows
 from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.judge.verdicts import MIN_SEEDS
+from mixalign.reporting.read.costs import included
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
 
@@ -167,4 +168,4 @@ def _cost(comparison: Comparison, row: Row) -> str:
     times = (
         f", {bill.times.mean:.2f} times {comparison.plain}" if bill.times.n and row.label != comparison.plain else ""
     )
-    return f"It cost {beyond}; {bill.time.mean:,.0f} s in all{times}."
+    return f"It cost {beyond}; {bill.time.mean:,.0f} {bill.unit}, {included(bill.parts)}{times}."

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mixalign.reporting.judge.statistics import Paired, Score
-from mixalign.reporting.read.costs import TRAINING, Cost
+from mixalign.reporting.read.costs import TRAINING, Cost, unit
 
 __all__ = ["Spent", "spent"]
 
@@ -16,7 +16,7 @@ class Spent:
     Attributes:
         extra_steps: optimizer steps beyond those of plain training, mean over seeds.
         parts: what they were for, with their steps on the first seed.
-        time: seconds. `memory`: MiB.
+        time: in `unit`, CPU or GPU seconds. `memory`: MiB.
         times: seconds as multiples of plain training's, seed by seed; nothing where no run is plain.
         more_memory: MiB minus plain training's, seed by seed.
     """
@@ -27,6 +27,7 @@ class Spent:
     memory: Score
     times: Score
     more_memory: Paired
+    unit: str = "CPU s"
 
 
 def spent(costs: Mapping[str, Mapping[int, Cost]], plain: str | None) -> dict[str, Spent]:
@@ -51,4 +52,5 @@ def _spent(mine: Mapping[int, Cost], base: Mapping[int, Cost]) -> Spent:
         Score.of([cost.memory_mib for cost in costs]),
         Score.of(times),
         Paired.between(memory, plain),
+        unit(costs[0].on_gpu),
     )

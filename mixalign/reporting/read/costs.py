@@ -1,7 +1,7 @@
 """What runs cost beyond plain training: optimizer steps, time and memory, read from `cost.json` and its kin."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from mixalign.errors import MixalignError
 from mixalign.reporting.read.files import number, read_object
 
-__all__ = ["TRAINING", "Cost", "read_cost"]
+__all__ = ["TRAINING", "Cost", "included", "read_cost", "unit"]
 
 TRAINING = "training"  # the part that is the training of the run itself
 
@@ -23,7 +23,7 @@ class Cost:
     Attributes:
         steps: optimizer steps by what they were for: `training` of the run itself, `rounds`, `proxy`, `specialists` ...
         plain: optimizer steps of a training with a mixture that stays: those of the configuration.
-        seconds: in all; NaN when a part is not known. `cpu_seconds`: of all threads of the first process.
+        seconds: in all, by the clock; NaN when a part is not known. `cpu_seconds`: of all threads of the first process.
         memory_mib: the most that a part took above what was held before it; NaN when unknown.
         on_gpu: whether the memory is a GPU's.
     """
@@ -46,6 +46,24 @@ class Cost:
     def time(self) -> float:
         """Seconds of the device that works: of the GPU by the clock, of the CPU as the system counts them."""
         return self.seconds if self.on_gpu else self.cpu_seconds
+
+    @property
+    def text(self) -> str:
+        """The time with its unit, and what it is of: `40 CPU s, specialists included`; empty when it is not known."""
+        if math.isnan(self.time):
+            return ""
+        return f"{self.time:,.0f} {unit(self.on_gpu)}, {included(self.steps)}"
+
+
+def unit(on_gpu: bool) -> str:
+    """Of `Cost.time`."""
+    return "GPU s" if on_gpu else "CPU s"
+
+
+def included(parts: Iterable[str]) -> str:
+    """What a time is of beside the training of the run: `specialists and proxy included`."""
+    names = [name for name in parts if name != TRAINING]
+    return f"{' and '.join(names)} included" if names else "of the training alone"
 
 
 def read_cost(path: Path, plain: float) -> Cost | None:

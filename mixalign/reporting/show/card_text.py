@@ -208,7 +208,8 @@ def training(run: Run) -> str:
         lines["LoRA"] = f"rank {lora.get('r')}, alpha {lora.get('lora_alpha')}, on {lora.get('target_modules')}"
     if run.cost is not None and math.isfinite(run.cost.seconds):
         steps = ", ".join(f"{count:,} {what}" for what, count in run.cost.steps.items())
-        lines["cost"] = f"{run.cost.seconds:,.0f} s; optimizer steps: {steps}"
+        of = f" ({run.cost.text})" if run.cost.text else ""
+        lines["cost"] = f"{run.cost.seconds:,.0f} s by the clock{of}; optimizer steps: {steps}"
     return "\n".join(f"- {name}: {value}" for name, value in lines.items())
 
 

@@ -51,7 +51,7 @@ def _facts(run: Run) -> dict[str, str]:
         "LoRA": _pairs(config.get("lora"), {"r": "r", "lora_alpha": "alpha", "target_modules": "on"}) or "none",
         "Steps": f"{steps} of {config.get('batch_size', '?')} rows" if steps is not None else "",
         "Kept": _kept(run),
-        "Cost": "" if run.cost is None else f"{run.cost.time:,.0f} s with all that it needed",
+        "Cost": "" if run.cost is None else run.cost.text,
         "Stopped": str(run.eval.get("stopped") or ""),
     }
     return {term: text for term, text in facts.items() if text}

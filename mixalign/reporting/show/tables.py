@@ -15,11 +15,11 @@ __all__ = ["Table", "extra_steps", "methods_table", "scores_table", "tasks_table
 MEANS = "Mean \u00b1 standard error over seeds, sorted by {title}; a single seed has no error. "
 COSTS = (
     "Every method trains the model that is judged for the same number of steps; what it spends beside them is its "
-    "cost. Steps are optimizer steps beyond those, specialists counted in full for every method that reads them. Time "
-    "is that of all these trainings, with validations, measurements of the method and scoring of training rows, as a "
-    "multiple of plain training{plain} on the same seed; in brackets seconds, of the CPU where it trains, else by the "
-    "clock. Memory is the peak above what was held before a training, in MiB, and in brackets the difference to plain "
-    "training."
+    "cost. Steps are optimizer steps beyond those, specialists counted in full for every method that reads them. Time"
+    " is that of all these trainings, with validations, measurements of the method and scoring of training rows, as a"
+    " multiple of plain training{plain} on the same seed; in brackets seconds of the CPU where it trains, else of the"
+    " GPU by the clock. The reference policy and the last evaluation, which every run has, are left out. Memory is "
+    "the peak above what was held before a training, in MiB, and in brackets the difference to plain training."
 )
 
 
@@ -111,7 +111,7 @@ def _costs(row: Row) -> list[str]:
     more = f" ({bill.more_memory.mean:+.0f}{_error(bill.more_memory)})" if bill.more_memory.n else ""
     return [
         f"{steps} ({parts})" if parts else steps,
-        f"{times} ({bill.time.mean:.0f} s)" if bill.time.n else "-",
+        f"{times} ({bill.time.mean:.0f} {bill.unit})" if bill.time.n else "-",
         f"{bill.memory.mean:.0f}{more}" if bill.memory.n else "-",
     ]
 

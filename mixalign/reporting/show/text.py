@@ -11,7 +11,10 @@ from mixalign.terminal import Column, table_text, wrap
 __all__ = ["comparison_text", "report_text"]
 
 SCORES = "mean +- standard error over seeds; (-) marks a single seed; nats; accuracy in [0, 1]"
-COSTS = "with all that a method needs beside its own training; CPU seconds, on a GPU by the clock"
+COSTS = (
+    "time of the training with its validations, and of the specialists, proxies and rounds that it needs; without the "
+    "reference policy and the last evaluation, which every run has"
+)
 
 
 def report_text(runs: Sequence[Run], baseline: str | None = None, width: int | None = None) -> str:
@@ -74,13 +77,19 @@ def _against(pair: Paired | None) -> tuple[str, str]:
     return (f"{pair.mean:+.3f} {pair.interval}" if pair.n > 1 else pair.signed), f"{pair.wins}/{pair.n}"
 
 
+def _unit(comparison: Comparison) -> str:
+    """Of the times, where all have one."""
+    units = dict.fromkeys(row.spent.unit for row in comparison.rows if row.spent)
+    return " or ".join(units)
+
+
 def _costs(comparison: Comparison, width: int | None) -> str:
     times = "times plain training" if comparison.plain is None else f"times {comparison.plain}"
     columns = [
         Column("mixer", text=True),
         Column("steps beyond plain training"),
         Column("for", text=True),
-        *map(Column, ("seconds", times, "memory MiB")),
+        *map(Column, (_unit(comparison), times, "memory MiB")),
     ]
     rows = []
     for row in comparison.rows:

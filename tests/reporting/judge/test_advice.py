@@ -68,7 +68,8 @@ def test_what_it_gave_and_cost_and_where_it_lies(write_run, tmp_path):
     one = advise(compare(runs), runs)
     text = " ".join(one.sentences)
     assert "a 46% to 20%, b 54% to 80%" in text
-    assert "It cost 600 optimizer steps beyond plain training (specialists); 40 s in all, 4.00 times uniform." in text
+    assert "It cost 600 optimizer steps beyond plain training (specialists); 40 CPU s, specialists included, " in text
+    assert "included, 4.00 times uniform." in text
     assert one.models == [str(path / "model")]
 
 

@@ -13,8 +13,8 @@ def test_the_tables_show_the_cost(write_run, tmp_path):
         write_run("odm", seed, settings={"steps": 100})
     comparison = compare(find(tmp_path))
     rows = {row[0]: row[-3:] for row in methods_table(comparison).rows}
-    assert rows["ama_s"] == ["+600 (specialists)", "4.00\u00d7 (40 s)", "50 (+0 \u00b1 0)"]
-    assert rows["uniform"] == ["0", "1.00\u00d7 (10 s)", "50 (+0 \u00b1 0)"]
+    assert rows["ama_s"] == ["+600 (specialists)", "4.00\u00d7 (40 CPU s)", "50 (+0 \u00b1 0)"]
+    assert rows["uniform"] == ["0", "1.00\u00d7 (10 CPU s)", "50 (+0 \u00b1 0)"]
     assert rows["odm"] == ["-", "-", "-"]
     line = next(line.split() for line in comparison_text(comparison, 100).splitlines() if "specialists" in line)
     assert line == ["ama_s", "+600", "specialists", "40.0", "4.00", "50.0"]

@@ -76,7 +76,8 @@ def cost_figure(comparison: Comparison) -> Figure | None:
     """The worst task beside what it cost, a point a label; None where fewer than two labels say it."""
     priced = [row for row in comparison.rows if row.spent and row.spent.time.n]
     plain = all(row.spent and row.spent.times.n for row in priced)
-    unit = f"time of all trainings, in those of {comparison.plain}" if plain else "time of all trainings (s)"
+    units = " or ".join(dict.fromkeys(row.spent.unit for row in priced if row.spent))
+    unit = f"time of all trainings, in those of {comparison.plain}" if plain else f"time of all trainings ({units})"
 
     def cost(row: Row) -> Score:
         assert row.spent is not None
