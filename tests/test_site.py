@@ -1,6 +1,7 @@
 """The site of docs/: what is made for it is whole, and it builds without a warning where its tools are installed."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -9,13 +10,14 @@ from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mixalign.config.yaml_comments import describe
 from mixalign.data.read.spec import TaskSpec
 
 ROOT = Path(__file__).resolve().parents[1]
-MAKING = ROOT / "docs" / "making"
+MAKING, PICTURES = ROOT / "docs" / "making", ROOT / "docs" / "pictures"
 NEEDED = ("mkdocs", "material", "mkdocstrings", "latex2mathml")
 
 
@@ -35,6 +37,20 @@ def test_every_key_of_the_configuration_is_on_its_page(making):
     for path in sorted((ROOT / "conf").glob("*/[!_]*.yaml")):
         if path.parent.name != "hydra":
             assert f"### `{path.parent.name}={path.stem}`" in page
+
+
+def test_pictures_show_what_the_rules_do_today(making, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    making("pictures").main(tmp_path)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["ama.png", "ideal.png"]
+    for made in tmp_path.iterdir():
+        now, then = (json.loads(image.open(path).text["Description"]) for path in (made, PICTURES / made.name))
+        again = f"docs/pictures/{made.name} is out of date: python docs/making/pictures.py"
+        assert len(now) == len(then), again
+        for axes, before in zip(now, then, strict=True):
+            assert axes["words"] == before["words"], again
+            for kind in ("lines", "bars"):
+                assert np.array(axes[kind]) == pytest.approx(np.array(before[kind]), abs=1e-2, rel=1e-3), again
 
 
 def test_what_a_key_touches_is_what_the_settings_say(making):

@@ -1,12 +1,15 @@
 """The pictures of docs/methods/, drawn from the rules themselves: `python docs/making/pictures.py`."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from mixalign.mixers.ama_r import AMAR
@@ -24,14 +27,27 @@ BENEFITS = {"starved": 0.09, "useful": 0.03, "unsure": 0.02, "ample": -0.02, "co
 UNSURE, STEPS = "unsure", 400
 
 
-def main() -> None:
-    PICTURES.mkdir(exist_ok=True)
+def main(folder: Path = PICTURES) -> None:
+    """Draws them; each says in its metadata what it shows, by which a test finds those that are out of date."""
+    folder.mkdir(exist_ok=True)
     rules = {"AMA-R": AMAR(), "AMA-S": AMAS(), "AMA-E": AMAS(eta=0.2, entropy=0.1)}
-    draw_ama(rules).savefig(PICTURES / "ama.png", dpi=80)
-    draw_ideal(Ideal()).savefig(PICTURES / "ideal.png", dpi=80)
+    for name, figure in {"ama.png": draw_ama(rules), "ideal.png": draw_ideal(Ideal())}.items():
+        figure.savefig(folder / name, dpi=80, metadata={"Description": json.dumps(what_it_shows(figure))})
 
 
-def follow(rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
+def what_it_shows(figure: plt.Figure) -> list[dict[str, Any]]:
+    """Words and some of the numbers of each axes."""
+    return [
+        {
+            "words": [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()],
+            "lines": [[round(float(y), 4) for y in line.get_ydata()[::50]] for line in axes.lines],
+            "bars": [round(float(bar.get_width()), 4) for bar in axes.patches],
+        }
+        for axes in figure.axes
+    ]
+
+
+def follow(rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """Weights and excess of three tasks over the steps, (STEPS, 3) each.
 
     The excess of a task falls in proportion to its weight. There is no noise: what is measured is the excess itself.
@@ -47,7 +63,7 @@ def follow(rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
             MixSignal(step, torch.ones(len(TASKS)), excess_K=excess_K, excess_iw_K=excess_K), state
         )
         excess_K = excess_K * (1 - fall_K * weight_K)
-    return torch.stack(weights), torch.stack(seen)
+    return torch.stack(weights).numpy(), torch.stack(seen).numpy()
 
 
 def draw_ama(rules: Mapping[str, Rule]) -> plt.Figure:
@@ -74,10 +90,10 @@ def draw_ideal(rule: Ideal) -> plt.Figure:
     volumes = rule.update(signal, state)[1]["volume_K"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), sharey=True, layout="constrained")
     colours = ["tab:gray" if task == UNSURE else "tab:blue" if b > 0 else "tab:red" for task, b in BENEFITS.items()]
-    left.barh([*BENEFITS], benefit_K, color=colours)
+    left.barh([*BENEFITS], benefit_K.numpy(), color=colours)
     left.set(xlabel="benefit, nats for each unit of volume", title="measured on the trained model")
     left.axvline(0, color="black", linewidth=0.8)
-    right.barh([*BENEFITS], volumes - rows_K, color=colours)
+    right.barh([*BENEFITS], (volumes - rows_K).numpy(), color=colours)
     right.set(xlabel="rows more or fewer in the next round, of 1,000", title=f"m = {rule.m}")
     right.axvline(0, color="black", linewidth=0.8)
     left.invert_yaxis()
