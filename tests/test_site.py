@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from mixalign.config.yaml_comments import describe
 from mixalign.data.read.spec import TaskSpec
@@ -74,6 +75,8 @@ def test_every_mixer_has_a_page_that_says_what_it_does(making):
         above, _, settings = text.partition("## Settings")
         assert len(above.split()) > 30, f"{page} hardly says anything"
         assert settings
+        assert above.count("$$") >= 2, f"{page} has no equation"
+    assert {*yaml.safe_load(methods.EQUATIONS.read_text())} == {Path(page).stem for page in pages}
     assert "`alpha_j <- alpha_j exp(eta W_j)`" in pages["methods/doge.md"]
 
 
@@ -84,6 +87,14 @@ def test_every_public_name_is_on_the_page_for_python(making):
     assert {*api.public_names()} | {"train"} == {*public.__all__}
     for name in public.__all__:
         assert re.search(rf"^::: mixalign\.([\w.]+\.)?{name}$", page, re.MULTILINE)
+
+
+def test_every_equation_of_a_mixer_can_be_drawn(making):
+    latex2mathml = pytest.importorskip("latex2mathml.converter")
+    for name in making("methods").method_pages():
+        for one in re.findall(r"\$\$?([^$]+)\$", making("methods").equations_of(Path(name).stem)):
+            drawn = re.sub(r"<[^>]*>", "", latex2mathml.convert(one))
+            assert "\\" not in drawn, f"{name}: a command of {one} is not known"
 
 
 @pytest.mark.long

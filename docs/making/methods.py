@@ -4,18 +4,26 @@ import ast
 import re
 from pathlib import Path
 
+import yaml
 from configuration import with_base
 
 __all__ = ["method_pages"]
 
 ROOT = Path(__file__).resolve().parents[2]
 MIXERS = ROOT / "conf" / "mixer"
+EQUATIONS = ROOT / "docs" / "making" / "equations.yaml"
 BY_HAND = {"ama_r": "ama", "ama_s": "ama", "ama_e": "ama", "ideal": "ideal"}
 """Rule to the page under docs/methods/ that is about it."""
 
-PAGE = """# `mixer={name}`
+PAGE = r"""# `mixer={name}`
 
 {about}
+
+## The rule
+
+Of $K$ tasks, $\alpha_i$ is the share of task $i$ in the batches, or the weight of its loss where a rule moves that.
+
+{equations}
 
 {docstring}
 
@@ -47,8 +55,22 @@ def _page(name: str) -> str:
     lines = [f"| `mixer.{key.path}` | {_code(key.value)} | {_cell(key.comment)} |" for key in keys]
     table = "\n".join(["| key | default | what it is |", "| --- | --- | --- |", *lines]) if lines else "It has none."
     return PAGE.format(
-        name=name, about=_cell(found.about), docstring=docstring_of(file, target[1]), keys=table, file=file
+        name=name,
+        about=_cell(found.about),
+        equations=equations_of(name),
+        docstring=docstring_of(file, target[1]),
+        keys=table,
+        file=file,
     )
+
+
+def equations_of(name: str) -> str:
+    """The rule as equations with what they mean, as Markdown; the site draws them.
+
+    Raises:
+        KeyError: for a rule without one.
+    """
+    return str(yaml.safe_load(EQUATIONS.read_text(encoding="utf-8"))[name]).strip()
 
 
 def docstring_of(file: str, name: str) -> str:
