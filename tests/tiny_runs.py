@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -110,6 +111,12 @@ def finished(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "ama_s"
     train_from_overrides(tiny("mixer=ama_s"), str(folder))
     return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    """A copy of that folder, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="session")

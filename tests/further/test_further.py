@@ -24,11 +24,6 @@ def rows(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def copy(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "copy")
-
-
 def results(run):
     return json.loads((run / "eval.json").read_text())
 

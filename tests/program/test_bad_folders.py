@@ -76,31 +76,25 @@ DAMAGED = {  # what is done to a run, and what `mixalign evaluate` says
 }
 
 
-@pytest.fixture
-def copied(finished, tmp_path) -> Path:
-    """A finished run that a test may spoil."""
-    return shutil.copytree(finished, tmp_path / "copied")
-
-
 @pytest.mark.parametrize("case", DAMAGED)
-def test_a_run_that_cannot_be_evaluated(copied, cache, case):
+def test_a_run_that_cannot_be_evaluated(copy, cache, case):
     change, said = DAMAGED[case]
-    change(copied)
-    before = snapshot(copied, cache)
+    change(copy)
+    before = snapshot(copy, cache)
     with pytest.raises(MixalignError) as caught:
-        evaluate.run(copied, "test")
+        evaluate.run(copy, "test")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert snapshot(copied, cache) == before
+    assert snapshot(copy, cache) == before
 
 
-def test_a_run_with_keys_of_another_version_is_evaluated(copied):
+def test_a_run_with_keys_of_another_version_is_evaluated(copy):
     """What is missing has a default, and what is too much is not read."""
     later = ("probe", "merge", "influence")
     edit = changed(lambda c: ([c.pop(group) for group in later], c["data"].pop("workers"), c.update(new=1)))
-    edit(copied)
-    evaluate.run(copied, "validation")
-    assert (copied / "eval_validation.json").is_file()
+    edit(copy)
+    evaluate.run(copy, "validation")
+    assert (copy / "eval_validation.json").is_file()
 
 
 CLAIMED = {
@@ -122,12 +116,12 @@ CLAIMED = {
 
 
 @pytest.mark.parametrize("case", CLAIMED)
-def test_a_folder_that_is_not_gone_on_with(refuse, tiny, copied, cache, case):
+def test_a_folder_that_is_not_gone_on_with(refuse, tiny, copy, cache, case):
     change, said = CLAIMED[case]
-    change(copied)
-    before = snapshot(copied, cache)
-    assert said in refuse(tiny("mixer=ama_s"), run=copied)
-    assert snapshot(copied, cache) == before
+    change(copy)
+    before = snapshot(copy, cache)
+    assert said in refuse(tiny("mixer=ama_s"), run=copy)
+    assert snapshot(copy, cache) == before
 
 
 SPOILT = {  # what of a cache is written over by what, and what is said

@@ -10,11 +10,6 @@ from mixalign.errors import MixalignError
 from mixalign.verbs import evaluate
 
 
-@pytest.fixture
-def copy(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "copy")
-
-
 def results(run):
     """What the run wrote at its end, without what is of its training, and what `evaluate` wrote."""
     at_its_end, again = (json.loads((run / name).read_text()) for name in ("eval.json", "eval_test.json"))

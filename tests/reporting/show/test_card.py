@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,6 @@ from mixalign import __version__
 from mixalign.reporting.show.card import Shown, filled_in, leave_card, write_card
 from mixalign.reporting.show.card_text import command, without_places
 from tests.tiny_runs import QUIET, train_from_overrides
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "copy")
 
 
 def card_of(run: Path) -> str:
