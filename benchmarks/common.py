@@ -269,6 +269,7 @@ def run_benchmark(
     work: Callable[[str, argparse.Namespace], dict[str, Any]],
     sizes: Sequence[str] = (),
     checks: Sequence[str] = (),
+    pythons: dict[str, str] | None = None,
 ) -> dict[str, list[dict[str, Any]]] | None:
     """Runs every variant in its own processes and returns their records by variant; None in such a process.
 
@@ -277,6 +278,7 @@ def run_benchmark(
         work: measures one variant in this process.
         sizes: models that are made beforehand, as folders of `options.models`.
         checks: variants that run once, before the others.
+        pythons: interpreters of variants that need an environment of their own.
     """
     if options.worker:
         _silence()
@@ -289,15 +291,16 @@ def run_benchmark(
         plan = list(checks) + [v for _ in range(options.repeats) for v in variants]
         for number, variant in enumerate(plan, 1):
             print(f"[{number}/{len(plan)}] {variant}", file=sys.stderr, flush=True)
-            record = _run_process(script, variant, options, Path(folder), variants.get(variant, {}))
+            command = [(pythons or {}).get(variant, sys.executable), script]
+            record = _run_process(command, variant, options, Path(folder), variants.get(variant, {}))
             found.setdefault(variant, []).append(record)
     return found
 
 
-def _run_process(script: str, variant: str, options: argparse.Namespace, models: Path, env: Environment) -> dict:
+def _run_process(command: list[str], variant: str, options: argparse.Namespace, models: Path, env: Environment) -> dict:
     settings = os.environ | QUIET | {"OMP_NUM_THREADS": str(options.threads)} | env
     settings |= {"HF_DATASETS_CACHE": str(models / "datasets"), "HF_HOME": str(models / "hf")}
-    command = [sys.executable, script, *sys.argv[1:], "--worker", variant, "--models", str(models)]
+    command = [*command, *sys.argv[1:], "--worker", variant, "--models", str(models)]
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{variant} failed:\n{done.stderr[-3000:]}")
