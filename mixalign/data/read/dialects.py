@@ -9,9 +9,10 @@ from mixalign.data.read.tools import read_tools
 from mixalign.data.read.turns import conversation, filled, last_answer
 from mixalign.data.read.values import Row, read_json, show
 from mixalign.errors import MixalignError
-from mixalign.types import Example
+from mixalign.types import Example, Message
 
 __all__ = [
+    "compared_pair",
     "nemo_pair",
     "openai_pair",
     "rated_conversation",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 PAIR = ("chosen", "rejected")
+MARK = "<extra_id_1>"  # before a turn in the prompts of HelpSteer2
+SPEAKERS = {"User": "user", "Assistant": "assistant"}
 
 
 def swift_pair(fields: Row) -> Example:
@@ -93,14 +96,45 @@ def _by_number(fields: Row) -> Row:
 
 def rated_conversation(fields: Row) -> Example:
     """HelpSteer3's: `context`, two answers, and a preference: below 0 for the first, above 0 for the second."""
-    verdict, answers = fields["overall_preference"], (fields["response1"], fields["response2"])
-    if isinstance(verdict, bool) or not isinstance(verdict, int | float) or verdict != verdict:
-        raise MixalignError(f"`overall_preference` is {show(verdict)}, but must be a number: below 0 for `response1`.")
-    if verdict == 0:
-        raise MixalignError("`overall_preference` is 0: neither answer is better. Leave the row out.")
-    turns = [filled(text, f"response{n}", like="") for n, text in enumerate(answers, 1)]
-    chosen, rejected = ([{"role": "assistant", "content": text}] for text in (turns if verdict < 0 else turns[::-1]))
+    chosen, rejected = _compared(fields, ("response1", "response2"), "overall_preference")
     return Example(prompt=conversation(fields["context"], "context"), chosen=chosen, rejected=rejected)
+
+
+def compared_pair(fields: Row) -> Example:
+    """HelpSteer2's: a prompt as one text with marks between its turns, two answers, and a verdict as HelpSteer3's."""
+    chosen, rejected = _compared(fields, ("response_1", "response_2"), "preference_strength")
+    return Example(prompt=_marked_turns(fields["prompt"]), chosen=chosen, rejected=rejected)
+
+
+def _compared(fields: Row, names: tuple[str, str], verdict_name: str) -> tuple[list[Message], list[Message]]:
+    """The better and the other answer, as turns."""
+    verdict = fields[verdict_name]
+    if isinstance(verdict, bool) or not isinstance(verdict, int | float) or verdict != verdict:
+        raise MixalignError(f"`{verdict_name}` is {show(verdict)}, but must be a number: below 0 for `{names[0]}`.")
+    if verdict == 0:
+        raise MixalignError(f"`{verdict_name}` is 0: neither answer is better. Leave the row out.")
+    first, second = ([{"role": "assistant", "content": filled(fields[name], name, like="")}] for name in names)
+    return (first, second) if verdict < 0 else (second, first)
+
+
+def _marked_turns(prompt: Any) -> list[Message]:
+    """The turns of a text that begins with the user's, and names the speaker behind the mark of each further one."""
+    first, *further = filled(prompt, "prompt", like="").split(MARK)
+    turns = [{"role": "user", "content": first}]
+    for number, text in enumerate(further, 2):
+        speaker, line_break, content = text.partition("\n")
+        if speaker not in SPEAKERS or not line_break:
+            raise MixalignError(
+                f"turn {number} of `prompt` is {show(text)}, but {MARK} wants a line with {' or '.join(SPEAKERS)}."
+            )
+        turns.append({"role": SPEAKERS[speaker], "content": content})
+    for number, turn in enumerate(turns, 1):
+        turn["content"] = turn["content"].strip("\n")
+        if not turn["content"]:
+            raise MixalignError(f"turn {number} of `prompt` is empty. Remove the row or fill it.")
+    if turns[-1]["role"] != "user":
+        raise MixalignError(f"the last turn of `prompt` is not the user's: {show(turns[-1]['content'])}. Correct it.")
+    return turns
 
 
 def _rank(answer: Any, number: int) -> float:

@@ -1,7 +1,7 @@
 """Recognises the format of a row by its columns, whatever the data set calls them.
 
 Formats are those of TRL's dataset page, the older ones that data sets still come in (ShareGPT, Alpaca, HH-RLHF), and
-those of LLaMA-Factory, ms-swift, OpenAI's preference tuning, NeMo, PKU-SafeRLHF and HelpSteer3.
+those of LLaMA-Factory, ms-swift, OpenAI's preference tuning, NeMo, PKU-SafeRLHF, HelpSteer2 and HelpSteer3.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 from mixalign.data.read.alpaca import alpaca, alpaca_chat, alpaca_chat_pair, alpaca_pair, as_turns
 from mixalign.data.read.columns import Columns, Fields, refuse_media
 from mixalign.data.read.dialects import (
+    compared_pair,
     nemo_pair,
     openai_pair,
     rated_conversation,
@@ -257,6 +258,7 @@ FORMATS: tuple[tuple[tuple[str, ...], tuple[str, ...], Build], ...] = (
     (("context", "completions"), (), nemo_pair),
     (("prompt", "response_0", "response_1", "better_response_id"), (), rated_pair),
     (("context", "response1", "response2", "overall_preference"), (), rated_conversation),
+    (("prompt", "response_1", "response_2", "preference_strength"), (), compared_pair),
     (("prompt", "completion"), ("label",), _completion),
     (("messages",), ("label",), _messages),
     (("conversations",), ("label",), _sharegpt),

@@ -12,7 +12,7 @@ Format = tuple[str, ...]
 
 SHOWN = 4
 SECOND = {"rejected", "rejected_response", "rejected_messages", "non_preferred_output", "completions"}
-SECOND |= {"response_1", "response2", "rejected_ids"}  # a column of pairs alone
+SECOND |= {"response_1", "response_2", "response2", "rejected_ids"}  # a column of pairs alone
 USUAL = {
     "preference": [("prompt", "chosen", "rejected"), ("chosen", "rejected")],
     "supervised": [("prompt", "completion"), ("messages",), ("text",)],

@@ -9,7 +9,7 @@ import yaml
 
 from mixalign.chat.templates import template_text
 from mixalign.config.compose import CONF, compose_settings
-from mixalign.data.read.formats import example_kind
+from mixalign.data.read.formats import example_kind, to_example
 from mixalign.data.read.sources import load_task
 from mixalign.data.tokens.tokenise import tokenise
 from mixalign.errors import MixalignError
@@ -47,6 +47,17 @@ def saferlhf(n):
     answers = {"response_0": f"chosen {n}", "response_1": f"rejected {n}"}
     labels = {"is_response_0_safe": True, "is_response_1_safe": False, "better_response_id": 0, "safer_response_id": 1}
     return {"prompt": f"What about {n}?", **answers, "prompt_source": "ours", **labels}
+
+
+def helpsteer2(n):
+    """Of two turns or, every third one, of three; the answers change places."""
+    ask = f"Count to {n}.\n" + ("<extra_id_1>Assistant\nWhy?\n<extra_id_1>User\nSo that I sleep." if n % 3 == 0 else "")
+    first, second, strength = (f"chosen {n}", f"rejected {n}", -1) if n % 2 else (f"rejected {n}", f"chosen {n}", 3)
+    more = {"preference_statement": "One is better.", "preference_elaboration": "It counts."}
+    more |= {name: [{"strength": 1}] for name in ("three_most_similar_preferences", "all_preferences_unprocessed")}
+    strength = 0 if n % 10 == 9 else strength
+    row = {"split": "train" if n < 90 else "val", "prompt": ask, "response_1": first, "response_2": second}
+    return row | {"preference_strength": strength} | more
 
 
 def helpsteer3(n):
@@ -95,6 +106,7 @@ SETS = {  # (path, arguments) -> the splits that the card names
     "ultrafeedback": lambda **_: {"train_prefs": rows(ultrafeedback), "test_prefs": rows(ultrafeedback, 9, 90)},
     "hh": lambda data_dir: {"train": rows(hh, 30 + len(data_dir)), "test": rows(hh, 9, 90)},
     "saferlhf": lambda **_: {"train": rows(saferlhf), "test": rows(saferlhf, 9, 90)},
+    "helpsteer2": lambda data_dir: {"train": rows(helpsteer2) + rows(helpsteer2, 9, 90)},
     "helpsteer3": lambda name: {"train": rows(helpsteer3), "validation": rows(helpsteer3, 9, 90)},
     "tulu3_preference": lambda **_: {"train": rows(tulu3_preference)},
     "openmath2": lambda **_: {"train": [], "train_1M": rows(openmath2), "train_2M": []},
@@ -186,6 +198,33 @@ def test_rows_without_a_better_answer_are_left_out_with_a_count(public, caplog):
     assert len(read["train"]) == 36
     assert "4 of 49 rows of task `helpsteer3` are left out" in caplog.text
     assert "neither answer is better" in caplog.text
+
+
+def test_turns_of_helpsteer2_are_turns_and_its_validation_rows_stay_out(public, caplog):
+    asked = public("helpsteer2")
+    (spec,) = settings("helpsteer2").data.tasks.values()
+    read = load_task("helpsteer2", spec, chat=True)
+    assert asked == [("nvidia/HelpSteer2", {"data_dir": "preference"})]
+    assert sum(map(len, read.values())) == 36
+    assert "4 of 40 rows of task `helpsteer2` are left out" in caplog.text
+    prompts = [row["prompt"] for part in read.values() for row in part]
+    assert turns("Count to 0.", "Why?", "So that I sleep.") in prompts
+    assert turns("Count to 1.") in prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a<extra_id_1>Bot\nb<extra_id_1>User\nc", "turn 2 of `prompt` is 'Bot"),
+        ("a<extra_id_1>Assistant\nb", "the last turn of `prompt` is not the user's"),
+        ("a<extra_id_1>Assistant\n\n<extra_id_1>User\nc", "turn 2 of `prompt` is empty"),
+        ("", "`prompt` is empty"),
+        (3, "`prompt` is 3"),
+    ],
+)
+def test_other_marks_are_refused(prompt, words):
+    with pytest.raises(MixalignError, match=words):
+        to_example({"prompt": prompt, "response_1": "x", "response_2": "y", "preference_strength": 1}, {})
 
 
 def test_tasks_of_one_table_have_the_rows_of_their_sources(public):
