@@ -18,7 +18,7 @@ __all__ = ["Bar", "progress", "small_bar"]
 
 REFRESH = 0.25  # seconds between two looks of a bar: cheap beside a step, and quick enough for the eye
 BLOCKS = "".join(map(chr, range(0x258F, 0x2587, -1)))  # an eighth of a cell to a whole one
-CELLS = 3  # of a small bar
+CELLS = 8  # of a small bar
 
 
 class Bar:
@@ -29,7 +29,7 @@ class Bar:
         total: how much there is; None where that is not known yet.
         unit: of what is counted.
         disabled: whether nothing is shown.
-        note: what stands below the bar, asked for when it is drawn.
+        note: what stands below the bar, in lines, asked for when it is drawn.
         done: of the work before the bar, as by a run that goes on.
         end: what ends its line in the place of its speed and of the time that is left; asked for likewise.
     """
@@ -97,7 +97,7 @@ class Bar:
 
     def _look(self) -> Group:
         note = self.note() if self.note else ""
-        lines = [Text(f"  {note}", no_wrap=True, overflow="ellipsis")] if note else []
+        lines = [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in note.splitlines()]
         return Group(self._progress, *lines)
 
     def _count(self) -> str:

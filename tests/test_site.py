@@ -1,5 +1,6 @@
 """The site of docs/: what is made for it is whole, and it builds without a warning where its tools are installed."""
 
+import html
 import importlib
 import json
 import os
@@ -63,6 +64,36 @@ def test_what_a_key_touches_is_what_the_settings_say(making):
         assert all(line.endswith(f"| {kind} |") for line in lines)
     untold = [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")]
     assert not untold, f"config/settings.py does not say what these touch: {untold}"
+
+
+@pytest.mark.slow
+def test_pictures_of_the_terminal_are_made_of_its_display(making, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("mixalign.bars.REFRESH", 0.0)
+    run = tiny("progress=true", "steps=8", f"cache_dir={tmp_path / 'none'}")
+    making("terminal").draw(tmp_path, [text for text in run if not text.startswith("cache_dir")])
+    for kind, says in {
+        "training": ["[6/7] generalist", "step 5/8", "left", "[5/7] specialist compare: 3 steps, loss "],
+        "result": ["start->end", "run folder: runs/first"],
+        "plan": ["trainings: 5", "memory: at most about", "time: about "],
+    }.items():
+        shown = _text_of(tmp_path / f"terminal_{kind}.svg")
+        for text in says:
+            assert text in shown, (kind, shown)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "pictures").glob("*.svg")), ids=lambda path: path.stem)
+def test_pictures_load_nothing_and_are_small(path):
+    text = path.read_text("utf-8")
+    assert len(text) < 30_000
+    assert "@font-face" not in text
+    assert not re.search(r"(?:href|src|url)[=(]\W*https?:", text)
+    assert re.search(r"\[\d/\d\]|start->end|trainings:", _text_of(path))
+
+
+def _text_of(path: Path) -> str:
+    """What one reads on a picture, without blanks that are wider."""
+    lines = re.findall(r"<text [^>]*>([^<]*)</text>", path.read_text("utf-8"))
+    return " ".join(html.unescape(line).replace("\u00a0", " ") for line in lines)
 
 
 def test_every_mixer_has_a_page_that_says_what_it_does(making):

@@ -32,9 +32,10 @@ def test_it_shows_steps_the_heaviest_tasks_and_the_worst_excess(dpo_job, tmp_pat
     for step in range(1, 5):
         assert f"step {step}/4" in text
     assert re.search(r"step 2/4  0:0\d left", text)
-    assert re.search(r"  loss \d\.\d{3}  \w+ 0\.\d\d [\u2588-\u258f]", text)  # a weight and its small bar
+    assert re.search(r"\n  loss \d\.\d{3}  worst excess ", text)
+    assert re.search(r"\n  \w+ 0\.\d\d [\u2588-\u258f]", text)  # a weight and its small bar
     assert f"worst excess {run.module.evaluation['excess'].max():.3f}" in text
-    assert "  validating  " in text
+    assert "  validating\n" in re.sub(r" +\n", "\n", text)
     heaviest = run.mixing.mix.alpha_K.argmax()
     assert f"{dpo_job.tasks[heaviest]} {run.mixing.mix.alpha_K[heaviest]:.2f}" in text
     assert screen.getvalue().endswith("\x1b[2K")  # the last that is written erases a line

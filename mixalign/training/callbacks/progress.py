@@ -103,8 +103,9 @@ class MixtureProgress(ProgressBar):
         self._close()
 
     def _below(self) -> str:
-        parts = ["validating" if self.trainer.validating else "", self._loss(), self._worst, *self._mixture(small_bar)]
-        return "  ".join(filter(None, parts))
+        parts = [self._loss(), self._worst, "validating" if self.trainer.validating else ""]
+        lines = ["  ".join(filter(None, parts)), "  ".join(self._mixture(small_bar))]
+        return "\n".join(filter(None, lines))
 
     def _beside(self) -> str:
         return "  ".join(self._times())
