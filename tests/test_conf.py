@@ -121,7 +121,7 @@ def test_a_task_can_be_added_without_a_plus():
         ("mixer=amas", "There is no `mixer=amas`. Did you mean `ama_s`? Known: ado, "),
         ("mixer.etta=1", "Did you mean `eta`?"),
         ("stepz=5", "Did you mean `steps`?"),
-        ("optimizer.learning_rate=1", "`optimizer.learning_rate` is no setting. Known: "),
+        ("optimizer.learning_rate=1", "`optimizer.learning_rate` is no setting. It is `optimizer.lr` here."),
         ("steps 5", "steps 5"),
     ],
 )
