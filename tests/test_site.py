@@ -2,6 +2,7 @@
 
 import html
 import importlib
+import io
 import json
 import os
 import re
@@ -46,7 +47,10 @@ def test_pictures_show_what_the_rules_do_today(making, tmp_path):
     making("pictures").main(tmp_path)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["ama.png", "ideal.png"]
     for made in tmp_path.iterdir():
-        now, then = (json.loads(image.open(path).text["Description"]) for path in (made, PICTURES / made.name))
+        now, then = (
+            json.loads(image.open(io.BytesIO(path.read_bytes())).text["Description"])
+            for path in (made, PICTURES / made.name)
+        )
         again = f"docs/pictures/{made.name} is out of date: python docs/making/pictures.py"
         assert len(now) == len(then), again
         for axes, before in zip(now, then, strict=True):

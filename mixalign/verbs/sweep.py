@@ -91,7 +91,7 @@ def search(space: Space, folder: Path, trials: int = 20, prune: bool = True, see
         finally:
             work.write()
     if not any(one.state.name != "FAIL" for one in work.ended()):
-        reasons = dict.fromkeys(one.user_attrs["reason"] for one in work.ended())
+        reasons = dict.fromkeys(_reason(one) for one in work.ended() if "same_as" not in one.user_attrs)
         raise MixalignError(f"No trial of the search in {folder} could be judged. {' '.join(reasons)}")
     return search_text(read_search(folder))
 

@@ -1,16 +1,20 @@
 """The page in a browser without a window: figures are there, what one clicks hides and shows, nothing complains."""
 
 import html
+import importlib
+import io
 import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from mixalign.reporting.show.page import write_report
 from tests.reporting.made_up import COSTS, find
 
+ROOT = Path(__file__).resolve().parents[3]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = (
     "--headless",
@@ -40,7 +44,10 @@ PROBE = """<script>addEventListener("load", () => setTimeout(() => {
       && getComputedStyle(one).fillOpacity !== "0").length,
     before: shown("uniform"), labels: all("select option").map((one) => one.value),
   };
+  button("uniform").focus();
   button("uniform").click();
+  out.focus = document.activeElement === button("uniform");
+  out.unreached = all(".legend button, select, summary, nav a").filter((one) => one.tabIndex < 0).length;
   out.hidden = shown("uniform"); out.pressed = button("uniform").getAttribute("aria-pressed");
   button("uniform").click(); out.again = shown("uniform");
   const select = document.querySelector("select");
@@ -103,6 +110,7 @@ def test_figures_are_there_and_a_legend_hides_a_run_in_all_of_them(look):
     assert found["labels"] == ["ama_s", "uniform"]
     assert (sum(found["hidden"]), found["pressed"]) == (0, "false")
     assert found["again"] == found["before"]
+    assert (found["focus"], found["unreached"]) == (True, 0), "a keyboard reaches all, and stays where it was"
     assert sum(found["chosen"]) > sum(found["before"])  # figures of one run show it now
     assert set(found["tasks"]) == {"afalse", "btrue"}
 
@@ -128,3 +136,22 @@ def test_on_paper_no_table_and_no_figure_is_cut(write_run, tmp_path):
     found, complaints = opened(page, tmp_path / "profile", 718, "--force-dark-mode")
     assert complaints == []
     assert found == {"cut": 0, "shut": [], "wide": 2, "paper": "rgb(255, 255, 255)", "drawn": True, "links": 0}
+
+
+def test_screenshots_for_the_docs_are_made_by_a_command(write_run, tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "making"))
+    screenshots = importlib.import_module("screenshots")
+    write_run("ama_s", 0, {"a": 0.02, "b": 0.1})
+    (tmp_path / "made").mkdir()
+    screenshots.main(write_report(find(tmp_path / "runs"), tmp_path / "report.html"), tmp_path / "made")
+    kept = ROOT / "docs" / "pictures"
+    made, there = (
+        {path.name: image.open(io.BytesIO(path.read_bytes())) for path in folder.glob("report_*.webp")}
+        for folder in (tmp_path / "made", kept)
+    )
+    assert {name: one.size for name, one in made.items()} == {name: one.size for name, one in there.items()}
+    light, dark = (made[f"report_{name}.webp"].getpixel((2, 2)) for name in ("light", "dark"))
+    assert min(light) > 240
+    assert max(dark) < 40
+    assert all(path.stat().st_size < 80_000 for path in kept.iterdir())
