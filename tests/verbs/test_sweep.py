@@ -95,6 +95,7 @@ def test_all_trials_count_excess_over_the_first_one_s_specialists(tiny, tmp_path
     assert len(list((tmp_path / "s").glob("*/eval.json"))) == 2
 
 
+@pytest.mark.slow
 def test_a_search_without_specialists(tiny, tmp_path):
     space = space_of(
         [*tiny("specialists.train=never", f"cache_dir={tmp_path / 'cache'}"), "mixer=uniform,proportional"]
@@ -211,6 +212,7 @@ def test_a_mistake_of_the_program_ends_the_search_and_is_not_tried_for_ever(tiny
     assert len({one.params["optimizer.lr"] for one in study(tmp_path / "s").trials}) == 2, "other values"
 
 
+@pytest.mark.slow
 def test_a_search_in_which_everything_fails_ends_after_a_few(tiny, tmp_path, pretend):
     pretend(fails_above(0.0, MixalignError("There is no room.")), begins=False)
     space = space_of([*tiny("mixer=uniform"), RATES])
