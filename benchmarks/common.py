@@ -46,7 +46,7 @@ SIZES: dict[str, dict[str, int]] = {
     "h256": {"hidden_size": 256, "num_hidden_layers": 6, "intermediate_size": 704, "vocab_size": 8192},
     "h512": {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1408, "vocab_size": 32000},
 }
-HEADS, KEY_VALUE_HEADS = 8, 4
+HEADS, KEY_VALUE_HEADS = 8, 4  # where a size does not say it
 PAD, BOS, EOS, UNKNOWN = range(4)
 MIB = 2**20
 
@@ -76,18 +76,17 @@ def save_model(size: str, folder: Path, seed: int = 0) -> str:
 
     logging.disable_progress_bar()
     shape = SIZES[size]
-    config = LlamaConfig(
-        **shape,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KEY_VALUE_HEADS,
-        max_position_embeddings=1024,
-        tie_word_embeddings=False,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-    )
+    usual = {
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KEY_VALUE_HEADS,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": False,
+    }
+    config = LlamaConfig(**usual | shape, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS)
     torch.manual_seed(seed)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # large ones take minutes on a CPU
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
     words = {"<pad>": PAD, "<s>": BOS, "</s>": EOS, "<unk>": UNKNOWN}
     words |= {f"w{i}": i for i in range(4, shape["vocab_size"])}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -129,7 +128,8 @@ def training_flops(size: str, rows: Sequence[dict[str, list[int]]], sides: Seque
     """
     shape = SIZES[size]
     hidden, layers = shape["hidden_size"], shape["num_hidden_layers"]
-    key_value = hidden * KEY_VALUE_HEADS // HEADS
+    heads = shape.get("num_attention_heads", HEADS)
+    key_value = hidden * shape.get("num_key_value_heads", KEY_VALUE_HEADS) // heads
     body = layers * 2 * (2 * hidden * hidden + 2 * hidden * key_value + 3 * hidden * shape["intermediate_size"])
     total = 0.0
     for row in rows:
@@ -233,7 +233,7 @@ def matmul_peak(precision: str, device: str, seconds: float = 1.0) -> float:
 def parser(description: str | None, steps: int = 20, repeats: int = 3) -> argparse.ArgumentParser:
     """Options that all benchmarks have; `--worker` and `--models` are how they call themselves."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--size", choices=("h256", "h512"), default="h256", help="hidden size of the model")
+    made.add_argument("--size", choices=("tiny", "h256", "h512"), default="h256", help="hidden size of the model")
     made.add_argument("--fp32", action="store_true", help="float32 on both sides; default: bfloat16 autocast")
     made.add_argument("--steps", type=int, default=steps, help="measured steps of each run")
     made.add_argument("--warmup", type=int, default=4, help="steps before them, at least 1")

@@ -1,4 +1,4 @@
-"""IDEAL's influence: CPU seconds of K-FAC and EK-FAC beside kronfluence's, and beside the training of the same rows.
+"""IDEAL's influence: seconds of K-FAC and EK-FAC beside kronfluence's, and beside the training of the same rows.
 
 Four domains and one target table. Variants: `ekfac` and `kfac` with labels drawn from the model, `kfac_empirical`, and
 `train`, one packed epoch over the domains' rows. With `--kronfluence PYTHON`, an interpreter that has kronfluence 1.0.1
@@ -22,6 +22,7 @@ from common import (
     make_rows,
     parser,
     peak_memory,
+    pick_device,
     print_table,
     run_benchmark,
     spread,
@@ -61,27 +62,35 @@ def _report(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace)
         print(", ".join(f"{name} {value:.1e}" for name, value in difference.items()) + f" (allowed {TOLERANCE:g})")
         if max(difference.values()) > TOLERANCE:
             raise SystemExit(f"They differ: {ours} and {theirs}. The comparison would mean nothing.")
-    trained = spread(found["train"], "cpu_s_a_row")[0]
+    trained = spread(found["train"], "s_a_row")[0]
     body = []
     for variant, records in found.items():
-        middle, least, most = spread(records, "cpu_s")
-        times = spread(records, "cpu_s_a_row")[0] / trained
+        middle, least, most = spread(records, "seconds")
+        times = spread(records, "s_a_row")[0] / trained
         body.append([variant, middle, f"{least:.3g}-{most:.3g}", times, spread(records, "peak_mib")[0]])
-    print_table(["variant", "CPU-s", "range", "x train, a row", "peak MiB"], body)
+    print_table(["variant", pick_unit(options), "range", "x train, a row", "peak MiB"], body)
     for variant in OURS:
         phases = {text: spread(found[variant], name)[0] for name, text in PHASES.items() if name in found[variant][0]}
         print(f"{variant}: " + ", ".join(f"{text} {seconds:.2f}" for text, seconds in phases.items()))
     ratios = {
-        f"{name}_vs_kronfluence": spread(found[f"kron_{name}"], "cpu_s")[0] / spread(found[name], "cpu_s")[0]
+        f"{name}_vs_kronfluence": spread(found[f"kron_{name}"], "seconds")[0] / spread(found[name], "seconds")[0]
         for name in ("ekfac", "kfac")
         if f"kron_{name}" in found
     }
-    ratios |= {f"{name}_a_row_vs_training": spread(found[name], "cpu_s_a_row")[0] / trained for name in OURS}
+    ratios |= {f"{name}_a_row_vs_training": spread(found[name], "s_a_row")[0] / trained for name in OURS}
     ratios |= {"share_of_a_round": _share_of_a_round(ratios["ekfac_a_row_vs_training"])}
     print("ratios: " + ", ".join(f"{name} {ratio:.3g}" for name, ratio in ratios.items()))
     runs = [record for records in found.values() for record in records]
     name = f"influence_{options.kind}_{options.size}"
-    write_json(options.json, name, "cpu", ratios, difference=difference, precision=_precision(options), runs=runs)
+    write_json(
+        options.json,
+        name,
+        pick_device(options.device),
+        ratios,
+        difference=difference,
+        precision=_precision(options),
+        runs=runs,
+    )
 
 
 def _distance(a: Sequence[float], b: Sequence[float]) -> float:
@@ -97,6 +106,10 @@ def _share_of_a_round(times: float, tasks: int = 5, rows: int = 2000, read: int 
     return 2 * tasks * read * times / (tasks * rows)
 
 
+def pick_unit(options: argparse.Namespace) -> str:
+    return "s" if pick_device(options.device) == "cuda" else "CPU-s"
+
+
 def _precision(options: argparse.Namespace) -> str:
     return "32-true" if options.fp32 else "bf16-mixed"
 
@@ -105,6 +118,7 @@ def _work(variant: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(options.threads)
+    options.device = pick_device(options.device)
     number = 16 if variant.endswith("check") else 64 if options.short else options.steps
     rows = make_rows(number + number // 4, SIZES[options.size]["vocab_size"])
     domains, targets = rows[:number], rows[number:]
@@ -117,11 +131,11 @@ def _work(variant: str, options: argparse.Namespace) -> dict[str, Any]:
     elif variant == "check":
         return {"scores": _plainly(path, domains, targets)}
     elif variant == "train":
-        seconds = {"cpu_s": _train(path, domains, options)}
+        seconds = {"seconds": _train(path, domains, options)}
     else:
         seconds = _ours(path, domains, targets, variant, options)[1]
-    a_row = seconds["cpu_s"] / (len(domains) if variant == "train" else len(rows))
-    return seconds | {"cpu_s_a_row": a_row} | peak_memory("cpu")
+    a_row = seconds["seconds"] / (len(domains) if variant == "train" else len(rows))
+    return seconds | {"s_a_row": a_row} | peak_memory(options.device)
 
 
 METHODS = ("ekfac", "kfac")
@@ -147,7 +161,7 @@ def _ours(
 
     engine, sides = Engine(layout="packed", threads=options.threads), SIDES[options.kind]
     prepare_process(engine)
-    model = Pretrained(path).build()
+    model = Pretrained(path).build().to(options.device)
     tables = [*make_tasks(domains, DOMAINS, sides, DOMAINS), *make_tasks(targets, 1, sides, 1)]
     layout = choose_layout(engine, model, tables)
     if options.kind == "dpo":
@@ -156,16 +170,29 @@ def _ours(
     objective = (DPO() if options.kind == "dpo" else SFT()).for_tasks([{}] * (DOMAINS + 1))
     curvature, _, fisher = variant.partition("_")
     influence = Influence(curvature, fisher or "true", samples=len(domains))
-    phases = _timed()
-    began = time.process_time()
+    now = clock_of(options.device)
+    phases = _timed(now)
+    began = now()
     reading = Reading(*(read or (BATCH, layout)), _precision(options))
     found = measure(model, objective, tables[:DOMAINS], tables[DOMAINS:], influence, reading)
-    seconds = time.process_time() - began
-    return found.product_K.tolist(), {"cpu_s": seconds} | phases
+    seconds = now() - began
+    return found.product_K.tolist(), {"seconds": seconds} | phases
 
 
-def _timed() -> dict[str, float]:
-    """CPU seconds of each phase, filled in while influence is measured; a phase does not count those inside it."""
+def clock_of(device: str) -> Callable[[], float]:
+    """CPU seconds of this process; by the clock where a GPU works, once it has done what it was told."""
+
+    def by_the_clock() -> float:
+        import torch
+
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return by_the_clock if device == "cuda" else time.process_time
+
+
+def _timed(now: Callable[[], float]) -> dict[str, float]:
+    """Seconds of each phase, filled in while influence is measured."""
     from mixalign.influence.factors import Moments
     from mixalign.influence.passes import Passes
 
@@ -175,9 +202,9 @@ def _timed() -> dict[str, float]:
         run: Callable[..., Any] = getattr(kind, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            began = time.process_time()
+            began = now()
             out = run(*args, **kwargs)
-            spent[name] = time.process_time() - began
+            spent[name] = now() - began
             return out
 
         setattr(kind, name, timed)
@@ -207,7 +234,7 @@ def _plainly(path: str, domains: list, targets: list) -> dict[str, list[float]]:
         return Basis(vector_II, vector_OO, input_I, output_O)
 
     Moments.at, Moments._basis = at, basis  # type: ignore[method-assign]
-    options = argparse.Namespace(kind="sft", threads=1, fp32=True)
+    options = argparse.Namespace(kind="sft", threads=1, fp32=True, device="cpu")
     alone = (1, collate)  # a row at a time has no padding, which would count in the mean
     return {name: _ours(path, domains, targets, f"{name}_empirical", options, alone)[0] for name in METHODS}
 
@@ -227,14 +254,15 @@ def _train(path: str, rows: list, options: argparse.Namespace) -> float:
         objective,
         batch_size=TRAINED,
         steps=steps,
-        device="cpu",
+        device=options.device,
         fp32=options.fp32,
         threads=options.threads,
         compiled=False,  # as a round of few steps is
     )
-    clock = StepClock(1)
+    clock = StepClock(1, options.device)
     train(setup, clock)
-    first, last = clock.cpu[0], clock.cpu[-1]
+    ticks = clock.wall if options.device == "cuda" else clock.cpu
+    first, last = ticks[0], ticks[-1]
     return (last - first) * steps / (steps - 1)  # the first step, which makes kernels, as long as another
 
 

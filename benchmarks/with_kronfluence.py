@@ -101,7 +101,7 @@ def scores(
         score_N = analyzer.load_pairwise_scores("all")["all_modules"][0].double().numpy()
     domain_N = np.array(order) % num_domains
     found = [float(score_N[domain_N == k].mean()) / len(query) for k in range(num_domains)]
-    return found, {"cpu_s": sum(spent.values())} | spent
+    return found, {"seconds": sum(spent.values())} | spent
 
 
 class _Rows(torch.utils.data.Dataset):

@@ -12,13 +12,14 @@ import torch
 from common import StepClock
 from lightning.pytorch.loggers import CSVLogger
 
+from mixalign.data.batches.collate import Layout
 from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
 from mixalign.frozen.score import score_rows
 from mixalign.mixers.base import Mixer
 from mixalign.mixers.fixed import Temperature
-from mixalign.models.load import Pretrained
+from mixalign.models.load import LoRA, Pretrained, add_lora
 from mixalign.objectives.base import Objective
 from mixalign.training.callbacks.mixing import Mixing
 from mixalign.training.callbacks.specialist_check import SpecialistCheck
@@ -94,17 +95,20 @@ def prepare(
     mixer: Mixer = UNIFORM,
     compiled: bool = True,
     history: Path | None = None,
+    lora: LoRA | None = None,
+    layout: Layout | None = None,
 ) -> Setup:
     """Loads and scores as `mixalign train` does: packed batches, cached reference, compiled layers, allocator hints."""
     engine = Engine(layout="packed", compile=compiled, threads=threads)
     prepare_process(engine)
     model = Pretrained(model_path).build().to(device)
-    layout = choose_layout(engine, model, tables)
+    layout = layout or choose_layout(engine, model, tables)
     precision = lightning_precision(fp32)
     if objective.uses_reference:
         for table in tables:
             scores = score_rows(model, table, {}, 16, layout, precision)
             table.attach("reference_logp", scores.align(table))
+    model = add_lora(model, lora).to(device)
     prepare_model(model, engine, float("inf"))
     tasks = [table.task for table in tables]
     rows_K = [len(table) for table in tables]

@@ -45,6 +45,7 @@ def make_trainer(
     fp32: bool,
     reference_path: str | None = None,
     trainer_class: Any = None,
+    peft_config: Any = None,
     **settings: Any,
 ) -> Any:
     """A trainer of TRL that sees the rows in their order, or in TRL's groups of similar length.
@@ -54,6 +55,7 @@ def make_trainer(
         variant: a key of VARIANTS.
         reference_path: a reference policy other than the model itself.
         trainer_class: in place of TRL's own.
+        peft_config: of an adapter that is trained in place of the model.
         settings: further arguments of TRL's config.
     """
     config_class, usual = TRAINERS[kind]
@@ -78,6 +80,7 @@ def make_trainer(
         args=config,
         train_dataset=_dataset(kind, rows, lengths=variant == "best"),
         processing_class=AutoTokenizer.from_pretrained(model_path),
+        peft_config=peft_config,
         **references,
     )
 
