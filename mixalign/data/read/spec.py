@@ -74,8 +74,8 @@ class TaskSpec:
         key = f"data.tasks.{task_name}"
         if not isinstance(mapping, Mapping):
             raise MixalignError(
-                f"`{key}` is {mapping!r}, but must be a mapping, in quotes on a command line: "
-                f"'{key}={{path: {task_name}.jsonl}}'."
+                f"`{key}` is {mapping!r}, but must be a mapping such as {{path: {task_name}.jsonl}}, in quotes on a "
+                f"command line: '{key}={{path: {task_name}.jsonl}}'."
             )
         known = {entry.name for entry in fields(cls)}
         for name, value in mapping.items():
