@@ -186,9 +186,9 @@ def test_hooks_are_the_checks_and_nothing_is_downloaded():
 )
 def test_a_command_on_finished_runs_runs(cli, finished, tmp_path, command):
     shutil.copytree(finished, tmp_path / "runs" / "a")
-    runs = str(tmp_path / "runs")
-    places = {"RUN": str(tmp_path / "runs" / "a"), "runs": runs, "runs/first": runs, "runs/search": runs}
     verb, words = words_of(command)
+    places = {word: str(tmp_path / "runs") for word in words if word == "runs" or word.startswith("runs/")}
+    places["RUN"] = str(tmp_path / "runs" / "a")
     done = cli(verb, *(places.get(word, word) for word in words))
     assert done.returncode == 0, done.stderr
     assert "ama_s" in done.stdout
