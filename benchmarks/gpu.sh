@@ -68,7 +68,7 @@ step() { # NAME SECONDS OPTIONS...
 tail -n 1 "$out/machine.log"
 
 if [ "$size" = tiny ]; then
-    part tests 400 "$python" -m pytest -q -p no:cacheprovider -o filterwarnings= tests/test_devices.py -m "not long"
+    part tests 400 "$python" -m pytest -q -p no:cacheprovider -o filterwarnings= tests/test_devices.py -k "not sharded"
     tiny=(--size tiny --short --batch 8)
     step dpo_half 200 "${tiny[@]}" --variants ours,trl_best
     step dpo_half_profile 200 "${tiny[@]}" --variants ours,ours_apart,trl_default,profile

@@ -163,7 +163,7 @@ def test_influence_with_drawn_labels_is_finite_on_the_device(precision):
     assert np.isfinite(found.product_K).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("lora", ["none", "default"])
 def test_a_run_that_was_cut_off_on_the_device_ends_like_an_undisturbed_one(tiny, tmp_path, power_cut, lora):
     bits = "trainer.deterministic=true"

@@ -46,7 +46,7 @@ def stages(tiny, tmp_path, caplog, capsys):
 
 
 @pytest.mark.parametrize(
-    "setup", [pytest.param(name, marks=pytest.mark.slow) if name == "folds" else name for name in SETUPS]
+    "setup", [name if name == "ama_s" else pytest.param(name, marks=pytest.mark.long) for name in SETUPS]
 )
 def test_a_run_goes_through_the_stages_that_it_was_told_to_have(stages, setup):
     overrides, names = SETUPS[setup]

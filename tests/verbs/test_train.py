@@ -212,7 +212,7 @@ def test_the_layout_asked_for_reaches_training_and_scoring(train, tmp_path, monk
     assert {"segments" in inputs for inputs in batches} == {layout == "packed"}
 
 
-@pytest.mark.parametrize("objective", ["dpo", "sft"])
+@pytest.mark.parametrize("objective", ["dpo", pytest.param("sft", marks=pytest.mark.long)])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_trains(of_mixer, mixer, objective):
     run = of_mixer(mixer, f"objective={objective}")
