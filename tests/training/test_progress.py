@@ -2,8 +2,10 @@
 
 import logging
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
 from mixalign.course import READING, TRAINING, Course, Stage
@@ -13,6 +15,7 @@ from mixalign.mixers.fixed import Temperature
 from mixalign.training.callbacks.progress import MixtureProgress
 
 SHOWN = {"enable_progress_bar": True}
+NAN = float("nan")
 
 
 def train(job, folder, **options):
@@ -31,7 +34,7 @@ def test_it_shows_steps_the_heaviest_tasks_and_the_worst_excess(dpo_job, tmp_pat
     assert "maths" in text
     for step in range(1, 5):
         assert f"step {step}/4" in text
-    assert re.search(r"step 2/4  0:0\d left", text)
+    assert re.search(r"step 2/4  \d+:\d\d left", text)
     assert re.search(r"\n  loss \d\.\d{3}  worst excess ", text)
     assert re.search(r"\n  \w+ 0\.\d\d [\u2588-\u258f]", text)  # a weight and its small bar
     assert f"worst excess {run.module.evaluation['excess'].max():.3f}" in text
@@ -117,6 +120,14 @@ def test_the_course_of_the_run_hears_of_every_step_and_validation(dpo_job, tmp_p
     with caplog.at_level(logging.INFO, logger="mixalign"):
         course.finish()
     assert re.match(r"\[2/2\] maths: 4 steps, loss \d\.\d{3}, worst excess .*, took 0:\d\d$", caplog.messages[-1])
+
+
+@pytest.mark.parametrize(("found", "said"), [([NAN, 0.5], "0.500"), ([NAN, NAN], "nan")])
+def test_a_validation_that_is_not_finite_does_not_end_the_training(found, said):
+    bar = MixtureProgress(None, "maths")
+    trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), datamodule=SimpleNamespace(validation=[]))
+    bar.on_validation_end(trainer, SimpleNamespace(evaluation={"excess": torch.tensor(found)}))
+    assert bar._worst == f"worst excess {said}"
 
 
 def test_weights_that_stay_are_not_shown(dpo_job, tmp_path, caplog):

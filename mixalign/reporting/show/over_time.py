@@ -32,7 +32,7 @@ def _validation(groups: Groups, runs: Sequence[Run]) -> str:
     if not curves or any(len(steps) > 1 for _, (steps, _) in curves):
         return ""
     steps = {float(step) for _, (steps, _) in curves for step in steps}
-    when = f"at step {min(steps):.0f}" if len(steps) == 1 else "each"
+    when = f"at step {min(steps):.0f}" if len(steps) == 1 else "at steps that differ"
     found = {label: _worst(group, series) for label, group in groups.items()}
     shown = [f"{label} {value:.3f} ({task})" for label, (task, value) in [*found.items()][:SHOWN] if task]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""

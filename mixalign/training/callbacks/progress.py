@@ -1,6 +1,7 @@
 """How far a training is, with its mixture: a bar in a terminal, lines elsewhere."""
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -90,7 +91,8 @@ class MixtureProgress(ProgressBar):
         self.course.worked(READING, sum(float(d.length_N.sum()) for d in trainer.datamodule.validation), took)
         excess_K = pl_module.evaluation.get("excess")
         if excess_K is not None:
-            self._worst = f"worst excess {float(excess_K[~excess_K.isnan()].max()):.3f}"
+            known_K = excess_K[~excess_K.isnan()]
+            self._worst = f"worst excess {float(known_K.max()) if len(known_K) else math.nan:.3f}"
 
     def on_train_end(self, trainer: Any, *_: Any) -> None:
         self.course.outcome(", ".join(filter(None, [f"{trainer.global_step} steps", self._loss(), self._worst])))

@@ -60,6 +60,14 @@ def test_one_validation_says_its_values(write_run, tmp_path):
     assert excess_figure(groups) is None
 
 
+def test_validations_at_other_steps_are_said_to_be_so(write_run, tmp_path):
+    for mixer, step in (("ama_s", 8), ("uniform", 9)):
+        folder = write_run(mixer, 0, TWO, steps=10)
+        (folder / "metrics.csv").write_text(f"step,eval_excess/a\n{step},0.25\n")
+    (said,) = without_curves({run.label: [run] for run in find(tmp_path)})
+    assert "was measured once, at steps that differ, so there are no curves" in said
+
+
 def test_a_point_beside_a_curve_is_seen(write_run, tmp_path):
     write_run("ama_s", 0, TWO, steps=10)
     write_run("uniform", 0, TWO, steps=100)

@@ -73,6 +73,12 @@ def test_a_figure_for_each_key_that_has_something_to_show(folder):
         "complete": (["ama_s", "ama_s"], [0.2, 0.3]),
         "best": (["uniform"], [0.1]),
     }
+    texts = ("1", "3", "inf")
+    ends = [trial(n, value=1.0 + n, values={"mixer.temperature": text}) for n, text in enumerate(texts)]
+    (folder / TRIALS).write_text(json.dumps({"trials": ends}))
+    (figure,) = slice_figures(read_search(folder))
+    assert figure.axes["xaxis"]["type"] == "category", "no axis of numbers has infinity"
+    assert sorted(x for one in figure.traces for x in one["x"]) == [*texts]
     few = [entry for entry in ENTRIES if entry["number"] in (0, 3)]
     (folder / TRIALS).write_text(json.dumps({"trials": few}))
     assert slice_figures(read_search(folder)) == []

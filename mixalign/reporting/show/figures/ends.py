@@ -83,8 +83,9 @@ def cost_figure(comparison: Comparison) -> Figure | None:
         assert row.spent is not None
         return row.spent.times if plain else row.spent.time
 
-    caption = "Low and to the left is better: less of the worst task's excess for less time. One standard error."
     what = TITLES[comparison.metric]
+    error = " Bars are one standard error." if any(len(row.seeds) > 1 for row in priced) else ""
+    caption = f"Low and to the left is better: a lower {what} for less time.{error}"
     return _points(comparison, priced, cost, unit, f"Cost against {what}", caption)
 
 

@@ -34,7 +34,7 @@ __all__ = ["Groups", "excess_figure", "rows_figure", "series_of", "weights_figur
 
 Groups = dict[str, list[Run]]  # by label
 MARK = {"symbol": "diamond-open", "size": 11, "line": {"width": 2}}
-MARKED = "The curve is measured on validation rows; the diamond is the value on {} rows, at the step that was kept."
+MARKED = "The curve is measured on {} rows; the diamond is the value on {} rows, at the step that was kept."
 
 
 def weights_figure(groups: Groups) -> Figure | None:
@@ -96,7 +96,7 @@ def worst_figure(groups: Groups, metric: str) -> Figure | None:
         "hovermode": "closest",
     }
     seeds = f"{mean_of(groups).removesuffix('.')}, the band is one standard error." if mean_of(groups) else ""
-    caption = f"{title}, the task where it is largest. {_marked(groups)}{seeds}"
+    caption = f"{title}, the task where it is largest. {_marked(title, groups)}{seeds}"
     caption += f" Beyond the edge, seen after a double click: {', '.join(far)}." if far else ""
     return Figure(f"{TITLES[metric].capitalize()} over time", caption, traces, axes, legend="runs")
 
@@ -148,8 +148,9 @@ def _worst_line(curves: Sequence[Series], label: str, index: int) -> list[Trace]
     return [trace(there_and_back, band_S, label, run=label, hidden=True, mode="lines", **look), line]
 
 
-def _marked(groups: Groups) -> str:
-    return MARKED.format(FinalRows.of(run.eval for group in groups.values() for run in group).word)
+def _marked(title: str, groups: Groups) -> str:
+    curve = "training" if title.startswith("Training") else "validation"
+    return MARKED.format(curve, FinalRows.of(run.eval for group in groups.values() for run in group).word)
 
 
 def _test_mark(
@@ -190,7 +191,7 @@ def excess_figure(groups: Groups) -> Figure | None:
         "yaxis": axis("nats", rangemode="tozero"),
         "hovermode": "closest",
     }
-    caption = f"One line a task. {_marked(groups)}{mean_of(groups)}"
+    caption = f"One line a task. {_marked(title, groups)}{mean_of(groups)}"
     there = len(tasks) > 1 and has_line(traces)
     return Figure(f"{title} of every task", caption, traces, axes, legend="tasks", single=True) if there else None
 

@@ -30,7 +30,7 @@ def _slice(search: Search, key: str) -> Figure | None:
     if len(known) < FEWEST or len({one.values[key] for one in known}) < 2:
         return None
     values = [_amount(one.values[key]) for one in known]
-    is_number = not any(map(math.isnan, values))
+    is_number = all(map(math.isfinite, values))  # an axis of numbers has no place for infinity
     across = axis(key, **_scale([value for value in values if is_number]))
     places = dict(zip([one.number for one in known], values if is_number else _texts(known, key), strict=True))
     low = min(one.value for one in known)

@@ -59,7 +59,9 @@ def test_the_worst_curve_is_of_validation_and_its_mark_of_test(groups):
 
 def test_curves_fall_back_to_training_and_to_loss(write_run, tmp_path):
     write_run("ama_s", 0, metrics=False)
-    assert excess_figure({"ama_s": find(tmp_path)}).title == "Training excess, smoothed of every task"
+    figure = excess_figure({"ama_s": find(tmp_path)})
+    assert figure.title == "Training excess, smoothed of every task"
+    assert "The curve is measured on training rows; the diamond is the value on test rows" in figure.caption
     path = write_run("ama_s", 1, {"a": None, "b": None}, folder="bare/1", history=False)
     rows = (path / "metrics.csv").read_text().replace("eval_excess", "other")
     (path / "metrics.csv").write_text(rows)
@@ -91,6 +93,7 @@ def test_costs_differences_and_the_front(groups):
     (ours,) = of(cost_figure(comparison), "ama_s")
     assert ours["x"] == [4.0]
     assert cost_figure(comparison).axes["xaxis"]["title"]["text"].endswith("in those of uniform")
+    assert cost_figure(comparison).caption.endswith("lower worst excess for less time. Bars are one standard error.")
     front = pareto_figure(comparison).traces[0]
     assert len(front["x"]) == 1  # uniform is worse in both
     figures = forest_figures(comparison)
@@ -101,6 +104,12 @@ def test_costs_differences_and_the_front(groups):
     (point,) = figures[0].traces
     assert point["x"] == [pytest.approx(-0.2)]
     assert point["marker"]["symbol"] == "circle"  # its interval leaves zero out
+
+
+def test_a_cost_is_set_against_what_is_compared(write_run, tmp_path):
+    for mixer in ("ama_s", "uniform"):
+        write_run(mixer, 0, {"a": None, "b": None}, costs=COSTS["plain"][0])
+    assert cost_figure(compare(find(tmp_path))).caption.endswith(": a lower worst loss for less time.")
 
 
 def test_what_lies_far_beyond_does_not_stretch_the_axis(write_run, tmp_path):
