@@ -93,10 +93,10 @@ class Course:
         return self.stages[self._number - 1].work.get(kind, 0.0) if self._number else 0.0
 
     def worked(self, kind: str, units: float, seconds: float = 0.0) -> None:
-        """Work of the stage at work that is done; without seconds it says nothing of the speed."""
+        """Work of the stage at work that is done; without seconds, or units, it says nothing of the speed."""
         self._done[kind] = self._done.get(kind, 0.0) + units
         self._worked += seconds
-        if seconds:
+        if seconds and units:
             self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
             self._units[kind] = self._units.get(kind, 0.0) + units
 

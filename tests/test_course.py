@@ -57,6 +57,14 @@ def test_a_total_comes_from_the_speed_of_what_was_measured(course, time):
     assert course.total() == f"total about {span(40 + 4 * 195)}" == "total about 14 min"
 
 
+def test_work_that_a_stage_was_not_to_have_does_not_slow_the_others(course):
+    """As of a specialist that is lacking when a run goes on."""
+    course.enter("reference")
+    course.worked(TRAINING, 0.0, 100.0)
+    course.worked(TRAINING, 10.0, 40.0)
+    assert course.measured(TRAINING) == 4.0
+
+
 def test_speeds_of_earlier_runs_hold_until_this_one_has_its_own(time):
     course = Course(now=time)
     course.begin(STAGES, {TRAINING: 2.0, READING: 1.0})

@@ -35,13 +35,16 @@ def metered(job: Job, recipe: Mapping[str, Any]) -> Iterator[Meter]:
         write_json(_record(job, recipe), cost.state_dict() | of)
 
 
-def speeds(job: Job) -> dict[str, tuple[float, int]]:
+def speeds(job: Job, processes: int | None = None) -> dict[str, tuple[float, int]]:
     """How fast work goes with the job's model, adapter, trainer and engine on such a machine.
+
+    Args:
+        processes: that share the work; None: those that there are now.
 
     Returns:
         kind of work -> (seconds a unit by the clock, how many records of the cache say so); nothing where none does.
     """
-    on, found = _conditions(job), defaultdict[str, list[tuple[float, float]]](list)
+    on, found = _conditions(job, processes), defaultdict[str, list[tuple[float, float]]](list)
     for path in sorted((job.cache / "costs").glob("*.json")):
         with suppress(MixalignError, OSError):
             record = read_json(path)
@@ -52,12 +55,12 @@ def speeds(job: Job) -> dict[str, tuple[float, int]]:
     return {kind: (seconds / units, len(found[kind])) for kind, (seconds, units) in sums.items() if units}
 
 
-def _conditions(job: Job) -> str:
+def _conditions(job: Job, processes: int | None = None) -> str:
     """A fingerprint of what decides how long a unit of work takes."""
     plain, gpu = job.settings.plain, job.device == "cuda"
     machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()}, {usable_cpus()} CPUs"
     parts = {key: plain[key] for key in ("model", "lora", "trainer", "engine")}
-    return fingerprint(parts | {"machine": machine, "processes": world()})
+    return fingerprint(parts | {"machine": machine, "processes": processes or world()})
 
 
 def spent_on(job: Job, recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

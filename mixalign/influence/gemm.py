@@ -10,6 +10,8 @@ from torch import Tensor
 
 __all__ = ["add_gram", "matmul"]
 
+IS_WIDE = "dtype" in torch.ops.aten.mm.overloads()  # since torch 2.8
+
 
 def matmul(a_MN: Tensor, b_NL: Tensor) -> Tensor:
     """The product (M, L) in the type of `a_MN`, which `b_NL` is cast to."""
@@ -30,5 +32,5 @@ def add_gram(sum_MN: Tensor, a_PM: Tensor, b_PN: Tensor, weight: float = 1.0) ->
 
 
 def _wide(a_MN: Tensor, b_NL: Tensor) -> Tensor:
-    """The product in float32, where the device has it (torch 2.13: CUDA), else rounded once."""
-    return torch.mm(a_MN, b_NL, out_dtype=torch.float32) if a_MN.is_cuda else a_MN @ b_NL
+    """The product in float32, where torch and the device have it (CUDA), else rounded once."""
+    return torch.mm(a_MN, b_NL, out_dtype=torch.float32) if IS_WIDE and a_MN.is_cuda else a_MN @ b_NL

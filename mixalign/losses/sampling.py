@@ -41,7 +41,7 @@ def _draw(prob_CV: Tensor, generator: Generator) -> Tensor:
     level_C1 = torch.rand(len(prob_CV), 1, dtype=dtype, device=prob_CV.device, generator=generator)
     level_C1 = level_C1 * block_CK.sum(1, keepdim=True)
     number_C1 = _place(block_CK, level_C1)
-    below_C1 = block_CK.cumsum(1).gather(1, number_C1) - block_CK.gather(1, number_C1)
+    below_C1 = _upto(block_CK).gather(1, number_C1) - block_CK.gather(1, number_C1)
     inside_CB = prob_CKB[torch.arange(len(prob_CKB)), number_C1[:, 0]].to(dtype)
     place_C1 = _place(inside_CB, level_C1 - below_C1)
     return (number_C1 * BLOCK + place_C1)[:, 0]
@@ -49,7 +49,20 @@ def _draw(prob_CV: Tensor, generator: Generator) -> Tensor:
 
 def _place(share_CX: Tensor, level_C1: Tensor) -> Tensor:
     """The first place whose cumulative share is above the level (C, 1); never one whose share is 0."""
-    upto_CX = share_CX.cumsum(1)
+    upto_CX = _upto(share_CX)
     highest_C1 = upto_CX[:, -1:] * (1 - 8 * torch.finfo(upto_CX.dtype).eps)
     level_C1 = level_C1.clamp_min(0).minimum(highest_C1)  # rounding may put it outside
     return torch.searchsorted(upto_CX, level_C1, right=True)
+
+
+def _upto(share_CX: Tensor) -> Tensor:
+    """Cumulative shares of each row; those of floats torch refuses on a GPU where it is to be deterministic."""
+    if share_CX.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return _upto_by_integers(share_CX)
+    return share_CX.cumsum(1)
+
+
+def _upto_by_integers(share_CX: Tensor) -> Tensor:
+    """The same by sums of whole numbers, which have no order: a share is a multiple of 2^-52 of its row's sum."""
+    unit_C1 = share_CX.sum(1, keepdim=True) / 2**52
+    return (share_CX / unit_C1).long().cumsum(1) * unit_C1

@@ -24,7 +24,8 @@ def general_of(path: Path) -> dict[str, str]:
 
     fields = GGUFReader(str(path)).fields
     texts = {name: field for name, field in fields.items() if field.types == [GGUFValueType.STRING]}
-    return {name: str(field.contents()) for name, field in texts.items() if name.startswith("general.")}
+    general = {name: field.parts[field.data[0]] for name, field in texts.items() if name.startswith("general.")}
+    return {name: text.tobytes().decode() for name, text in general.items()}
 
 
 def origin_of_folder(folder: str | Path, package: str | None = None) -> dict[str, Any]:

@@ -14,7 +14,8 @@ def shapes_of(source: ModelSource) -> Any | None:
     """A model whose weights have shapes and types but no numbers; of an adapter, its base.
 
     Returns:
-        None where the configuration does not say what lies in memory: of weights in 4 bits.
+        None where nobody knows before the model is loaded: of weights in 4 bits, and of a model that cannot be made
+        without numbers.
 
     Raises:
         MixalignError: when there is no such model.
@@ -25,10 +26,14 @@ def shapes_of(source: ModelSource) -> Any | None:
         return None
     if (adapter := source.adapter()) is not None:
         source = source.base(adapter)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            source.config(),
-            dtype=getattr(torch, source.dtype),
-            attn_implementation=source.attn_implementation,
-            trust_remote_code=source.trust_remote_code,
-        )
+    config = source.config()
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config,
+                dtype=getattr(torch, source.dtype),
+                attn_implementation="eager" if source.attn_implementation == "eager" else None,  # others may need a GPU
+                trust_remote_code=source.trust_remote_code,
+            )
+    except Exception:  # of a model's own code, or of a kind that is no language model: loading it says what is wrong
+        return None

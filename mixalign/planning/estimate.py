@@ -1,9 +1,11 @@
 """What a run will take: how many trainings, how much time by what is known of its speed, and how much memory."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mixalign.course import Stage, clock, cost_of, span
+from mixalign.errors import MixalignError
 from mixalign.frozen.batch_sizes import Need, need_of
 from mixalign.frozen.costs import speeds
 from mixalign.frozen.timed import Timed
@@ -12,6 +14,7 @@ from mixalign.mixers.base import Rule
 from mixalign.models.shapes import shapes_of
 from mixalign.runs.check import needs_specialists
 from mixalign.runs.stages import stages_of
+from mixalign.together.trainer import probe_trainer
 from mixalign.training.engine import likely_layout
 
 __all__ = ["Estimate", "estimate", "estimate_lines"]
@@ -50,7 +53,7 @@ def estimate(job: Job, mixer: Rule, timed: Timed | None = None) -> Estimate:
     """
     train = needs_specialists(job.settings, in_sweep=False)
     stages = stages_of(timed.job if timed else job, mixer, train, look=timed is not None)
-    found = speeds(job) if timed is None else {}
+    found = speeds(job, _processes(job)) if timed is None else {}
     known = timed.speeds if timed else {kind: speed for kind, (speed, _) in found.items()}
     unknown = cost_of(stages, known.get)[1]
     records = sum(count for _, count in found.values())
@@ -62,6 +65,14 @@ def estimate(job: Job, mixer: Rule, timed: Timed | None = None) -> Estimate:
         need=timed.need if timed else _need(job),
         looked=timed is not None,
     )
+
+
+def _processes(job: Job) -> int | None:
+    """Of the run that is planned; None where this machine cannot have them."""
+    with suppress(MixalignError, ImportError):
+        probe = probe_trainer(job.settings.trainer)
+        return 1 if probe is None else probe.world_size
+    return None
 
 
 def _need(job: Job) -> Need | None:

@@ -1,6 +1,7 @@
 """The stages of a whole run: what is still to be trained and read, and how much work that is."""
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import Any
 
 from mixalign.course import READING, TRAINING, Stage
@@ -13,6 +14,7 @@ from mixalign.frozen.policy import OF_REFERENCE, find_reference, reference_steps
 from mixalign.frozen.specialists import find_folds, specialist_steps
 from mixalign.frozen.trainings import training_work
 from mixalign.jobs.job import Job
+from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import PROBED, Rule
 from mixalign.runs.start import OF_START
 
@@ -120,8 +122,9 @@ def _of_rounds(job: Job, mixer: Any) -> Iterator[Stage]:
 def _training(job: Job, mixer: Rule) -> dict[str, float]:
     """One training of a generalist, with its validations."""
     (units,) = training_work(job.data["train"], job.steps, job.settings.batch_size).values()
-    looks = max(1, job.steps // job.val_every)
-    return {kind_of(mixer): units, READING: looks * _tokens(job.data["validation"])}
+    looks = ceil(job.steps / job.val_every)  # the last step is always validated
+    read = read_in_training(job.data["validation"], job.settings.eval_rows, job.settings.data.seed)
+    return {kind_of(mixer): units, READING: looks * _tokens(read)}
 
 
 def _tokens(tables: Sequence[TaskDataset]) -> float:

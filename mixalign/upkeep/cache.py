@@ -80,17 +80,17 @@ def select(found: Iterable[Entry], kinds: Sequence[str] = (), older: float = 0.0
 
 
 def remove(cache: Path, chosen: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Removes entries, but for those that a run makes at this moment.
+    """Removes entries, but for those that a run makes at this moment, or may: of another user's lock nobody knows.
 
     Returns:
-        What was removed, and what was left because it is being made.
+        What was removed, and what was left because it is, or may be, being made.
 
     Raises:
         MixalignError: when this user may not.
     """
     removed, left = [], []
     for one in chosen:
-        if _is_being_made(cache, one):
+        if _is_being_made(cache, one, of_another=True):
             left.append(one)
             continue
         try:
@@ -109,24 +109,28 @@ def remove(cache: Path, chosen: Iterable[Entry]) -> tuple[list[Entry], list[Entr
 
 def at_work(cache: Path, found: Iterable[Entry]) -> list[Entry]:
     """Those that a run makes at this moment: trainings that go on, and what is being read or scored."""
-    return [one for one in found if _is_being_made(cache, one)]
+    return [one for one in found if _is_being_made(cache, one, of_another=False)]
 
 
-def _is_being_made(cache: Path, one: Entry) -> bool:
-    """Whether a run holds its lock; of what is unfinished, that of the model whose name ends like it."""
+def _is_being_made(cache: Path, one: Entry, of_another: bool) -> bool:
+    """Whether a run holds its lock; of what is unfinished, that of the model whose name ends like it.
+
+    Args:
+        of_another: what is said where the lock cannot be tried, as it is another user's.
+    """
     folder = cache / LOCKS
     locks = [folder / one.kind / one.path.name, *(folder / one.path.name).glob("*")]
     if one.kind == "unfinished":
         locks += folder.glob(f"*{one.path.name}/*")
-    return any(_is_held(lock) for lock in locks if lock.is_file())
+    return any(_is_held(lock, of_another) for lock in locks if lock.is_file())
 
 
-def _is_held(path: Path) -> bool:
+def _is_held(path: Path, of_another: bool) -> bool:
     lock = lock_on(path)
     try:
         return not acquire(lock)
-    except PermissionError:  # another user's, of whom nothing is known
-        return False
+    except OSError:  # or on a file system that is only read
+        return of_another
     finally:
         lock.release()
 

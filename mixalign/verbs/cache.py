@@ -94,4 +94,5 @@ def _remove(folder: Path, chosen: Sequence[Entry], sure: bool) -> None:
     removed, left = remove(folder, chosen)
     say(f"Removed {len(removed)} entries, {size_text(sum(one.size for one in removed))}.")
     if left:
-        say("Left, as a run makes them at this moment: " + ", ".join(str(one.path) for one in left))
+        why = "Left, as a run makes them at this moment, or may, where the lock is another user's: "
+        say(why + ", ".join(str(one.path) for one in left))

@@ -7,6 +7,7 @@ from torch import nn
 
 from mixalign.data.batches.collate import collate
 from mixalign.data.batches.pack import pack
+from mixalign.influence import gemm
 from mixalign.influence.capture import at_rest, observe, spans
 from mixalign.influence.factors import Moments, Spectrum, zeros
 from mixalign.influence.gemm import add_gram
@@ -82,6 +83,18 @@ def test_16_bit_layers_are_summed_in_float32():
     for _ in range(500):
         observe({"a": layer}, batch, lambda: layer(torch.ones(10, 1, dtype=torch.bfloat16)), each)
     assert total.item() == moments.input_II["a"].item() == moments.output_OO["a"].item() == 5000
+
+
+def test_a_torch_without_wide_products_rounds_them_on_a_gpu_as_well(monkeypatch):
+    class OnGPU:
+        is_cuda = True
+
+        def __matmul__(self, other):
+            return "rounded"
+
+    assert (tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)) == gemm.IS_WIDE
+    monkeypatch.setattr(gemm, "IS_WIDE", False)
+    assert gemm._wide(OnGPU(), None) == "rounded"
 
 
 def unturned(basis):

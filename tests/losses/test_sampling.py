@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mixalign.losses import sampling
 from mixalign.losses.sampling import sample_linear, sample_logits
 
 
@@ -41,6 +42,17 @@ def test_words_at_the_ends_of_what_can_be_drawn_have_probability(monkeypatch, le
     logits[:, :70] = logits[:, -70:] = -torch.inf
     drawn = sample_logits(logits, draws())
     assert logits.gather(1, drawn[:, None]).isfinite().all()
+
+
+def test_where_torch_is_to_be_deterministic_the_words_are_the_same(monkeypatch):
+    """There a GPU has no cumulative sum of floats."""
+    logits = 3 * torch.randn(3000, 1000, generator=draws(1))
+    logits[:, ::3] = -torch.inf
+    wanted = sample_logits(logits, draws())
+    monkeypatch.setattr(sampling, "_upto", sampling._upto_by_integers)
+    assert sample_logits(logits, draws()).equal(wanted)
+    share = torch.tensor([[0.25, 0.0, 0.75], [1e-30, 0.0, 3e-30]], dtype=torch.float64)
+    assert sampling._upto_by_integers(share).allclose(share.cumsum(1), rtol=1e-14, atol=0)
 
 
 def test_from_hidden_states_the_words_are_those_of_the_logits():

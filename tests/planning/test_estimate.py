@@ -85,6 +85,16 @@ def test_another_model_or_adapter_says_nothing_of_this_one(job):
     assert speeds(job)
 
 
+def test_a_plan_of_several_processes_takes_the_speeds_of_as_many(tiny, tmp_path, monkeypatch):
+    several = tiny("trainer=ddp", "trainer.devices=2", f"cache_dir={tmp_path}")
+    job = prepare(compose_settings(several))
+    with monkeypatch.context() as patch:
+        patch.setattr("mixalign.frozen.costs.world", lambda: 2)  # as in a run
+        put(job, 1, 3.0, training=100.0)
+    assert of(job).seconds
+    assert speeds(job) == {}
+
+
 def test_what_is_not_known_is_named_and_left_out(job, tiny, tmp_path):
     put(job, 1, 3.0, training=100.0)
     rounds = prepare(compose_settings(tiny("mixer=ideal", "objective=sft", f"cache_dir={tmp_path}")))
@@ -115,6 +125,18 @@ def test_memory_of_a_model_is_known_without_its_weights(job, tmp_path, lora):
     job = replace(job, settings=replace(job.settings, lora=lora))
     with_weights, without = need_of(job, source.build()), need_of(job, shapes)
     assert (with_weights.peak, with_weights.rows) == (without.peak, without.rows)
+
+
+def test_a_plan_needs_no_attention_of_a_gpu_nor_a_model_that_can_be_made_without_numbers(job, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    TinyLlama(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32).build().save_pretrained(folder)
+    assert shapes_of(Pretrained(str(folder), attn_implementation="flash_attention_2")) is not None
+
+    def refused(*_, **__):
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+
+    monkeypatch.setattr("mixalign.models.shapes.AutoModelForCausalLM.from_config", refused)
+    assert shapes_of(Pretrained(str(folder))) is None
 
 
 def test_weights_in_4_bits_are_not_guessed_at():

@@ -5,7 +5,11 @@ import re
 
 import pytest
 
+from mixalign.config.compose import compose_settings
+from mixalign.course import READING
 from mixalign.files import read_json
+from mixalign.jobs.job import prepare
+from mixalign.runs.stages import GENERALIST, stages_of
 from tests.tiny_runs import train_from_overrides
 
 SPECIALISTS = ["specialist helpful", "specialist reverse", "specialist compare"]
@@ -66,6 +70,13 @@ def test_what_the_cache_has_is_no_stage_of_a_run(stages, tmp_path):
     assert [line.split(":")[0] for line in lines] == ["[1/2] generalist", "[2/2] evaluation"]
     kinds = {kind for path in (tmp_path / "cache" / "costs").glob("*.json") for kind in read_json(path)["work"]}
     assert kinds == {"training", "reading"}  # every record says what it was for
+
+
+def test_validations_read_the_rows_that_a_training_looks_at(tiny):
+    """After steps 3 and 4 two rows of each task; those of a task are of one length."""
+    job = prepare(compose_settings(tiny("mixer=uniform", "val_every=3", "eval_rows=2")))
+    (generalist,) = (one for one in stages_of(job, job.settings.mixer, False) if one.name == GENERALIST)
+    assert generalist.work[READING] == 2 * sum(2 * float(table.length_N.mean()) for table in job.data["validation"])
 
 
 def test_without_bars_there_are_no_lines(stages):

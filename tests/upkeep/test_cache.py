@@ -10,7 +10,7 @@ import pytest
 
 from mixalign.errors import MixalignError
 from mixalign.locks import acquire, lock_on
-from mixalign.upkeep.cache import KINDS, entries, remove, select, size_text
+from mixalign.upkeep.cache import KINDS, at_work, entries, remove, select, size_text
 from mixalign.verbs import cache as verb
 
 
@@ -68,6 +68,23 @@ def test_what_a_run_makes_at_this_moment_is_left(folder, lock):
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=200, check=True)
     held.release()
     assert done.stdout.split() == ["math-abc" if "math" in lock else "abc.safetensors"]
+
+
+def test_what_another_user_may_be_making_is_left(folder, monkeypatch):
+    """In a folder of a group its files can be removed, but the lock not be tried."""
+
+    def refused(lock):
+        raise PermissionError(13, "Permission denied", lock.lock_file)
+
+    monkeypatch.setattr("mixalign.upkeep.cache.acquire", refused)
+    path = folder / "locks" / "math-abc" / "recipe.json"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    found = entries(folder)
+    removed, left = remove(folder, found)
+    assert ([one.kind for one in removed], [one.kind for one in left]) == (["scores"], ["specialists"])
+    assert left[0].path.is_dir()
+    assert at_work(folder, found) == []
 
 
 def test_kinds_are_the_folders_that_runs_make(train, cache):

@@ -144,12 +144,24 @@ def _recognise(
     if len(names) > MANY:
         names = [*names[:MANY], f"and {len(names) - MANY} more"]
     there = ", ".join(names) or "none"
-    near = nearest_formats([str(name) for name in row], (required for required, _, _ in FORMATS), kinds)
+    filled_in = [str(name) for name in row if row[name] is not None]
+    near = nearest_formats(filled_in, (required for required, _, _ in FORMATS), kinds)
     renamed = f" and `columns` is {dict(columns)}" if columns else ""
+    null = _null_that_is_lacking(fields, mapped)
+    said = f"`{fields.theirs(null)}` is null: fill it or remove the row. " if null else ""
     raise MixalignError(
-        f"the columns are {there}{renamed}. The nearest of {len(FORMATS)} formats: {'; '.join(near)}. Name your "
-        f"columns as in `{columns_for([str(name) for name in row], kinds)}`; docs/formats.md shows all formats."
+        f"the columns are {there}{renamed}. {said}The nearest of {len(FORMATS)} formats: {'; '.join(near)}. Name your "
+        f"columns as in `{columns_for(filled_in, kinds)}`; docs/formats.md shows all formats."
     )
+
+
+def _null_that_is_lacking(fields: Fields, mapped: frozenset[str]) -> str | None:
+    """The column of ours that a row of some format would have, were it not null."""
+    for required, optional, _ in FORMATS:
+        lacking = [name for name in required if name not in fields]
+        if 0 < len(lacking) < len(required) and fields.nulls.issuperset(lacking) and mapped <= {*required, *optional}:
+            return lacking[0]
+    return None
 
 
 @lru_cache(maxsize=1000)  # the rows of a task have the same columns, so one entry each serves nearly all

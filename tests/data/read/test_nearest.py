@@ -43,6 +43,22 @@ def test_the_nearest_format_is_first_and_the_columns_are_named(names, kinds, nea
     assert columns_for(names, kinds) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "columns", "kinds", "null", "cure"),
+    [
+        ({"prompt": "p", "chosen": "c", "rejected": None}, {}, DPO, "rejected", "prompt: question, chosen: better"),
+        ({"prompt": "p", "completion": None, "answer": "a"}, {}, SFT, "completion", "completion: answer"),
+        ({"prompt": "p", "text_b": None}, {"completion": "text_b"}, SFT, "text_b", "prompt: question"),
+        ({"question": "q", "answer": "a", "messages": None}, {}, SFT, None, "prompt: question, completion: answer"),
+    ],
+)
+def test_a_null_that_keeps_a_row_from_its_format_is_told_and_is_no_column_to_take(row, columns, kinds, null, cure):
+    with pytest.raises(MixalignError) as caught:
+        read_row(row, columns, kinds=kinds)
+    assert (f"`{null}` is null: fill it or remove the row." in str(caught.value)) == (null is not None)
+    assert f"as in `columns: {{{cure}" in str(caught.value)
+
+
 def test_only_pairs_are_shown_where_only_pairs_are_read():
     for names in (["prompt", "completion"], ["messages"], ["instruction", "output"], ["x"]):
         for shown in nearest_formats(names, ALL, DPO):
