@@ -202,7 +202,8 @@ class _Search:
         def look(step: int, value: float) -> None:
             trial.report(value, step)
             if trial.should_prune():
-                raise self.optuna.TrialPruned(f"{value:.3f} at step {step}, above the median of the others")
+                how = "above the median of the others" if isfinite(value) else "which does not compare"
+                raise self.optuna.TrialPruned(f"{value:.3f} at step {step}, {how}")
 
         with watched(look):
             result = run(settings, self.folder / name, True, overrides)

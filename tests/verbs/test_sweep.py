@@ -1,6 +1,7 @@
 """The search over mixers and their settings."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -175,14 +176,14 @@ def test_a_trial_that_fails_is_failed_and_the_search_goes_on(tiny, tmp_path, pre
 def test_rounds_fail_before_they_cost_anything_and_the_others_are_compared(tiny, tmp_path, pretend):
     pretend(rate_of)
     space = space_of([*tiny(), "mixer=uniform,ideal,ama_s"])
-    text = sweep.search(space, tmp_path / "s", trials=8)
+    text = sweep.search(space, tmp_path / "s", trials=12)
     assert "Rounds (`mixer=ideal`) keep weights that no validation chose" in " ".join(text.split())
     made = {one.params["mixer"]: one.state.name for one in study(tmp_path / "s").trials}
     assert made == {"uniform": "COMPLETE", "ama_s": "COMPLETE", "ideal": "FAIL"}
     assert len([path for path in (tmp_path / "s").iterdir() if path.is_dir()]) == 2, "ideal began nothing"
     search = read_search(tmp_path / "s")
     assert [one.state for one in search.trials] == ["complete", "complete", "failed"]
-    assert search.repeats == 5
+    assert search.repeats == 9
 
 
 @pytest.mark.parametrize(
@@ -240,6 +241,16 @@ def test_values_of_a_pruned_trial_are_pruned_again(tiny, tmp_path, pretend, monk
     for one in study(tmp_path / "s").trials:
         by_mixer.setdefault(one.params["mixer"], set()).add(one.state.name)
     assert by_mixer == {"uniform": {"COMPLETE"}, "ama_s": {"PRUNED"}}
+
+
+def test_a_validation_that_is_no_number_is_not_called_above_the_median(tiny, tmp_path, pretend, monkeypatch):
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda self: True)
+    looks = []
+    monkeypatch.setattr(sweep, "watched", lambda look: nullcontext(looks.append(look)))
+    pretend(lambda settings: looks[-1](4, float("nan")))
+    sweep.search(space_of([*tiny("mixer=uniform"), RATES]), tmp_path / "s", trials=1)
+    (trial,) = read_search(tmp_path / "s").trials
+    assert (trial.state, trial.reason) == ("pruned", "nan at step 4, which does not compare")
 
 
 def test_the_command(tiny, tmp_path, monkeypatch, capsys):

@@ -23,7 +23,7 @@ def trials_table(search: Search) -> Table:
     caption = (
         f"Sorted by {search.quantity} on validation rows, in nats: of the weights that a complete trial kept, and in "
         "brackets of the last validation, at that step, of one that was pruned (it was above the median of the "
-        "others)."
+        "others, or no number)."
     )
     return Table(["trial", *search.keys, "state", search.quantity], rows, caption)
 
