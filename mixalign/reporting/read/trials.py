@@ -1,5 +1,6 @@
 """Searches of `mixalign sweep`, read back: what was tried, and what came of it."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from mixalign.reporting.read.runs import Run
 
 __all__ = ["TRIALS", "Search", "State", "Trial", "ended_by_search", "read_search", "searches_of"]
 
+log = logging.getLogger(__name__)
 TRIALS = "trials.json"
 State = Literal["complete", "pruned", "unfinished", "failed"]  # in the order of a table
 
@@ -71,10 +73,17 @@ class Search:
 
 
 def searches_of(paths: Iterable[Path], runs: Sequence[Run]) -> list[Search]:
-    """The searches that lie in some folders, or that made runs below them."""
+    """The searches that lie in some folders, or that made runs below them, without those that cannot be read."""
     given = list(paths)
     above = [run.path.parent for run in runs if run.path not in given]
-    return [read_search(place) for place in dict.fromkeys([*given, *above]) if (place / TRIALS).is_file()]
+    found = []
+    for place in dict.fromkeys([*given, *above]):
+        if (place / TRIALS).is_file():
+            try:
+                found.append(read_search(place))
+            except MixalignError as error:
+                log.warning("%s The table of the trials is left out.", error)
+    return found
 
 
 def read_search(folder: Path) -> Search:

@@ -107,7 +107,10 @@ def test_many_trials_are_opened_by_the_reader(folder, write_run):
 
 
 @pytest.mark.parametrize("text", ['{"trials": 3}', '{"trials": [{"number": 1}]}', "{"])
-def test_a_damaged_file_is_named(text, folder):
+def test_a_damaged_file_is_named_and_takes_nothing_else_from_the_page(text, folder, caplog):
     (folder / TRIALS).write_text(text)
     with pytest.raises(MixalignError, match=r"trials\.json"):
         read_search(folder)
+    assert searches_of([folder], []) == []
+    assert "trials.json" in caplog.text
+    assert "The table of the trials is left out." in caplog.text
