@@ -6,6 +6,7 @@
 
 # %%
 import torch
+from matplotlib.figure import Figure
 
 from mixalign.mixers.base import MixSignal
 from mixalign.mixers.ideal import Ideal
@@ -111,3 +112,21 @@ mix, state = rule.update(signal, state)
 print("the package's rows:", dict(zip(TASKS, state["volume_K"].long().tolist(), strict=True)))
 assert torch.equal(state["volume_K"], changed)
 assert torch.allclose(mix.sample_K, changed / changed.sum())
+
+# %% [markdown]
+# ## How far a benefit reaches
+# The target loss when one task's volume changes and the model is trained again, and what its benefit says of that: the
+# tangent at 0. Within the step of one round, the grey band, they are close.
+
+# %%
+figure = Figure(figsize=(6, 3), layout="constrained")
+axes = figure.subplots()
+axes.axvspan(-M, M, color="0.9")
+steps = torch.linspace(-0.9, 1.5, 25)
+for k, task in enumerate(TASKS):
+    losses = [float(target_loss(train(zero.index_fill(0, torch.tensor(k), float(step))))) for step in steps]
+    (line,) = axes.plot(steps, losses, label=task)
+    axes.plot(steps, float(target_loss(theta)) - float(benefit[k]) * steps, "--", color=line.get_color(), linewidth=1)
+axes.set(xlabel="relative change of the task's volume", ylabel="target loss, nats", ylim=(min(losses), max(losses)))
+axes.legend()
+figure

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import lightning as L
 import torch
+from matplotlib.figure import Figure
 
 from mixalign import SFT, AlignModule, Mixing, MixtureData, Optimizer, TinyLlama
 from mixalign.mixers.base import Mix, MixSignal, Rule, read
@@ -87,6 +88,17 @@ trainer.fit(module, datamodule=data)
 mixes = torch.stack(path.mixes)
 print("share of each task, mean over the steps:", dict(zip(data.tasks, mixes.mean(0).tolist(), strict=True)))
 assert {tuple(mix.tolist()) for mix in mixes[1:]} <= {(0.25, 0.75), (0.75, 0.25)}, "two tasks: 1/4 and 3/4"
+
+# %% [markdown]
+# The share of each task over the steps: the harder one has three quarters, until the other falls behind.
+
+# %%
+figure = Figure(figsize=(6, 2.5), layout="constrained")
+axes = figure.subplots()
+axes.stackplot(range(1, len(mixes) + 1), mixes.T.tolist(), labels=data.tasks, step="post")
+axes.set(xlabel="step", ylabel="share of the batch", xlim=(1, len(mixes)), ylim=(0, 1))
+axes.legend(loc="upper right")
+figure
 
 # %% [markdown]
 # ## On the command line
