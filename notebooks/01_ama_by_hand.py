@@ -144,14 +144,8 @@ for step, (alpha, estimate) in enumerate(zip(path, seen, strict=True)):
 print(f"largest difference of the two paths: {largest:.1e}")
 assert largest < 1e-12
 
-# %% [markdown]
-# ## The path, drawn
-# The share of each task over the steps.
-
 # %%
-figure = Figure(figsize=(6, 2.5), layout="constrained")
-axes = figure.subplots()
+axes = Figure(figsize=(6, 2.5), layout="constrained").subplots()
 axes.stackplot(range(STEPS), torch.stack(path).T.tolist(), labels=list(TASKS))
-axes.set(xlabel="step", ylabel="share of the batch", xlim=(0, STEPS - 1), ylim=(0, 1))
-axes.legend(loc="upper right")
-figure
+axes.set(xlabel="step", ylabel="share of the batch", ylim=(0, 1))
+axes.legend().figure
