@@ -35,13 +35,17 @@ _OWN = "`--config-name={}` must begin with the program's configuration: let its 
 
 
 def with_settings(
-    verb: Callable[[RunSettings], Any], *fixed: str, before: Callable[[DictConfig], None] = lambda config: None
+    verb: Callable[[RunSettings], Any],
+    *fixed: str,
+    before: Callable[[DictConfig], None] = lambda config: None,
+    ended: Callable[[str], None] = lambda folder: None,
 ) -> None:
     """Runs a function of the settings under Hydra: overrides from the command line, --help, and -m for sweeps.
 
     Args:
         fixed: overrides that the verb sets.
         before: may change the composed configuration, before it becomes settings.
+        ended: called with the folder of a sweep whose runs are all finished.
 
     Raises:
         Exception: what the function raises; in a sweep when all runs have had their turn, see `judged`.
@@ -73,7 +77,7 @@ def with_settings(
                 raise  # in a sweep the other runs go on
             refused.append(error)  # Hydra would print all overrides before the message
 
-    with unused_removed(), judged(), _of_own_name(sys.argv[1:]):
+    with unused_removed(), judged(ended), _of_own_name(sys.argv[1:]):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(quietly)()
     if refused:
         raise refused[0]

@@ -33,6 +33,7 @@ def user_message(error: BaseException) -> str | None:
         return (
             _unknown(error, cause)
             or _no_entry(str(error))
+            or _several_values(str(error))
             or "\n".join(filter(None, [_first(error), _first(cause) if cause else None]))
         )
     if isinstance(error, OSError) and error.errno in BLOCKED and error.filename:
@@ -49,6 +50,15 @@ def _no_entry(text: str) -> str | None:
     if not found or not known:
         return None
     return f"`{found[1]}` has no entry `{found[2]}`. {did_you_mean(found[2], known)} All: {', '.join(known)}."
+
+
+def _several_values(text: str) -> str | None:
+    """What to tell of values with commas between them without `-m`."""
+    found = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if not found:
+        return None
+    key, _, value = found[1].partition("=")
+    return f"`{found[1]}`: add -m for a run with each of these; a list is written `{key}=[{value}]`, in quotes."
 
 
 def _no_choice(error: MissingConfigException) -> str:

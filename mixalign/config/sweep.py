@@ -69,8 +69,11 @@ def within_sweep(job: Callable[[], Any], main: int) -> Any:
 
 
 @contextmanager
-def judged() -> Iterator[None]:
+def judged(ended: Callable[[str], None] = lambda folder: None) -> Iterator[None]:
     """Has sweeps in it show each warning once, and end with what became of each run.
+
+    Args:
+        ended: called with the folder of a sweep whose runs are all finished.
 
     Raises:
         MixalignError: naming every run that failed, with its message. A defect of ours is raised as it is.
@@ -80,7 +83,7 @@ def judged() -> Iterator[None]:
 
     def made(self: Plugins, *args: Any, **kwargs: Any) -> Any:
         launcher: Any = make(self, *args, **kwargs)
-        launcher.launch = _Launch(launcher, launcher.launch)
+        launcher.launch = _Launch(launcher, launcher.launch, ended)
         within.enter_context(shared_notes())
         within.callback(show_counts)
         return launcher
@@ -96,14 +99,16 @@ def judged() -> Iterator[None]:
 class _Launch:
     """`launch` of a launcher of Hydra."""
 
-    def __init__(self, launcher: Any, launch: Callable[..., Sequence[JobReturn]]) -> None:
-        self.launcher, self.launch = launcher, launch
+    def __init__(self, launcher: Any, launch: Callable[..., Sequence[JobReturn]], ended: Callable[[str], None]) -> None:
+        self.launcher, self.launch, self.ended = launcher, launch, ended
 
     def __call__(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         folder = self.launcher.config.hydra.sweep.dir
         again = f"The same command with run_dir={folder} goes on from there."
         with stopping.stage("the sweep", f"what is finished is kept in {folder}", again):
-            return self._launched(job_overrides, initial_job_idx)
+            results = self._launched(job_overrides, initial_job_idx)
+        self.ended(folder)
+        return results
 
     def _launched(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         names = _names(job_overrides, initial_job_idx)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -106,8 +107,13 @@ def main() -> None:
         has_one_set = not moving and (settings.specialists.train != "never" or settings.specialists.dir)
         return swept_value(result, over_specialists=bool(has_one_set) or not in_sweep)
 
+    def ended(folder: str) -> None:
+        if not trial_run:
+            _say(f"\nnext: `mixalign report {shlex.quote(folder)}` compares the runs")
+
+    trial_run = any(TRIAL.fullmatch(text) for text in sys.argv[1:])
     note_swept(sys.argv[1:])
-    with_settings(job, *(NO_FOLDER if any(TRIAL.fullmatch(text) for text in sys.argv[1:]) else ()), before=look)
+    with_settings(job, *(NO_FOLDER if trial_run else ()), before=look, ended=ended)
 
 
 def swept_value(result: dict[str, Any], over_specialists: bool) -> float:

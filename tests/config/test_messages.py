@@ -4,7 +4,9 @@ import errno
 
 import pytest
 
+from mixalign.config.compose import compose_settings
 from mixalign.config.messages import user_message
+from mixalign.errors import MixalignError
 
 
 @pytest.mark.parametrize("number", ["EACCES", "EROFS", "ENAMETOOLONG", "ELOOP", "EIO", "ESTALE"])
@@ -15,3 +17,10 @@ def test_a_place_that_the_system_refuses_is_named(number):
 
 def test_a_file_that_is_not_there_may_be_a_defect_of_ours():
     assert user_message(FileNotFoundError(errno.ENOENT, "No such file", "/a/b")) is None
+
+
+def test_values_for_a_sweep_without_its_option_are_told_so():
+    with pytest.raises(MixalignError) as caught:
+        compose_settings(["seed=0,1"])
+    wanted = "`seed=0,1`: add -m for a run with each of these; a list is written `seed=[0,1]`, in quotes."
+    assert str(caught.value) == wanted

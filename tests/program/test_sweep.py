@@ -25,6 +25,7 @@ def test_a_sweep_makes_a_run_folder_for_each_combination(sweep):
         result = json.loads((root / "runs" / name / "eval.json").read_text())
         assert f"{result['mixer']}_seed{result['seed']}" in name
         assert "excess" in result["worst"]  # in a sweep the static mixtures are judged as well
+    assert done.stdout.endswith(f"\nnext: `mixalign report {root / 'runs'}` compares the runs\n")
 
 
 def test_a_sweep_trains_specialists_once(sweep):

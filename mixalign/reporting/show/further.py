@@ -9,7 +9,10 @@ from mixalign.reporting.show.tables import Table
 
 __all__ = ["further_table", "harness_table"]
 
-OF_ROWS = "Rows that the run did not have: nll is the mean negative log-likelihood of the answer, nats a token."
+OF_ROWS = (
+    "Further rows; whether the training had any of them was not checked. nll is the mean negative log-likelihood of "
+    "the answer, nats a token."
+)
 OF_HARNESS = "Tasks of lm-evaluation-harness {}; {}."
 
 

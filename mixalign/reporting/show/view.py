@@ -56,7 +56,7 @@ class Group:
         labels: What the reader may choose among, best first.
         facts: What was compared: terms and what is said of them.
         remarks: What is said where a run has too little for a curve.
-        further: Results on rows and tasks that the runs did not have.
+        further: Results on further rows and tasks.
         pairs: Whether the rows are preference pairs, whose accuracy is another one.
     """
 
