@@ -70,7 +70,7 @@ def test_what_a_key_touches_is_what_the_settings_say(making):
     assert not untold, f"config/settings.py does not say what these touch: {untold}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pictures_of_the_terminal_are_made_of_its_display(making, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("mixalign.bars.REFRESH", 0.0)
     run = tiny("progress=true", "steps=8", f"cache_dir={tmp_path / 'none'}")

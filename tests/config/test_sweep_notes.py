@@ -73,7 +73,7 @@ class JoblibLauncher:
 def test_a_launcher_whose_processes_were_ended_names_all_runs(notes):
     launcher = JoblibLauncher()
     with stopping.heed(), pytest.raises(Stopped) as caught:
-        sweep._Launch(launcher, launcher.launch)([["seed=0"], ["seed=1"], ["seed=2"]], 0)
+        sweep._Launch(launcher, launcher.launch, print)([["seed=0"], ["seed=1"], ["seed=2"]], 0)
     assert caught.value.code == 130
     assert caught.value.text == (
         "stopped by SIGINT in the sweep; what is finished is kept in runs/s. The same command with run_dir=runs/s goes "

@@ -124,9 +124,8 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "launch", [pytest.param(name, marks=[] if name == "ddp" else pytest.mark.long) for name in STARTS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("launch", STARTS)
 def test_two_processes_make_the_run_of_one(call, tiny, one, tmp_path, launch):
     command, more = STARTS[launch]
     done = call(*command, "train", *settings(tiny, tmp_path, *more, "trainer.accelerator=cpu"))

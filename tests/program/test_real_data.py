@@ -54,6 +54,7 @@ def test_the_plan_names_every_task(overrides, form, capsys):
     assert "warning" not in out
 
 
+@pytest.mark.long
 def test_a_run_on_every_task(overrides, form, train):
     run = train(*overrides, "data.tasks=null", "mixer=uniform", "specialists.train=never", "reference.sft_steps=1")
     result = json.loads((run / "eval.json").read_text())

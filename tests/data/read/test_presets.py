@@ -278,7 +278,7 @@ def test_several_are_read_and_mixed(public, tmp_path):
         (["data=tulu3_sft"], r"objective=dpo .*`tulu3_math`, .*data.tasks.tulu3_math=null.*objective=sft"),
         (["data=[hh,openmath2]", "objective=kto"], r"objective=kto learns from rows with a label or preference rows"),
         (["data=[hh,ultrafedback]"], r"`data` has no entry `ultrafedback`. Did you mean `ultrafeedback`"),
-        (["data=hh,ultrafeedback"], r"key=\[value1,value2\]"),
+        (["data=hh,ultrafeedback"], r"add -m .*`data=\[hh,ultrafeedback\]`"),
     ],
 )
 def test_what_cannot_be_mixed_is_said_before_anything_is_read(overrides, says, hub, tmp_path):

@@ -138,6 +138,7 @@ def test_on_paper_no_table_and_no_figure_is_cut(write_run, tmp_path):
     assert found == {"cut": 0, "shut": [], "wide": 2, "paper": "rgb(255, 255, 255)", "drawn": True, "links": 0}
 
 
+@pytest.mark.long
 def test_screenshots_for_the_docs_are_made_by_a_command(write_run, tmp_path, monkeypatch):
     image = pytest.importorskip("PIL.Image")
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "making"))
