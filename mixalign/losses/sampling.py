@@ -40,16 +40,16 @@ def _draw(prob_CV: Tensor, generator: Generator) -> Tensor:
     block_CK = prob_CKB.sum(2, dtype=dtype)
     level_C1 = torch.rand(len(prob_CV), 1, dtype=dtype, device=prob_CV.device, generator=generator)
     level_C1 = level_C1 * block_CK.sum(1, keepdim=True)
-    number_C1 = _place(block_CK, level_C1)
-    below_C1 = _upto(block_CK).gather(1, number_C1) - block_CK.gather(1, number_C1)
+    upto_CK = _upto(block_CK)
+    number_C1 = _place(upto_CK, level_C1)
+    below_C1 = upto_CK.gather(1, number_C1) - block_CK.gather(1, number_C1)
     inside_CB = prob_CKB[torch.arange(len(prob_CKB)), number_C1[:, 0]].to(dtype)
-    place_C1 = _place(inside_CB, level_C1 - below_C1)
+    place_C1 = _place(_upto(inside_CB), level_C1 - below_C1)
     return (number_C1 * BLOCK + place_C1)[:, 0]
 
 
-def _place(share_CX: Tensor, level_C1: Tensor) -> Tensor:
+def _place(upto_CX: Tensor, level_C1: Tensor) -> Tensor:
     """The first place whose cumulative share is above the level (C, 1); never one whose share is 0."""
-    upto_CX = _upto(share_CX)
     highest_C1 = upto_CX[:, -1:] * (1 - 8 * torch.finfo(upto_CX.dtype).eps)
     level_C1 = level_C1.clamp_min(0).minimum(highest_C1)  # rounding may put it outside
     return torch.searchsorted(upto_CX, level_C1, right=True)
