@@ -16,7 +16,7 @@ from mixalign.errors import MixalignError
 from mixalign.models.precision import autocast
 from mixalign.types import Batch
 
-__all__ = ["Each", "at_rest", "observe", "observe_all", "once", "spans"]
+__all__ = ["Each", "at_rest", "observe", "once", "spans"]
 
 Each = Callable[[str, Tensor, Tensor], None]
 """Takes a layer's name, its inputs x (P, I) and its output gradients delta (P, O), of one type: bfloat16 or wider."""
@@ -42,39 +42,25 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 def observe(
     layers: Mapping[str, nn.Linear],
     batch: Batch,
-    loss: Callable[[], Tensor],
-    each: Each,
+    readings: Sequence[tuple[Callable[[], Tensor], Each]],
     precision: str = "32-true",
+    shared: nn.Module | None = None,
 ) -> None:
-    """Runs a loss forward and backward, and calls `each` for every layer as soon as its gradient is there.
+    """Runs losses of a batch forward and backward, and calls for every layer as soon as its gradient is there.
 
     Nothing is kept: one layer's gradients are gone before those of the layer below it come. Call it inside `at_rest`,
     so that autograd forms no gradient of a weight.
 
     Args:
-        batch: what the loss reads.
-        loss: one number a sample (B,), from a forward pass that runs each layer at most once.
+        batch: what the losses read.
+        readings: each loss, one number a sample (B,) from a forward pass that runs each layer at most once, with what
+            is called for its gradients; each has a backward pass of its own.
         precision: Lightning's, of the forward pass.
+        shared: the part of the model whose output for the batch all losses read, which runs forward once for all of
+            them; None where there is one loss.
 
     Raises:
         MixalignError: when a layer does not see every position, as one of many experts does.
-    """
-    observe_all(layers, batch, [(loss, each)], precision)
-
-
-def observe_all(
-    layers: Mapping[str, nn.Linear],
-    batch: Batch,
-    readings: Sequence[tuple[Callable[[], Tensor], Each]],
-    precision: str = "32-true",
-    shared: nn.Module | None = None,
-) -> None:
-    """`observe` for several losses of one batch, each with a backward pass of its own.
-
-    Args:
-        readings: the losses, each with what is called for its gradients.
-        shared: the part of the model whose output for the batch all losses read, which runs forward once for all of
-            them; None where there is one loss.
     """
     positions, device = batch["input_ids"].numel(), batch["input_ids"].device
     anchor = torch.zeros((), device=device, requires_grad=True)

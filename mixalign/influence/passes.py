@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mixalign.data.dataset import TaskDataset
-from mixalign.influence.capture import Each, observe_all, once, spans
+from mixalign.influence.capture import Each, observe, once, spans
 from mixalign.influence.curvature import CURVATURES
 from mixalign.influence.factors import Moments, Spectrum, zeros
 from mixalign.influence.gemm import add_gram, matmul
@@ -186,7 +186,7 @@ class Passes:
         prompt_B = self.tables[part.table].length_NS[part.row_B, 0]
         merged = [(loss, once(_all_of(watched), batch, prompt_B)) for loss, watched in readings]
         shared = backbone(self.model) if len(readings) > 1 else None
-        observe_all(self.layers, batch, merged, self.reading.precision, shared)
+        observe(self.layers, batch, merged, self.reading.precision, shared)
         self.done += len(batch["task_B"]) * len(readings)
         self.tokens_done += self._tokens(part) * len(readings)
         self.reading.on_batch(self.done, self.total)

@@ -8,7 +8,7 @@ from torch import nn
 from mixalign.data.batches.collate import collate
 from mixalign.data.batches.pack import pack
 from mixalign.errors import MixalignError
-from mixalign.influence.capture import at_rest, observe, observe_all, spans
+from mixalign.influence.capture import at_rest, observe, spans
 from mixalign.influence.layers import chosen_layers
 from mixalign.objectives.dpo import DPO
 from mixalign.objectives.sft import SFT
@@ -24,7 +24,7 @@ def sample_gradients(layers, batch, loss):
     def each(name, x_PI, delta_PO):
         out[name] = torch.stack([delta_PO[s].t() @ x_PI[s] for s in spans(batch)])
 
-    observe(layers, batch, loss, each)
+    observe(layers, batch, [(loss, each)])
     return out
 
 
@@ -89,7 +89,7 @@ def test_the_model_ends_as_it_was(table, llama):
             with at_rest(model):
                 assert not model.training
                 assert not any(p.requires_grad for p in model.parameters())
-                observe(layers, batch, lambda: SFT()(model, batch)["loss"], each)
+                observe(layers, batch, [(lambda: SFT()(model, batch)["loss"], each)])
         except RuntimeError as error:
             assert each is failing, error  # noqa: PT017
     assert [(m.training, len(m._forward_hooks)) for m in model.modules()] == before
@@ -116,11 +116,11 @@ def test_losses_that_share_a_forward_pass_have_the_gradients_that_they_have_alon
 
     with at_rest(model):
         handle = backbone.layers[0].register_forward_hook(lambda *_: runs.append(1))
-        observe_all(layers, batch, [(own, reads(0)), (drawn, reads(1))], shared=backbone)
+        observe(layers, batch, [(own, reads(0)), (drawn, reads(1))], shared=backbone)
         together, seen[:] = list(seen), []
         assert len(runs) == 3, "two to look at the head, and one for both losses"
-        observe(layers, batch, own, reads(0))
-        observe(layers, batch, drawn, reads(1))
+        observe(layers, batch, [(own, reads(0))])
+        observe(layers, batch, [(drawn, reads(1))])
         assert len(runs) == 5
         handle.remove()
     assert [x[:2] for x in together] == [x[:2] for x in seen]
@@ -139,7 +139,7 @@ def test_a_layer_that_sees_some_positions_only_is_refused(table):
 
     model, batch = Expert(), whole(collate, table())
     with pytest.raises(MixalignError, match=r"Layer `expert` sees \d+ of the \d+ positions"):
-        observe({"expert": model.expert}, batch, lambda: model(batch["input_ids"]), lambda *_: None)
+        observe({"expert": model.expert}, batch, [(lambda: model(batch["input_ids"]), lambda *_: None)])
 
 
 def test_hooks_get_what_a_layer_multiplied_under_autocast(table, llama):
@@ -149,8 +149,12 @@ def test_hooks_get_what_a_layer_multiplied_under_autocast(table, llama):
         observe(
             layers,
             batch,
-            lambda: SFT()(model, batch)["loss"],
-            lambda name, x, delta: seen.append((x.dtype, delta.dtype, (delta.t() @ x).dtype)),
+            [
+                (
+                    lambda: SFT()(model, batch)["loss"],
+                    lambda name, x, delta: seen.append((x.dtype, delta.dtype, (delta.t() @ x).dtype)),
+                )
+            ],
             precision="bf16-mixed",
         )
     assert set(seen) == {(torch.bfloat16,) * 3}

@@ -81,7 +81,7 @@ def test_16_bit_layers_are_summed_in_float32():
         add_gram(total, delta_PO, x_PI)
 
     for _ in range(500):
-        observe({"a": layer}, batch, lambda: layer(torch.ones(10, 1, dtype=torch.bfloat16)), each)
+        observe({"a": layer}, batch, [(lambda: layer(torch.ones(10, 1, dtype=torch.bfloat16)), each)])
     assert total.item() == moments.input_II["a"].item() == moments.output_OO["a"].item() == 5000
 
 
@@ -108,11 +108,11 @@ def gather(model, batch):
     moments, sums = Moments(layers), {n: zeros(x, x.out_features, x.in_features) for n, x in layers.items()}
     generator = torch.Generator().manual_seed(3)
     with at_rest(model):
-        observe(layers, batch, lambda: SFT().fisher_loss(model, batch, generator), moments.at(0.1))
-        observe(layers, batch, lambda: SFT()(model, batch)["loss"], lambda n, x, d: sums[n].addmm_(d.t(), x))
+        observe(layers, batch, [(lambda: SFT().fisher_loss(model, batch, generator), moments.at(0.1))])
+        observe(layers, batch, [(lambda: SFT()(model, batch)["loss"], lambda n, x, d: sums[n].addmm_(d.t(), x))])
         spectrum = Spectrum({n: unturned(b) for n, b in moments.bases(alone).items()})
         generator = torch.Generator().manual_seed(3)
-        observe(layers, batch, lambda: SFT().fisher_loss(model, batch, generator), spectrum.at(spans(batch), 0.1))
+        observe(layers, batch, [(lambda: SFT().fisher_loss(model, batch, generator), spectrum.at(spans(batch), 0.1))])
     return [moments.input_II, moments.output_OO, sums, spectrum.sum_OI]
 
 
