@@ -5,6 +5,9 @@ from collections.abc import Iterable
 
 __all__ = ["MixalignError", "Stopped", "did_you_mean"]
 
+SHORT = 3  # letters of a word that may be the beginning of another
+FEW = 4  # words that are named
+
 
 class MixalignError(ValueError):
     """Something the user gave cannot be used.
@@ -33,7 +36,11 @@ class Stopped(SystemExit):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the closest known word, or lists all of them when none is close."""
+    """A sentence that names the few known words that begin so, or the closest one, or all where none is close."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(known)}."
+    begun = [name for name in known if len(word) >= SHORT and name.startswith(word)]
+    close = begun if 0 < len(begun) <= FEW else difflib.get_close_matches(word, known, n=1)
+    if not close:
+        return f"Known: {', '.join(known)}."
+    *others, last = [f"`{name}`" for name in close]
+    return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"

@@ -15,12 +15,14 @@ class FinalRows:
     """What numbers at the end of a training are called, and what a reader must know of them.
 
     Attributes:
-        word: `test`, `validation`, or `final` where tasks differ.
-        caution: a sentence; empty where training never looked at any of the rows.
+        word: `test`, `validation`, or `test or validation` where tasks differ.
+        caution: sentences; empty where training never looked at any of the rows.
+        note: the first of them, for what stands below each table.
     """
 
     word: str
     caution: str = ""
+    note: str = ""
 
     @classmethod
     def of(cls, results: Iterable[Mapping[str, Any]]) -> "FinalRows":
@@ -40,9 +42,10 @@ class FinalRows:
             return cls("test")
         whole = all(of_validation for _, of_validation in found)
         names = "all tasks" if whole else ", ".join(seen)
+        note = f"The numbers of {names} are of validation rows, as there are no test rows."
         return cls(
-            "validation" if whole else "final",
-            f"The numbers of {names} are of validation rows, as there are no test rows. Training looks at these, to "
-            "choose what it keeps, so the numbers are better than on new rows. Give each task test rows "
-            "(`data.tasks.<name>.test`).",
+            "validation" if whole else "test or validation",
+            f"{note} Training looks at these, to choose what it keeps, so the numbers are better than on new rows. "
+            "Give each task test rows (`data.tasks.<name>.test`).",
+            note,
         )

@@ -19,6 +19,7 @@ from mixalign.output import StandardError, say
 
 __all__ = [
     "Column",
+    "counted",
     "is_watched",
     "print_line",
     "say_result",
@@ -53,6 +54,11 @@ class Column:
 def terminal_width() -> int:
     """Columns of the terminal, at least 40: `COLUMNS`, or what standard output says; 80 where that is a file."""
     return max(40, shutil.get_terminal_size((80, 24)).columns)
+
+
+def counted(number: int, noun: str) -> str:
+    """As in `1 step` and `1,200 steps`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def wrap(text: str, width: int | None = None) -> str:

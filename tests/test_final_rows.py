@@ -26,7 +26,7 @@ def result(split="test", **tasks):
         ([result(a=None, b=None)], "test", None),  # of older runs, by the split of the run
         ([result("validation", a=None)], "validation", "all tasks"),
         ([result("validation", a="validation", b="validation")], "validation", "all tasks"),
-        ([result(a="test", b="validation"), result(a="test", b="validation")], "final", "of `b` are"),
+        ([result(a="test", b="validation"), result(a="test", b="validation")], "test or validation", "of `b` are"),
         ([result("")], "test", None),
     ],
 )
@@ -53,8 +53,8 @@ def test_log_terminal_page_and_card_say_it_in_the_same_words(split, write_run, t
         "page": page.replace("&lt;", "<").replace("&gt;", ">"),
         "card": results(load_run(run)),
     }
-    caution = FinalRows.of([held]).caution
-    assert bool(caution) == (split == "validation")
+    rows = FinalRows.of([held])
+    assert bool(rows.caution) == bool(rows.note) == (split == "validation")
     for place, text in said.items():
-        words = " ".join(text.split())
-        assert (caution in words) if caution else ("Training looks at" not in words), place
+        words, wanted = " ".join(text.split()), rows.note if place == "final table" else rows.caution
+        assert (wanted in words) if wanted else ("are of validation rows" not in words), place

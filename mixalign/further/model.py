@@ -11,10 +11,10 @@ from torch import nn
 
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
-from mixalign.files import read_json
 from mixalign.models.gguf import GGUF
 from mixalign.models.load import Pretrained, add_lora
 from mixalign.runs.folder import read_settings
+from mixalign.runs.origin import conversations_of
 from mixalign.sharing.find import find_model
 from mixalign.sharing.voices import start_of, start_of_run
 from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
@@ -99,9 +99,8 @@ def _unfinished(run: Path) -> Opened:
 
 
 def _uses_template(run: Path, tokenizer: Any) -> bool:
-    identity = read_json(run / "identity.json") if (run / "identity.json").is_file() else {}
-    known = (identity.get("origin") or {}).get("chat")
-    return tokenizer.chat_template is not None and (known is None or bool(known))
+    known = conversations_of(run)
+    return tokenizer.chat_template is not None and (known is None or any(known.values()))
 
 
 def _checkpoint(run: Path, export: str) -> tuple[Path, str]:

@@ -21,6 +21,7 @@ from mixalign.planning.rows import ShownRow, shown_rows
 from mixalign.runs.check import needs_specialists
 from mixalign.runs.influence_cost import influence_text
 from mixalign.runs.notes import chosen_of, notes_of
+from mixalign.terminal import counted
 
 __all__ = ["Plan", "PlanRow", "make_plan", "plan_rows", "stages", "warnings_of"]
 
@@ -191,14 +192,16 @@ def stages(job: Job, mixer: Rule) -> list[str]:
     """The trainings that the run would make, if the cache lacks them."""
     settings, lines = job.settings, []
     if steps := reference_steps(job):
-        lines.append(f"reference: {steps} steps of SFT x {settings.reference.sft_batch_size} rows")
+        lines.append(f"reference: {counted(steps, 'step')} of SFT x {settings.reference.sft_batch_size} rows")
     if needs_specialists(settings, in_sweep=False):
         lines.append(_specialists(job))
     if mixer.cadence == "round":
         return [*lines, *_rounds(job, mixer)]
     made = {"baseline": mixer.excess_over == "baseline", "proxy": mixer.final, "generalist": True}
     return lines + [
-        f"{name}: {job.steps} steps x {settings.batch_size} rows" for name, is_made in made.items() if is_made
+        f"{name}: {counted(job.steps, 'step')} x {settings.batch_size} rows"
+        for name, is_made in made.items()
+        if is_made
     ]
 
 
@@ -209,14 +212,15 @@ def _specialists(job: Job) -> str:
         sizes = np.bincount(fold_of(table, folds), minlength=folds) if folds > 1 else [0]
         parts += [specialist_steps(job, number, len(table) - int(size)) for size in sizes]
     crossed = f" ({folds} a task, each without a part of its rows)" if folds > 1 else ""
-    return f"specialists: {len(parts)}{crossed}, {sum(parts)} steps in all x {settings.batch_size} rows"
+    return f"specialists: {len(parts)}{crossed}, {counted(sum(parts), 'step')} in all x {settings.batch_size} rows"
 
 
 def _rounds(job: Job, mixer: Any) -> list[str]:
     """The trainings of a rule that decides between them, and what it measures there."""
     also = " in round 0, then as many as the volumes take" if getattr(mixer, "budget", "steps") == "epochs" else " each"
     return [
-        f"rounds 0 to {mixer.rounds}: {mixer.rounds + 1} trainings from the same start, {job.steps} steps"
+        f"rounds 0 to {mixer.rounds}: {counted(mixer.rounds + 1, 'training')} from the same start, "
+        f"{counted(job.steps, 'step')}"
         f"{also} x {job.settings.batch_size} rows",
         f"influence after each of them but the last: {influence_text(job)}; what round 0 gives is kept in the cache",
     ]

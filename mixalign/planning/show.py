@@ -11,7 +11,7 @@ from rich.text import Text
 from mixalign.planning.estimate import estimate_lines
 from mixalign.planning.plan import Plan, PlanRow
 from mixalign.planning.rows import ShownRow, Side, Span
-from mixalign.terminal import Column, table_text, terminal_width, wrap
+from mixalign.terminal import Column, counted, table_text, terminal_width, wrap
 
 __all__ = ["has_colour", "plan_text", "rows_text"]
 
@@ -56,7 +56,7 @@ def _tasks(plan: Plan, width: int | None) -> str:
         *(Column(name, group="read") for name in read),
         *(Column(name, group="seen") for name in seen),
     ]
-    title = f"{plan.mixer}: {plan.steps} steps of {plan.batch_size} rows, {plan.objective}"
+    title = f"{plan.mixer}: {counted(plan.steps, 'step')} of {plan.batch_size} rows, {plan.objective}"
     note = f"share and epochs: {plan.note}."
     return table_text(columns, [_cells(row) for row in plan.rows], title=title, note=note, width=width)
 

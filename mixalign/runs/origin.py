@@ -11,11 +11,12 @@ from mixalign import __version__
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.tokens.chat import Chat
 from mixalign.errors import MixalignError
+from mixalign.files import read_json
 from mixalign.jobs.job import Job
 from mixalign.jobs.tasks import task_specs
 from mixalign.models.gguf_origin import origin_of_folder
 
-__all__ = ["opens_answer", "origin_of"]
+__all__ = ["conversations_of", "opens_answer", "origin_of"]
 
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers")
 ON_A_HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -29,8 +30,8 @@ def origin_of(job: Job, overrides: Sequence[str], start: str = "") -> dict[str, 
         start: identity of the reference policy, from which training begins.
 
     Returns:
-        `overrides`; `start`; `chat`, whether rows are conversations; `base_model`, its id on a hub, or null; of a model
-        out of a GGUF file `base_file`, its name, and `base_license`;
+        `overrides`; `start`; `chat`, by task, whether its rows are conversations; `base_model`, its id on a hub, or
+        null; of a model out of a GGUF file `base_file`, its name, and `base_license`;
         `data_sets`, those of the tasks that came from a hub;
         `versions` of the libraries, as far as they are installed.
     """
@@ -46,16 +47,28 @@ def origin_of(job: Job, overrides: Sequence[str], start: str = "") -> dict[str, 
     known = {"base_model": base_model, "data_sets": data_sets, "versions": versions}
     if of_file:
         known |= {"base_file": of_file["file"], "base_license": of_file.get("license")}
-    return {"overrides": [*overrides], "start": start, "chat": _is_chat(job)} | known
+    return {
+        "overrides": [*overrides],
+        "start": start,
+        "chat": {task: _is_chat(job, task) for task in job.tasks},
+    } | known
 
 
-def _is_chat(job: Job) -> bool:
-    """Whether the first row of some task is a conversation: it has what opens an answer of the chat template."""
+def _is_chat(job: Job, task: str) -> bool:
+    """Whether the first row of a task is a conversation: it has what opens an answer of the chat template."""
     if job.tokenizer.chat_template is None:
         return False
     with suppress(MixalignError):  # a template that wants more than a user's turn
-        return any(opens_answer(job, table) for table in job.data["train"])
+        return opens_answer(job, job.data["train"][job.tasks.index(task)])
     return True
+
+
+def conversations_of(run: Path) -> dict[str, bool] | None:
+    """Of a run: task -> whether its rows are conversations; None where an older version did not keep it."""
+    path = run / "identity.json"
+    identity = read_json(path) if path.is_file() else {}
+    chat = (identity.get("origin") or {}).get("chat")
+    return dict.fromkeys(identity["rows"], chat) if isinstance(chat, bool) else chat  # bool: an older version
 
 
 def opens_answer(job: Job, table: TaskDataset) -> bool:

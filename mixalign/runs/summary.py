@@ -15,6 +15,7 @@ from mixalign.terminal import Column, table_text
 __all__ = ["eval_json", "eval_table", "write_results"]
 
 log = logging.getLogger(__name__)
+ABOUT = 0.05  # of its loss: two models that differ by less are about as good
 SHOWN = ("loss", "specialist_loss", "gap", "excess", "accuracy", "margin", "score_before", "score")
 
 
@@ -66,7 +67,9 @@ def eval_json(
 
 
 def write_results(path: Path, result: Mapping[str, Any]) -> None:
-    """Writes results; a warning names the tasks of numbers that are not finite, and null in the file."""
+    """Writes results; warnings name the tasks of numbers that are not finite, and null in the file, and specialists
+    that are too weak to judge by.
+    """
     for task, row in result["tasks"].items():
         if bad := [name for name, value in row.items() if isinstance(value, float) and not isfinite(value)]:
             log.warning(
@@ -74,7 +77,24 @@ def write_results(path: Path, result: Mapping[str, Any]) -> None:
                 "not a number. Look for rows far from the rest, or lower `optimizer.lr`.",
                 task, ", ".join(bad), row["rows"], result["split"], path.name,
             )  # fmt: skip
+    if weak := [text for task, row in result["tasks"].items() if (text := _weak_specialist(task, row))]:
+        log.warning(
+            "Specialists are far behind the model that they judge: %s. Its excess is 0 there long before the task is "
+            "learned, and mixers that read excess take it for done. Train specialists for more steps, or raise "
+            "`specialists.lr`.",
+            "; ".join(weak),
+        )
     write_json(path, result)
+
+
+def _weak_specialist(task: str, row: Mapping[str, Any]) -> str:
+    """Names a task whose specialist gained less than half of what the model did, and is not just about as good."""
+    start, specialist, loss = (row.get(name) for name in ("start_loss", "specialist_loss", "loss"))
+    if start is None or specialist is None or loss is None:
+        return ""
+    if specialist - loss > ABOUT * abs(specialist) and start - loss > 2 * max(start - specialist, 0.0):
+        return f"that of `{task}` has loss {specialist:.3f}, the model {loss:.3f}, from {start:.3f}"
+    return ""
 
 
 def _shown(value: float | None) -> str:
@@ -104,7 +124,7 @@ def eval_table(result: dict[str, Any]) -> str:
     ]
     mean = ["mean", "", *(_cell(result["mean"], n) for n in names)]
     titles = ("loss start->end" if begun and n == "loss" else n.replace("_", " ") for n in names)
-    note = "\n".join(text for text in (final.caution, _exported(result)) if text)
+    note = "\n".join(text for text in (final.note, _exported(result)) if text)
     heads: list[str | Column] = ["task", "rows", *(Column(title, spare=title == "margin") for title in titles)]
     return table_text(heads, rows, totals=[mean], title=title, note=note)
 

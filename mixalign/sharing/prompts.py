@@ -30,12 +30,31 @@ class Renderer:
         is_chat: whether a plain prompt is a user's turn, as it is where the rows of the run were conversations.
         variables: of the chat template.
         day: what the template takes for today; None: the day on which it is rendered.
+        plain: tasks of plain text beside those of conversations, as which prompts are rendered.
+        differing: tasks whose variables of the template differ, so that none of these are used.
     """
 
     tokenizer: Any
     is_chat: bool
     variables: Mapping[str, Any] = field(default_factory=dict)
     day: str | None = None
+    plain: Sequence[str] = ()
+    differing: Sequence[str] = ()
+
+    def note(self) -> str:
+        """What of the run's tasks prompts are not rendered as; empty where there is one way."""
+        said = []
+        if self.plain:
+            said.append(
+                f"Prompts go through the chat template; rows of {_names(self.plain)} did not: to ask as they were "
+                f"trained, --task {self.plain[0]}."
+            )
+        if self.differing:
+            said.append(
+                f"{_names(self.differing)} have different `chat_template_kwargs`, and none of them are used: to ask as "
+                f"one of them was trained, --task {self.differing[0]}."
+            )
+        return " ".join(said)
 
     def conversation(self, asked: Asked) -> Asked:
         """The prompt as a conversation, where a plain one is a user's turn."""
@@ -68,6 +87,10 @@ class Renderer:
             table, _ = tokenise([row], self.tokenizer, task="chat", form="supervised", max_length=LONG, **options)
             found |= set(end_tokens(some_prompts(table, 1, 0), self.tokenizer))
         return sorted(found)
+
+
+def _names(tasks: Sequence[str]) -> str:
+    return ", ".join(f"`{task}`" for task in tasks)
 
 
 def read_prompts(path: Path) -> list[Asked]:

@@ -14,10 +14,12 @@ from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.files import read_json
 from mixalign.fingerprint import fingerprint
+from mixalign.jobs.tasks import task_specs
 from mixalign.models.generate import generate_answers
 from mixalign.models.gguf import GGUF
 from mixalign.models.load import Pretrained
 from mixalign.runs.folder import read_settings
+from mixalign.runs.origin import conversations_of
 from mixalign.runs.yardstick import SPECIALISTS
 from mixalign.sharing.find import TrainedModel, find_model
 from mixalign.sharing.prompts import Renderer
@@ -38,19 +40,19 @@ class Voice:
 def voices_of(found: TrainedModel, specialists: bool) -> list[Voice]:
     """The start of the run, its specialists if they are wanted, and its result.
 
+    Of a model without a run, an exported one perhaps, the start is known where it is an adapter.
+
     Raises:
-        MixalignError: when it is no run, or a model is gone.
+        MixalignError: when there are no specialists, or a model is gone.
     """
-    run = _run_of(found)
-    settings = read_settings(run)
-    tasks = _specialists(run, settings) if specialists else []
-    return [Voice(BEFORE, start_of(found, run, settings)), *tasks, Voice(AFTER, found.source.build)]
-
-
-def _run_of(found: TrainedModel) -> Path:
+    after = Voice(AFTER, found.source.build)
     if found.run is None:
-        raise MixalignError(f"{found.folder} is of no run, so nothing says what it started from. Give a run folder.")
-    return found.run
+        if specialists:
+            raise MixalignError(f"--specialists: {found.folder} is of no run. Leave it out, or give a run folder.")
+        return ([Voice(BEFORE, found.source.base(found.adapter).build)] if found.adapter else []) + [after]
+    settings = read_settings(found.run)
+    tasks = _specialists(found.run, settings) if specialists else []
+    return [Voice(BEFORE, start_of(found, found.run, settings)), *tasks, after]
 
 
 def start_of(found: TrainedModel, run: Path, settings: RunSettings) -> Callable[[], Any]:
@@ -108,18 +110,35 @@ def _specialists(run: Path, settings: RunSettings) -> list[Voice]:
     return [Voice(f"specialist {task}", find_model(place).source.build) for task, place in places.items()]
 
 
-def renderer_of(found: TrainedModel) -> Renderer:
-    """Makes token ids of prompts as the run did, and texts of answers."""
-    run = _run_of(found)
+def renderer_of(found: TrainedModel, task: str | None = None) -> Renderer:
+    """Makes token ids of prompts as the run did, and texts of answers.
+
+    Args:
+        task: whose rows prompts are rendered as; None: as conversations where those of some task were, and of a model
+            without a run where it has a chat template.
+
+    Raises:
+        MixalignError: when there is no such task.
+    """
     tokenizer = found.source.tokenizer()
-    identity = read_json(run / "identity.json") if (run / "identity.json").is_file() else {}
-    chat = (identity.get("origin") or {}).get("chat")
-    data = found.config.get("data") or {}
-    given = [(entry or {}).get("chat_template_kwargs") or {} for entry in (data.get("tasks") or {}).values()]
-    variables = given[0] if given and all(entry == given[0] for entry in given) else {}
-    has_template = tokenizer.chat_template is not None
+    specs = task_specs(read_settings(found.run).data) if found.run else {}
+    if task is not None and task not in specs:
+        has = f"has no such task. It has {', '.join(specs)}" if specs else "is of no run. Leave it out"
+        raise MixalignError(f"--task {task}: {found.run or found.folder} {has}.")
+    if found.run is None:
+        return Renderer(tokenizer, tokenizer.chat_template is not None)
+    asked = [*specs] if task is None else [task]
+    known = conversations_of(found.run)
+    chats = [name for name in asked if known is None or known.get(name)] if tokenizer.chat_template else []
+    given = [dict(specs[name].chat_template_kwargs) for name in chats]
+    alike = all(entry == given[0] for entry in given)
     return Renderer(
-        tokenizer, has_template if chat is None else bool(chat) and has_template, variables, data.get("date")
+        tokenizer,
+        bool(chats),
+        given[0] if given and alike else {},
+        (found.config.get("data") or {}).get("date"),
+        plain=[name for name in asked if name not in chats] if chats else [],
+        differing=[] if alike else chats,
     )
 
 

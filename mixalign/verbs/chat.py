@@ -1,4 +1,4 @@
-"""Talks to a run's model, before and after training: RUN [--specialists] [--temperature T]."""
+"""Talks to a model, before and after training: RUN [--system TEXT] [--specialists] [--task NAME]."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ TEXT = """Talks to the model that a run started from and to its result at once: 
 line is asked of both, and each goes on with its own answers.
 /reset begins anew, /quit (or the end of the input) ends."""
 TURNS = "Each line is a user's turn. /reset begins a new conversation, /quit ends."
-TEXTS = "Each line is a text to go on from, by itself: the run's rows were no conversations. /quit ends."
+TEXTS = "Each line is a text to go on from, by itself and without a chat template. /quit ends."
 
 
 def main() -> None:
@@ -32,6 +32,7 @@ def main() -> None:
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("mixalign chat", description=TEXT, formatter_class=style)
     add_options(parser, 256)
+    parser.add_argument("--system", metavar="TEXT", help="a system prompt, the first turn of each conversation")
     given = vars(parser.parse_args())
     run(given.pop("run"), **given)
 
@@ -40,26 +41,37 @@ def run(
     path: Path,
     *,
     specialists: bool = False,
+    task: str | None = None,
+    system: str | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> None:
     """Asks every model what stands in each line of standard input, until it ends.
 
+    Args:
+        task: whose rows lines are rendered as; None: as turns where those of some task were conversations.
+        system: the first turn of each conversation.
+
     Raises:
-        MixalignError: for a run that is not finished, or models that are gone.
+        MixalignError: for a run that is not finished, models that are gone, or a system prompt of what is no
+            conversation.
     """
     register_resolvers()
     found = find_model(path)
     with where_it_began(found.run or found.folder):
         voices = voices_of(found, specialists)
-        asker = answering(found, max_new_tokens, temperature, seed)
+        asker = answering(found, max_new_tokens, temperature, seed, task)
+        if system is not None and not asker.renderer.is_chat:
+            raise MixalignError("--system: lines are texts to go on from, without turns. Leave it out.")
         models = {voice.name: on_device(voice.build()) for voice in voices}
-    say(wrap(f"{', '.join(models)}: loaded. {TURNS if asker.renderer.is_chat else TEXTS}"))
-    history: dict[str, list[Any]] = {name: [] for name in models}
+    how = TURNS if asker.renderer.is_chat else TEXTS
+    say(wrap(f"{', '.join(models)}: loaded. {how} {asker.renderer.note()}".rstrip()))
+    opening = [] if system is None else [{"role": "system", "content": system}]
+    history: dict[str, list[Any]] = dict.fromkeys(models, opening)
     while (line := _line()) is not None and line != "/quit":
         if line == "/reset":
-            history = {name: [] for name in models}
+            history = dict.fromkeys(models, opening)
             say("A new conversation.")
         elif line.startswith("/"):
             say(f"There is no {line.split()[0]}. Known: /reset, /quit.")

@@ -1,8 +1,7 @@
-"""Answers prompts before and after training: RUN --prompts FILE [--out F.jsonl] [--specialists]."""
+"""Answers prompts before and after training: RUN --prompts FILE [--out F.jsonl] [--task NAME]."""
 
 import argparse
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ from mixalign.sharing.find import TrainedModel, find_model
 from mixalign.sharing.prompts import Asked, read_prompts
 from mixalign.sharing.voices import Answering, renderer_of, voices_of
 from mixalign.stopping import stage
-from mixalign.terminal import say_result, wrap
+from mixalign.terminal import print_line, say_result, wrap
 
 __all__ = ["add_options", "answering", "main", "run", "stacked"]
 
-log = logging.getLogger(__name__)
 TEXT = """Has the model that a run started from and its result answer prompts, one
 under the other. Prompts are rendered as those of the run's rows were."""
 
@@ -27,8 +25,9 @@ under the other. Prompts are rendered as those of the run's rows were."""
 def add_options(parser: argparse.ArgumentParser, tokens: int) -> None:
     """What `generate` and `chat` share."""
     add = parser.add_argument
-    add("run", type=Path, help="a run folder")
+    add("run", type=Path, help="a run, or the folder of a model")
     add("--specialists", action="store_true", help="the answers of its specialists as well")
+    add("--task", metavar="NAME", help="render prompts as this task's rows were; default: as turns if any task's were")
     add("--max-new-tokens", type=int, default=tokens, metavar="N", help=f"of an answer; default: {tokens}")
     add("--temperature", type=float, default=0.0, metavar="T", help="of the draws; default: 0, the first choice")
     add("--seed", type=int, default=0, metavar="N", help="of the draws; default: 0")
@@ -49,16 +48,18 @@ def main() -> None:
     run(given.pop("run"), given.pop("prompts"), given.pop("out"), **given)
 
 
-def answering(found: TrainedModel, max_new_tokens: int, temperature: float, seed: int) -> Answering:
+def answering(
+    found: TrainedModel, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, task: str | None = None
+) -> Answering:
     """Who asks the models of a run, in its precision.
 
     Raises:
-        MixalignError: for numbers that cannot be.
+        MixalignError: for numbers that cannot be, and a task that the run does not have.
     """
     check_number("--max-new-tokens", max_new_tokens, 1, whole=True)
     check_number("--temperature", temperature, 0)
     precision = str((found.config.get("trainer") or {}).get("precision") or "32-true")
-    return Answering(renderer_of(found), max_new_tokens, temperature, seed, precision)
+    return Answering(renderer_of(found, task), max_new_tokens, temperature, seed, precision)
 
 
 def run(
@@ -67,6 +68,7 @@ def run(
     out: Path | None = None,
     *,
     specialists: bool = False,
+    task: str | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     seed: int = 0,
@@ -75,6 +77,7 @@ def run(
 
     Args:
         out: gets one JSON object a prompt: `prompt`, `before`, `after`, and `specialist <task>`.
+        task: whose rows prompts are rendered as; None: as conversations where those of some task were.
 
     Raises:
         MixalignError: for a run that is not finished, prompts that cannot be read, or models that are gone.
@@ -84,7 +87,9 @@ def run(
     found = find_model(path)
     with where_it_began(found.run or found.folder):
         voices = voices_of(found, specialists)
-        asker = answering(found, max_new_tokens, temperature, seed)
+        asker = answering(found, max_new_tokens, temperature, seed, task)
+        if any(isinstance(one, str) for one in asked) and (note := asker.renderer.note()):
+            print_line(wrap(f"note: {note}"))
         ids = [asker.renderer.ids(one) for one in asked]
         answers: dict[str, list[str]] = {}
         for voice in voices:

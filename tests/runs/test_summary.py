@@ -82,10 +82,10 @@ def test_validation_rows_are_never_held_out_without_a_word():
     some = summary(("test", "validation", "test"), **loss)
     assert [row["held_out"] for row in some["tasks"].values()] == [True, False, True]
     assert [row["split"] for row in some["tasks"].values()] == ["test", "validation", "test"]
-    assert "on the final rows" in eval_table(some)
+    assert "on the test or validation rows" in eval_table(some)
     assert "on the validation rows" in eval_table(summary(("validation",) * 3, **loss))
     for result in (some, summary(**loss)):
-        assert ("Training looks at" in eval_table(result)) == bool(FinalRows.of([result]).caution)
+        assert ("are of validation rows" in eval_table(result)) == bool(FinalRows.of([result]).caution)
 
 
 def test_it_is_plain_json(result):
@@ -122,3 +122,20 @@ def test_a_number_that_is_not_finite_is_null_and_named(tmp_path, caplog):
     assert saved["worst"]["loss"] == {"task": "empty", "value": None}
     assert "Task `hard` has no finite loss, accuracy on its 2 test rows" in caplog.text
     assert "n/a" in eval_table(saved)
+
+
+@pytest.mark.parametrize(
+    ("start", "specialist", "loss", "named"),
+    [
+        (10.0, 9.3, 4.2, True),
+        (4.0, 4.1, 2.0, True),  # worse than the start
+        (10.0, 4.4, 4.2, False),  # about as good
+        (10.0, 6.0, 4.2, False),  # the model gained more from other tasks
+        (10.0, 4.2, 9.3, False),
+        (None, 9.3, 4.2, False),  # `eval.start=false`
+    ],
+)
+def test_a_specialist_far_behind_the_model_is_named(start, specialist, loss, named, tmp_path, caplog):
+    row = {"rows": 8, "loss": loss, "specialist_loss": specialist} | ({"start_loss": start} if start else {})
+    write_results(tmp_path / "eval.json", {"tasks": {"json": row}, "split": "test"})
+    assert (f"that of `json` has loss {specialist:.3f}, the model {loss:.3f}" in caplog.text) == named

@@ -5,7 +5,7 @@ import os
 from glob import escape
 from pathlib import Path
 
-from mixalign.data.read.files import KNOWN, SHARD, check_shards, stem, suffix_of
+from mixalign.data.read.files import KNOWN, SHARD, check_shards, nearest, stem, suffix_of
 from mixalign.data.read.folders import CARDS, is_saved, split_files
 from mixalign.data.read.spec import TaskSpec
 from mixalign.errors import MixalignError
@@ -26,7 +26,9 @@ def discover_tasks(root: str | Path) -> dict[str, TaskSpec]:
     """
     root = Path(os.path.expanduser(root))
     if not root.is_dir():
-        raise MixalignError(f"the folder of tasks {root} does not exist. Set `data.root` to one that does.")
+        raise MixalignError(
+            f"the folder of tasks {root} does not exist.{nearest(root)} Set `data.root` to one that does."
+        )
     _refuse_splits(root)
     found: dict[str, Path] = {}
     skipped: list[str] = []

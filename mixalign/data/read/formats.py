@@ -151,7 +151,7 @@ def _recognise(
     said = f"`{fields.theirs(null)}` is null: fill it or remove the row. " if null else ""
     raise MixalignError(
         f"the columns are {there}{renamed}. {said}The nearest of {len(FORMATS)} formats: {'; '.join(near)}. Name your "
-        f"columns as in `{columns_for(filled_in, kinds)}`; docs/formats.md shows all formats."
+        f"columns, as in `'data.tasks.<name>.{columns_for(filled_in, kinds)}'`; docs/formats.md shows all formats."
     )
 
 

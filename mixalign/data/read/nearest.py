@@ -54,14 +54,20 @@ def nearest_formats(names: Sequence[str], formats: Iterable[Format], kinds: Sequ
 
 
 def columns_for(names: Sequence[str], kinds: Sequence[str]) -> str:
-    """The setting `columns` that makes the row one of a usual format; an example where it cannot be told."""
+    """The setting `columns=` that makes the row one of a usual format; where it cannot be told, an example of that."""
     usual = [columns for kind in (kinds or ("preference", "supervised")) for columns in USUAL[kind]]
     for columns in usual:
         found = {ours: theirs for ours in columns if (theirs := _meant(ours, names))}
         if len(found) == len(columns) == len({*found.values()}):
-            return f"columns: {{{', '.join(f'{ours}: {found[ours]}' for ours in found if ours != found[ours])}}}"
-    pair = kinds[:1] == ("preference",)
-    return "columns: {prompt: question, " + ("chosen: better, rejected: worse}" if pair else "completion: answer}")
+            return _setting(found)
+    columns = usual[0] if kinds else USUAL["supervised"][0]
+    known = {ours: theirs for ours in columns if (theirs := _meant(ours, names))}
+    spare = iter([name for name in names if name not in known.values()])
+    return _setting({ours: known.get(ours) or next(spare, f"YOUR_{ours.upper()}") for ours in columns})
+
+
+def _setting(found: dict[str, str]) -> str:
+    return f"columns={{{', '.join(f'{ours}: {theirs}' for ours, theirs in found.items() if ours != theirs)}}}"
 
 
 def _kind(columns: Format) -> str:

@@ -7,6 +7,7 @@ from mixalign.data.read.cut import content_key, prompt_keys
 from mixalign.data.read.formats import prompt_key
 from mixalign.data.read.rows import Rows
 from mixalign.errors import MixalignError
+from mixalign.types import Example
 
 __all__ = ["RowsReport", "compare"]
 
@@ -102,17 +103,24 @@ def _keys(splits: dict[str, Rows]) -> dict[str, _Keys]:
 def _overlap(task: str, splits: dict[str, Rows], keys: dict[str, _Keys], both: set[bytes]) -> str:
     counts = {split: sum(key in both for key in part.content) for split, part in keys.items()}
     split = next(split for split, count in counts.items() if split != "train" and count)
-    row = splits[split].examples[next(n for n, key in enumerate(keys[split].content) if key in both)]
+    number = next(n for n, key in enumerate(keys[split].content) if key in both)
     where = " and ".join(
         f"{count} of the {len(keys[name].content)} rows of {name}"
         for name, count in counts.items()
         if count and name != "train"
     )
+    one = f"row {number + 1} of {split}, `{_short(_asked(splits[split].examples[number]))}`"
     return (
-        f"Task `{task}`: {where} are trained on as well, with the same prompt and answers, such as that of the "
-        f"prompt `{_short(prompt_key(row))}`. Remove them on one side, or set `data.tasks.{task}.on_overlap=drop`, "
-        f"which leaves out the {counts['train']} rows of train."
+        f"Task `{task}`: {where} are trained on as well, with the same prompt and answers, such as {one}. Remove them "
+        f"on one side, or set `data.tasks.{task}.on_overlap=drop`, which leaves out the {counts['train']} rows of train."
     )
+
+
+def _asked(row: Example) -> str:
+    """What a row asks, without what a conversation has before it."""
+    turns = row.get("prompt") if isinstance(row.get("prompt"), list) else row.get("messages")
+    asked = [str(turn.get("content")) for turn in turns or [] if turn.get("role") == "user"]
+    return asked[-1] if asked else prompt_key(row)
 
 
 def _warn(task: str, reports: dict[str, RowsReport], keys: dict[str, _Keys]) -> None:
@@ -130,5 +138,6 @@ def _warn(task: str, reports: dict[str, RowsReport], keys: dict[str, _Keys]) -> 
 
 
 def _short(text: str) -> str:
+    """Its beginning and end: what a task's prompts begin with may be the same for all."""
     text = " ".join(text.split())
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 80 else f"{text[:30]} ... {text[-45:]}"

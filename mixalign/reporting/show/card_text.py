@@ -9,6 +9,7 @@ from mixalign.final_rows import FinalRows
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.further import further_table, harness_table
+from mixalign.terminal import counted
 
 __all__ = ["base_note", "command", "data_note", "license_note", "mixture", "mixture_note", "results", "summary"]
 __all__ += ["title", "training", "use", "versions", "without_places"]
@@ -33,8 +34,7 @@ NAMES = {"dpo": "DPO", "sft": "SFT", "kto": "KTO"}
 
 
 def title(run: Run, base_model: str | None) -> str:
-    number_of = f"{len(run.tasks)} task{'' if len(run.tasks) == 1 else 's'}"
-    return f"{base_name(run, base_model)}, trained on {number_of} with {run.mixer}"
+    return f"{base_name(run, base_model)}, trained on {counted(len(run.tasks), 'task')} with {run.mixer}"
 
 
 def base_name(run: Run, base_model: str | None) -> str:
@@ -52,15 +52,14 @@ def summary(run: Run, is_adapter: bool, base_model: str | None, dtype: str, base
     base, objective = base_name(run, base_model), NAMES.get(run.objective, run.objective)
     base = f"`{base}`" if base_model or "path" in (run.config.get("model") or {}) else f"{base}"
     base += f" (out of the GGUF file {base_file})" if base_file else ""
-    kind = f"A LoRA adapter on {base}" if is_adapter else f"A model that began as {base}"
-    merged = (
-        " (trained as a LoRA adapter and merged into its base)" if run.config.get("lora") and not is_adapter else ""
-    )
-    how = f"made by mixalign: its specialists, one a task, merged (`{run.mixer}`)"
-    if run.method != "merge":
-        how = f"trained by {objective} with mixalign on {len(run.tasks)} tasks at once; mixer: `{run.mixer}`"
-    stored = f" Weights are in {dtype}." if dtype else ""
-    return f"{kind}{merged}, {how}.{_exported(run)}{stored}"
+    is_merged = run.config.get("lora") and not is_adapter
+    into = " It was trained as a LoRA adapter, which is merged into its base." if is_merged else ""
+    of = f"by {objective} with mixalign on {counted(len(run.tasks), 'task')} at once; mixer: `{run.mixer}`."
+    kind = f"A LoRA adapter on {base}, trained {of}" if is_adapter else f"{base}, fine-tuned {of}"
+    if run.method == "merge":
+        of = f"specialists of {counted(len(run.tasks), 'task')}, merged by mixalign (`{run.mixer}`)."
+        kind = f"A LoRA adapter on {base}: {of}" if is_adapter else f"{base}: {of}"
+    return f"{kind}{into}{_exported(run)}" + (f" The weights are stored in {dtype}." if dtype else "")
 
 
 def _exported(run: Run) -> str:
@@ -101,7 +100,10 @@ def base_note(run: Run, is_adapter: bool, base_beside: bool, base_model: str | N
     if not is_adapter or base_model:
         return ""
     if base_beside:
-        return "`base/` is the model that the adapter was trained on."
+        return (
+            "`base/` is the model that the adapter was trained on; `adapter_config.json` names the place where it was "
+            "written, so after a move load both as above."
+        )
     if "path" in (run.config.get("model") or {}) and not _policy(run):
         return (
             f"The base is a local folder, `{base_name(run, None)}`: name it as `base_model` above, as the hub has it."
@@ -175,7 +177,12 @@ def _meaning(run: Run, keys: Sequence[str]) -> str:
     out = [f"On the {rows.word} rows, which training never looked at."]
     if rows.caution:
         out = [f"On the {rows.word} rows. {rows.caution}"]
-    out.append("Losses are in nats.")
+    precision = (run.config.get("trainer") or {}).get("precision")
+    if precision in (None, "auto", "32-true"):
+        out.append("Losses are in nats.")
+    else:
+        out.append(f"Losses are in nats, computed in `{precision}` as in the training: in another type, or with an")
+        out.append("adapter merged into its base, they differ by some hundredths.")
     if "start_loss" in keys:
         out.append("*Start loss* is that of the model that training began with.")
     if "specialist_loss" in keys:

@@ -12,6 +12,7 @@ import numpy as np
 from mixalign.reporting.judge.rounds import Groups, History, best_label, by_task, kept_loss, over_seeds, value_of
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.show.tables import Table
+from mixalign.terminal import counted
 
 __all__ = ["CAPTION", "has_one", "sentences", "settings_table", "tasks_table"]
 
@@ -33,7 +34,7 @@ def sentences(groups: Groups) -> list[str]:
     words = ["Only round 0 was trained, on the volumes as they are: nothing was changed."] if has_one(groups) else []
     words += [f"Lowest target loss after the kept round: {best}, {kept_loss(groups[best]).mean:.3f} nats."]
     unmoved = {label: sum(h.kept == 0 for h in group) for label, group in groups.items()}
-    where = [f"{label} ({count} of {_seeds(groups[label])})" for label, count in unmoved.items() if count]
+    where = [f"{label} ({count} of {counted(len(groups[label]), 'seed')})" for label, count in unmoved.items() if count]
     if where and not has_one(groups):
         words.append(f"Round 0, with all volumes unchanged, was the best under {', '.join(where)}.")
     return [*words, DEFINITION]
@@ -77,15 +78,11 @@ def tasks_table(groups: Groups) -> Table:
         for task in tasks
     ]
     caption = (
-        f"{best}, {_seeds(group)}: means over the seeds that trained the round; volumes in rows, benefits in nats. "
-        "Confidence is the mean over seeds and rounds. The last column counts the seeds' measurements, one a round, in "
-        "which the curvature `identity`, a plain product of gradients, gives the same sign."
+        f"{best}, {counted(len(group), 'seed')}: means over the seeds that trained the round; volumes in rows, "
+        "benefits in nats. Confidence is the mean over seeds and rounds. The last column counts the seeds' "
+        "measurements, one a round, in which the curvature `identity`, a plain product of gradients, gives the same sign."
     )
     return Table([*titles, "confidence", "identity agrees"], rows, caption)
-
-
-def _seeds(group: Sequence[History]) -> str:
-    return f"{len(group)} seed{'' if len(group) == 1 else 's'}"
 
 
 def _shown(score: Score, spec: str) -> str:

@@ -4,7 +4,7 @@ import math
 
 from mixalign.reporting.read.trials import Search, Trial
 from mixalign.reporting.show.tables import Table
-from mixalign.terminal import Column, table_text
+from mixalign.terminal import Column, counted, table_text
 
 __all__ = ["failures", "search_text", "sentences", "trials_table"]
 
@@ -39,7 +39,7 @@ def sentences(search: Search) -> list[str]:
     states = [one.state for one in search.trials]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     again = f"; {search.repeats} more had values that were tried before" if search.repeats else ""
-    number = f"{len(states)} different trial{'' if len(states) == 1 else 's'}"
+    number = counted(len(states), "different trial")
     words = [f"{number}, by {search.quantity} on validation rows: {', '.join(counts)}{again}."]
     if search.best is not None:
         values = " ".join(f"{key}={value}" for key, value in search.best.values.items())

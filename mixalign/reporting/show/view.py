@@ -24,6 +24,7 @@ from mixalign.reporting.show.shown_run import ShownRun, has, shown_run
 from mixalign.reporting.show.shown_table import ShownTable
 from mixalign.reporting.show.tables import methods_table, tasks_table
 from mixalign.reporting.show.trials import failures, sentences, trials_table
+from mixalign.terminal import counted
 
 __all__ = ["Group", "Page", "page_of"]
 
@@ -190,7 +191,7 @@ def _there(figures: Iterable[Figure | None]) -> list[Figure]:
 def _facts(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:
     rows = {task: row.get("rows", "?") for run in runs for task, row in run.eval["tasks"].items()}
     facts = {
-        "Compared": f"{_plural(len(runs), 'run')}, {_plural(len(comparison.rows), 'method')}",
+        "Compared": f"{counted(len(runs), 'run')}, {counted(len(comparison.rows), 'method')}",
         "Objective": _listed(run.objective for run in runs),
         "Seeds": _listed(sorted({run.seed for run in runs})),
         "Split": _listed(run.split for run in runs),
@@ -205,10 +206,6 @@ def _facts(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:
 
 def _listed(values: Iterable[object]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value not in ("", None))) or "not recorded"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _generations(runs: Sequence[Run]) -> ShownGenerations | None:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from mixalign.bars import Bar, small_bar
 from mixalign.course import READING, TRAINING, Course, clock
-from mixalign.terminal import is_watched
+from mixalign.terminal import counted, is_watched
 from mixalign.training.callbacks.mixing import Mixing
 
 __all__ = ["MixtureProgress"]
@@ -95,7 +95,7 @@ class MixtureProgress(ProgressBar):
             self._worst = f"worst excess {float(known_K.max()) if len(known_K) else math.nan:.3f}"
 
     def on_train_end(self, trainer: Any, *_: Any) -> None:
-        self.course.outcome(", ".join(filter(None, [f"{trainer.global_step} steps", self._loss(), self._worst])))
+        self.course.outcome(", ".join(filter(None, [counted(trainer.global_step, "step"), self._loss(), self._worst])))
         self._close()
 
     def on_exception(self, *_: Any) -> None:

@@ -69,7 +69,7 @@ def test_rows_that_are_on_two_sides(tmp_path, caplog, side):
         load(tmp_path)
     assert str(caught.value) == (
         f"Task `maths`: 3 of the 9 rows of {side} are trained on as well, with the same prompt and answers, such as "
-        "that of the prompt `question 7`. Remove them on one side, or set `data.tasks.maths.on_overlap=drop`, which "
+        f"row 7 of {side}, `question 7`. Remove them on one side, or set `data.tasks.maths.on_overlap=drop`, which "
         "leaves out the 3 rows of train."
     )
     splits = load(tmp_path, on_overlap="drop")
@@ -119,6 +119,23 @@ def test_repeated_rows_are_counted(tmp_path):
         "validation": RowsReport(rows=4, duplicates=2, same_prompt=0),
     }
     assert len(done["train"]) == 13
+
+
+def test_a_row_on_two_sides_is_named_by_what_it_asks(tmp_path):
+    def made(n):
+        turns = [
+            ("system", "Be kind. " * 30),
+            ("user", f"{'Write this date for a computer: ' * 4}{n}"),
+            ("assistant", "a"),
+        ]
+        return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+    write(tmp_path / "train.jsonl", [*map(made, range(20))])
+    write(tmp_path / "validation.jsonl", [*map(made, (30, 17))])
+    with pytest.raises(
+        MixalignError, match=r"row 2 of validation, `Write this date for a computer \.\.\. .*computer: 17`"
+    ):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["pairs", "conversations", "labels", "texts"])
