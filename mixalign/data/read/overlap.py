@@ -7,7 +7,7 @@ from mixalign.data.read.cut import content_key, prompt_keys
 from mixalign.data.read.formats import prompt_key
 from mixalign.data.read.rows import Rows
 from mixalign.errors import MixalignError
-from mixalign.types import Example
+from mixalign.types import Example, Message
 
 __all__ = ["RowsReport", "compare"]
 
@@ -112,14 +112,16 @@ def _overlap(task: str, splits: dict[str, Rows], keys: dict[str, _Keys], both: s
     one = f"row {number + 1} of {split}, `{_short(_asked(splits[split].examples[number]))}`"
     return (
         f"Task `{task}`: {where} are trained on as well, with the same prompt and answers, such as {one}. Remove them "
-        f"on one side, or set `data.tasks.{task}.on_overlap=drop`, which leaves out the {counts['train']} rows of train."
+        f"on one side, or set `data.tasks.{task}.on_overlap=drop`, which leaves out the {counts['train']} rows of "
+        "train."
     )
 
 
 def _asked(row: Example) -> str:
     """What a row asks, without what a conversation has before it."""
-    turns = row.get("prompt") if isinstance(row.get("prompt"), list) else row.get("messages")
-    asked = [str(turn.get("content")) for turn in turns or [] if turn.get("role") == "user"]
+    prompt = row.get("prompt")
+    turns: list[Message] = prompt if isinstance(prompt, list) else row.get("messages") or []
+    asked = [str(turn.get("content")) for turn in turns if turn.get("role") == "user"]
     return asked[-1] if asked else prompt_key(row)
 
 

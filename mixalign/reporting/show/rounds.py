@@ -80,7 +80,8 @@ def tasks_table(groups: Groups) -> Table:
     caption = (
         f"{best}, {counted(len(group), 'seed')}: means over the seeds that trained the round; volumes in rows, "
         "benefits in nats. Confidence is the mean over seeds and rounds. The last column counts the seeds' "
-        "measurements, one a round, in which the curvature `identity`, a plain product of gradients, gives the same sign."
+        "measurements, one a round, in which the curvature `identity`, a plain product of gradients, gives the same "
+        "sign."
     )
     return Table([*titles, "confidence", "identity agrees"], rows, caption)
 
