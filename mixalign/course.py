@@ -63,18 +63,23 @@ class Course:
         self._began, self._number, self._since = self._now(), 0, None
 
     def enter(self, name: str) -> None:
-        """A stage begins, and the one before is over; names that are not to come are left alone."""
-        for number, stage in enumerate(self.stages[self._number :], self._number + 1):
+        """A stage begins, and the one before is over; names that are not to come are left alone.
+
+        Stages that are passed over were made meanwhile, as by another run, and count no more.
+        """
+        for skipped, stage in enumerate(self.stages[self._number :]):
             if stage.name == name:
+                del self.stages[self._number : self._number + skipped]
                 self._leave()
-                self._number, self._since = number, self._now()
+                self._number, self._since = self._number + 1, self._now()
                 self._worked, self._done, self._outcome = 0.0, {}, ""
                 return
 
     def finish(self) -> None:
-        """The last stage is over."""
+        """The last stage is over, and what comes now is of none."""
+        del self.stages[self._number :]
         self._leave()
-        self._number, self._since = len(self.stages), None
+        self._number, self._since = 0, None
 
     def _leave(self) -> None:
         if self._since is not None:

@@ -87,10 +87,20 @@ def test_what_is_around_the_work_of_a_stage_is_expected_of_the_others(course, ti
 
 
 def test_a_stage_that_another_run_has_made_is_passed_over(course, caplog):
-    course.enter("generalist")
-    assert course.title("generalist") == "[3/3] generalist"
+    course.enter("specialist json")
+    assert course.title("specialist json") == "[1/2] specialist json"
     course.enter("reference")  # it is not to come
-    assert course.title("x") == "[3/3] x"
+    assert course.title("x") == "[1/2] x"
+    course.enter("generalist")
+    assert course.title("x") == "[2/2] x"
+
+
+def test_what_comes_after_the_last_stage_has_no_number(course, caplog):
+    course.enter("reference")
+    with caplog.at_level(logging.INFO, logger="mixalign"):
+        course.finish()
+    assert caplog.messages == ["[1/1] reference: took 0:00"]
+    assert course.title("merge ties") == "merge ties"
 
 
 def test_work_whose_speed_nobody_knows_is_named(time):

@@ -180,7 +180,7 @@ def score(job: Job, frozen: Frozen, loan: Loan, dataset: TaskDataset, title: str
     path = score_path(job, recipe)
     with made_once(path, job.cache / "locks") as missing:
         if missing:
-            shown = progress(job.course.title(title), len(dataset), "row", disabled=not job.settings.progress)
+            shown = progress(job.course.title(title), len(dataset), "rows", disabled=not job.settings.progress)
             with stage(f"the scoring ({title})"), metered(job, recipe) as cost, shown as bar:
                 batch_size, cost.work = job.eval_batch_size, {READING: float(dataset.length_N.sum())}
                 table = score_on_ranks(loan(), dataset, recipe, batch_size, job.layout, job.precision, bar.advance)

@@ -113,7 +113,7 @@ class Generations:
         model: Any = build().to(job.device)
         self._check_positions(model)
         job.course.enter(title)
-        shown = progress(job.course.title(title), len(asked), "answer", disabled=not job.settings.progress)
+        shown = progress(job.course.title(title), len(asked), "answers", disabled=not job.settings.progress)
         with stage(f"the generation of {title}"), shown as bar:
             made = generate_answers(
                 model,

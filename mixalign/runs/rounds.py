@@ -185,7 +185,7 @@ class _Rounds:
         influence = influence_of(job)
         model = load_frozen(self.folder(number) / "model", self.run.reference, trainable=True).to(job.device)
         job.course.enter(f"influence {number}")
-        shown = progress(job.course.title(f"influence {number}"), None, "row", disabled=not job.settings.progress)
+        shown = progress(job.course.title(f"influence {number}"), None, "rows", disabled=not job.settings.progress)
         say = Estimate(lambda seconds: log.info("influence %d: it will take about %s", number, duration(seconds)))
         log.info("influence %d: %s", number, influence_text(job))
         with stage(f"the influence of round {number}"), shown as bar, Meter(job.device) as cost:

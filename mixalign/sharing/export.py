@@ -72,9 +72,15 @@ def export_model(found: TrainedModel, out: Path, how: How) -> str:
         _write_tokenizer(found, folder)
         _write_card(found, folder, how, dtype)
         _let_others_read(folder)
-        size = decimal(sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+        size, of_base = _size(folder), _size(folder / BASE)
     kind = "full model" if found.adapter is None else "adapter" if how.adapter else "adapter and base as one model"
-    return f"{kind}, {dtype}, {size} of weights"
+    beside = f", and {decimal(of_base)} of its base in {BASE}/" if of_base else ""
+    return f"{kind}, {dtype}, {decimal(size)} of weights{beside}"
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the weights in a folder; 0 where there are none."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _write_full(found: TrainedModel, folder: Path, how: How) -> str:

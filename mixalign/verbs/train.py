@@ -178,7 +178,8 @@ def _run(
         log.info("chosen: %s", "; ".join(chosen))
     for note in notes_of(job, mixer, train_specialists):
         log.warning("%s", note)
-    job, reference = reference_policy(job, partial(_begin, same, mixer, train_specialists, claimed.finished))
+    may_train = train_specialists or _has_begun_with_specialists(run_dir, settings)
+    job, reference = reference_policy(job, partial(_begin, same, mixer, may_train, claimed.finished))
     asked = Generations.of(job, reference, job.final_split)
     if claimed.finished:
         log.info("%s is finished already", run_dir)
@@ -188,7 +189,7 @@ def _run(
         decide(partial(write_identity, run_dir, job, begins, overrides, reference.identity))
         decide(partial(write_config, run_dir, job))
         attach_reference(job, reference)
-        has_specialists = _attach_specialists(job, reference, train_specialists, run_dir)
+        has_specialists = _attach_specialists(job, reference, may_train, run_dir)
         if has_specialists:
             keep_specialists(run_dir, job, reference)
             warn_of_useless(job, reference)
@@ -208,7 +209,12 @@ def _run(
     return result
 
 
-def _attach_specialists(job: Job, reference: Frozen, train: bool, run_dir: Path) -> bool:
+def _has_begun_with_specialists(run_dir: Path, settings: RunSettings) -> bool:
+    """Whether a run that goes on may train specialists that it had and that are gone."""
+    return begun_specialists(run_dir) is True and settings.specialists.train != "never"
+
+
+def _attach_specialists(job: Job, reference: Frozen, may_train: bool, run_dir: Path) -> bool:
     """Gives rows their specialists' losses, in a run that goes on if and only if it began with them.
 
     Its best checkpoint is chosen by excess with them and by loss without, whatever is in the cache by then.
@@ -217,7 +223,6 @@ def _attach_specialists(job: Job, reference: Frozen, train: bool, run_dir: Path)
         MixalignError: when they are gone, and may not be trained.
     """
     begun = begun_specialists(run_dir)
-    may_train = train or (begun is True and job.settings.specialists.train != "never")
     has = begun is not False and attach_specialists(job, reference, may_train)
     if begun and not has:
         raise MixalignError(

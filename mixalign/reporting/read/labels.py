@@ -36,7 +36,7 @@ def find_runs(paths: Iterable[str | Path], ignores: Ignores) -> list[Run]:
             "give run folders or a folder above them."
         )
     runs = [_load_or_skip(folder) for folder in folders]
-    runs = grouped([replace(run, settings=_flat(run.config, ignores)) for run in runs])
+    runs = grouped([_worth_showing(run, ignores) for run in runs])
     labelled: dict[Path, Run] = {}
     for group in dict.fromkeys(run.group for run in runs):
         alike = _keep_newest(_label([run for run in runs if run.group == group]))
@@ -52,8 +52,10 @@ def _load_or_skip(path: Path) -> Run:
         return Run(path, label="?", mixer="?", objective="?", seed=0, skipped=str(error))
 
 
-def _flat(config: Mapping[str, Any], ignores: Ignores) -> RunConfig:
-    return {key: value for key, value in _leaves(config) if not ignores(key)}
+def _worth_showing(run: Run, ignores: Ignores) -> Run:
+    command = run.command and {key: text for key, text in run.command.items() if not ignores(key)}
+    settings = {key: value for key, value in _leaves(run.config) if not ignores(key)}
+    return replace(run, settings=settings, command=command)
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -77,6 +79,7 @@ def _labels_of(runs: Sequence[Run]) -> dict[Path, str]:
     finished = [run for run in runs if not run.skipped]
     differing = differing_keys(finished)
     keys = [key for key in differing if not _follows_name(key, differing, [run.settings for run in finished])]
+    keys = _without_following(keys, finished)
     labels = {}
     for run in runs:
         parts = [f"{_short(key)}={spelled(run.settings[key])}" for key in keys if key in run.settings]
@@ -91,6 +94,24 @@ def _follows_name(key: str, keys: Sequence[str], settings: Sequence[RunConfig]) 
         return False
     pairs = {(spelled(flat.get(name)), spelled(flat.get(key))) for flat in settings}
     return len(pairs) == len({spelled(flat.get(name)) for flat in settings})
+
+
+def _without_following(keys: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """The keys without those that follow from others, as `specialists.lr` does from a given `optimizer.lr`.
+
+    That is known where the commands of the runs differ in single keys alone, and not in groups of them.
+    """
+    commands = [run.command for run in runs if run.command is not None]
+    given = {key for command in commands for key in command if key != "mixer"}
+    apart = {key for key in given if len({command.get(key) for command in commands}) > 1}
+    told = [key for key in keys if key in apart]
+    if len(commands) < len(runs) or not told or any(key not in run.settings for key in apart for run in runs):
+        return [*keys]
+
+    def kinds(names: Sequence[str]) -> int:
+        return len({tuple(spelled(run.settings.get(name)) for name in names) for run in runs})
+
+    return [key for key in keys if key in told or kinds([*told, key]) > kinds(told)]
 
 
 def _short(key: str) -> str:

@@ -31,6 +31,7 @@ class Run:
         label: The mixer's name and the settings that tell it from other runs of the same mixer.
         method: Whether its mixture stays, is decided while it trains (or by trainings before it), or it is a merge.
         config: All of config.yaml. `settings`: by dotted key, those that are worth showing; `find_runs` fills it.
+        command: Keys of the command that began it, with their values; None when its folder does not say.
         validation: `eval_excess/reverse` and the like -> (steps, values), both of shape (N,).
         specialists: The recipe of each task's, over which its excess is; empty where its folder does not say.
         generations: Answers that it generated to held-out prompts.
@@ -49,6 +50,7 @@ class Run:
     method: Method = "adaptive"
     config: RunConfig = field(default_factory=dict)
     settings: RunConfig = field(default_factory=dict)
+    command: Mapping[str, str] | None = None
     eval: RunConfig = field(default_factory=dict)
     mixture: RunConfig = field(default_factory=dict)
     specialists: RunConfig = field(default_factory=dict)
@@ -129,6 +131,7 @@ def load_run(path: str | Path) -> Run:
         split=str(scores.get("split") or ""),
         method=_method(mixer, scores, history),
         config=config,
+        command=_command(path / "identity.json"),
         eval=scores,
         mixture=mixture,
         specialists=read_object(path / "specialists.json"),
@@ -158,6 +161,14 @@ def _method(mixer: str, scores: RunConfig, history: MixHistory | None) -> Method
     if not isinstance(static, bool):  # a run of an older version
         static = history is not None and not history.moved
     return "static" if static else "adaptive"
+
+
+def _command(path: Path) -> dict[str, str] | None:
+    overrides = (read_object(path).get("origin") or {}).get("overrides")
+    if not isinstance(overrides, list):
+        return None
+    pairs = (str(text).lstrip("+~").partition("=") for text in overrides)
+    return {key: value for key, _, value in pairs}
 
 
 def _read_scores(path: Path) -> RunConfig:

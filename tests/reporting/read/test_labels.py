@@ -1,5 +1,6 @@
 """Runs are found, labelled by what differs within one mixer, and kept once a seed."""
 
+import json
 import os
 
 import pytest
@@ -52,6 +53,28 @@ def test_labels_name_the_group_of_settings_once(write_run, tmp_path):
     write_run("uniform", 0, folder="a", settings=lora)
     write_run("uniform", 0, folder="b", settings=full)
     assert _labels(find(tmp_path)) == ["uniform lora=full", "uniform lora=lora"]
+
+
+@pytest.mark.parametrize(
+    ("commands", "label"),
+    [
+        ((["optimizer.lr=1"], ["optimizer.lr=2"]), "uniform optimizer.lr=1"),
+        ((["seed=0"], ["optimizer.lr=2"]), "uniform optimizer.lr=1"),
+        ((["optimizer.lr=1", "experiment=a"], ["optimizer.lr=2"]), "uniform optimizer.lr=1 specialists.lr=1"),
+        ((["optimizer.lr=1"], None), "uniform optimizer.lr=1 specialists.lr=1"),  # of an older version
+        (
+            (["optimizer.lr=1", "specialists.lr=1"], ["optimizer.lr=2", "specialists.lr=2"]),
+            "uniform optimizer.lr=1 specialists.lr=1",
+        ),
+    ],
+)
+def test_settings_that_follow_from_given_ones_are_no_part_of_a_label(write_run, tmp_path, commands, label):
+    for lr, command in enumerate(commands, 1):
+        follow = {"optimizer": {"lr": lr}, "specialists": {"lr": lr}}
+        run = write_run("uniform", 0, folder=f"lr_{lr}", settings=follow)
+        if command is not None:
+            (run / "identity.json").write_text(json.dumps({"origin": {"overrides": command}}))
+    assert label in _labels(find(tmp_path))
 
 
 def test_unfinished_runs_neither_label_nor_compare(write_run, tmp_path):
