@@ -1,10 +1,11 @@
 """One HTML file that holds a whole report: sentences, tables, figures and plotly's script. It asks no address."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.read.trials import Search
@@ -55,10 +56,16 @@ def _render(page: Page) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["plus_minus"] = _plus_minus
+    environment.filters["code"] = _code
     environment.filters["unescaped"] = Markup  # a figure's JSON, which is safe within a script element
     style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in (STYLE, SCRIPT))  # ours
     template = environment.get_template(TEMPLATE)
     return template.render(page=page, style=style, script=script, plotly=Markup(_plotly()))
+
+
+def _code(text: str) -> Markup:
+    """Escaped, with what stands in backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))  # of escaped text
 
 
 def _plus_minus(text: str) -> str:

@@ -55,6 +55,7 @@ class Group:
     Attributes:
         alone: Whether it is one run, which is compared with nothing.
         labels: What the reader may choose among, best first.
+        opens: The one that is shown first where there is room for one run: the best whose mixture moves, if any.
         facts: What was compared: terms and what is said of them.
         remarks: What is said where a run has too little for a curve.
         further: Results on further rows and tasks.
@@ -64,6 +65,7 @@ class Group:
     title: str
     alone: bool
     labels: Sequence[str]
+    opens: str
     advice: Advice
     notes: Sequence[str]
     statements: Sequence[Statement]
@@ -165,6 +167,7 @@ def _group(title: str, runs: Sequence[Run], baseline: str | None) -> Group:
         title,
         alone=len(runs) == 1,
         labels=list(by_label),
+        opens=next((label for label, found in by_label.items() if found[0].method == "adaptive"), next(iter(by_label))),
         advice=advise(comparison, runs),
         notes=comparison.notes,
         statements=comparison.statements(),

@@ -142,9 +142,24 @@ def test_names_are_escaped(write_run, write_page):
 def test_one_bare_run_makes_a_page(write_run, write_page):
     write_run("uniform", 0, {"a": None, "b": None}, history=False, metrics=False)
     page, _ = write_page(baseline="missing")
-    words = " ".join(page.words)
-    assert "No run has the baseline `missing`" in words
+    words = " ".join(" ".join(page.words).split())
+    assert "No run has the baseline missing" in words
     assert [label.partition(".")[0] for label in page.figures] == ["Each task from start to end"]
+
+
+def test_what_stands_in_backticks_is_code_and_stays_escaped(write_run, write_page):
+    write_run("uniform", 0, {"<b>`a`": 0.1})
+    _, text = write_page(baseline="<i>")
+    assert "No run has the baseline <code>&lt;i&gt;</code>" in text
+    assert "<b>" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+
+
+def test_what_has_room_for_one_run_opens_at_the_best_whose_mixture_moves(write_run, write_page):
+    for mixer, excess in (("uniform", 0.1), ("ama_s", 0.2), ("ama_r", 0.3)):
+        write_run(mixer, 0, {"a": excess, "b": excess})
+    _, text = write_page()
+    assert re.findall(r"<option selected>(.*?)<", text) == ["ama_s"]
+    assert 'data-run="ama_s"' in text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "text", 10**400])
