@@ -65,7 +65,7 @@ def _render(page: Page) -> str:
 
 def _code(text: str) -> Markup:
     """Escaped, with what stands in backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))  # of escaped text
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _plus_minus(text: str) -> str:
