@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mixalign.reporting.judge.statistics import Score
@@ -17,6 +17,7 @@ START = "start model"
 A_TASK = 3  # prompts that are shown of each task before the reader opens the rest
 MOST = 50  # prompts of a task that a page has
 LONGEST = 600  # characters of a text that are shown
+MARK = r"<[^<>\s]+>"  # of a chat template
 CAPTION = (
     "Mean score of generated answers, mean \u00b1 standard error over seeds; 1 is right, 0 is wrong. Answers are "
     "generated to the same held-out prompts before and after training."
@@ -82,10 +83,11 @@ def shown_samples(runs: Sequence[Run]) -> list[TaskSamples]:
     by_label = {label: {(s.task, s.prompt): s for s in run.generations} for label, run in chosen.items()}
     first = next(iter(by_label.values()))
     common = [key for key in first if all(key in samples for samples in by_label.values())]
-    head, tail = _around([sample.prompt for sample in first.values()])
     shown: dict[str, list[ShownSample]] = {task: [] for task, _ in common}
+    around = {task: _around_task([prompt for name, prompt in first if name == task], first) for task in shown}
     for key in common:
-        prompt = _cut(key[1][head : len(key[1]) - tail])
+        head, tail = around[key[0]]
+        prompt = _cut(key[1][head : len(key[1]) - tail].strip())
         shown[key[0]].append(ShownSample(prompt, _answers(first[key], {n: s[key] for n, s in by_label.items()})))
     return [_of_task(task, samples) for task, samples in shown.items()]
 
@@ -121,12 +123,18 @@ def _common(texts: Sequence[str]) -> str:
     return first[:same]
 
 
+def _around_task(prompts: Sequence[str], others: Iterable[tuple[str, str]]) -> tuple[int, int]:
+    """Of a lone prompt, what it shares with those of other tasks that have marks as well."""
+    marked = [prompt for _, prompt in others if re.match(MARK, prompt)]
+    return _around(prompts if len(set(prompts)) > 1 else [*prompts, *marked])
+
+
 def _around(prompts: Sequence[str]) -> tuple[int, int]:
-    """Characters at the beginning and the end of all prompts that only the chat template says, up to whole lines."""
+    """Characters at the beginning and the end of a task's prompts that the chat template wrote, by its marks."""
     if len(set(prompts)) < 2:
         return 0, 0
     head = _common(prompts)
     tail = _common([prompt[::-1] for prompt in prompts])[::-1]
-    marks = [match.end() for match in re.finditer(r"\n|>", head)]
-    begin = re.search(r"<", tail)
+    marks = [match.end() for match in re.finditer(rf"{MARK}([a-z]+\n)?", head)]
+    begin = re.search(MARK, tail)
     return (marks[-1] if marks else 0), (len(tail) - begin.start() if begin else 0)
