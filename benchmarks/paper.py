@@ -102,7 +102,7 @@ class Size:
 
 WHOLE = 10**6  # more than there is
 SIZES = {
-    "quick": Size({"ama": 3, "ideal": 3}, 500, {"ama": 0.04, "ideal": 0.022}, 8, 32, 2, 1),
+    "quick": Size({"ama": 3, "ideal": 2}, 500, {"ama": 0.04, "ideal": 0.022}, 8, 32, 2, 1),
     "full": Size({"ama": 5, "ideal": 3}, WHOLE, {"ama": 1.0, "ideal": 1.0}, WHOLE, WHOLE, 4, 2),
 }
 
@@ -213,7 +213,7 @@ def unit(part: str, seed: int, args: argparse.Namespace, size: Size) -> Variants
         for label, overrides in VARIANTS[part].items()
     }
     texts = [path.read_text() for path in sorted((CONF / "paper").glob("*.yaml")) if path.stem in ("_real", part, name)]
-    made_by = fingerprint({"setup": texts, "size": repr(size), "overrides": args.overrides})
+    made_by = fingerprint({"setup": texts, "size": repr(replace(size, seeds={})), "overrides": args.overrides})
     common = [f"paper={name}", f"seed={seed}", f"cache_dir={args.runs / 'cache'}", "progress=false"]
     trainings = {label: next((n for start, n in LONG.items() if label.startswith(start)), 1.0) for label in runs}
     trainings |= dict.fromkeys(AT_VOLUME, 1.0)
