@@ -26,12 +26,18 @@ from mixalign.config.settings import RunSettings
 from mixalign.config.sweep import judged, within_sweep
 from mixalign.errors import MixalignError
 
-__all__ = ["NO_FOLDER", "with_settings"]
+__all__ = ["NO_FOLDER", "is_sweep", "with_settings"]
 
 NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=console")
 """Overrides for verbs that leave no run folder."""
 
+SWEEP = ("-m", "--multirun")
 _OWN = "`--config-name={}` must begin with the program's configuration: let its `defaults` list `train`, then `_self_`."
+
+
+def is_sweep() -> bool:
+    """Whether the command composes several configurations, `-m`."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def with_settings(
@@ -53,7 +59,8 @@ def with_settings(
     """
     register_resolvers()
     quiet_libraries()
-    sys.argv[1:] = as_today(sys.argv[1:]) + list(fixed)
+    given = as_today(sys.argv[1:]) + list(fixed)
+    sys.argv[1:] = sorted(given, key=lambda text: text not in SWEEP)  # Hydra refuses keys on both sides of it
     refused: list[Exception] = []
     began, main = time.time(), os.getpid()
 

@@ -12,7 +12,6 @@ from mixalign.frozen.timed import Timed
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.models.shapes import shapes_of
-from mixalign.runs.check import needs_specialists
 from mixalign.runs.stages import stages_of
 from mixalign.together.trainer import probe_trainer
 from mixalign.training.engine import likely_layout
@@ -44,15 +43,15 @@ class Estimate:
     looked: bool = False
 
 
-def estimate(job: Job, mixer: Rule, timed: Timed | None = None) -> Estimate:
+def estimate(job: Job, mixer: Rule, train_specialists: bool, timed: Timed | None = None) -> Estimate:
     """Counts the stages of a run and the tokens that they pass, and looks up how fast that goes.
 
     Args:
+        train_specialists: whether missing ones are to be trained.
         timed: a few steps that were timed now, with the job as it is once the model is there; else speeds are those
             of earlier trainings whose costs the cache keeps.
     """
-    train = needs_specialists(job.settings, in_sweep=False)
-    stages = stages_of(timed.job if timed else job, mixer, train, look=timed is not None)
+    stages = stages_of(timed.job if timed else job, mixer, train_specialists, look=timed is not None)
     found = speeds(job, _processes(job)) if timed is None else {}
     known = timed.speeds if timed else {kind: speed for kind, (speed, _) in found.items()}
     unknown = cost_of(stages, known.get)[1]

@@ -85,13 +85,14 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
 
 
-def make_plan(job: Job, num_rows: int = 1, take_time: bool = False) -> Plan:
+def make_plan(job: Job, num_rows: int = 1, take_time: bool = False, in_sweep: bool = False) -> Plan:
     """The plan of a job, with the first `num_rows` training rows of every task to look at.
 
     Args:
         take_time: whether the model is loaded and trained for a few steps, to see how long the run will take.
+        in_sweep: whether the run is one of several that will be compared, which may need specialists for that.
     """
-    settings = job.settings
+    settings, train = job.settings, needs_specialists(job.settings, in_sweep)
     mixer = settings.mixer.for_run(job.tasks, job.steps)
     rows = plan_rows(job, mixer)
     return Plan(
@@ -104,10 +105,10 @@ def make_plan(job: Job, num_rows: int = 1, take_time: bool = False) -> Plan:
         columns={task: look.columns for task, look in job.looks.items()},
         shown={d.task: shown_rows(d, job.tokenizer, job.objective.form, num_rows) for d in job.data["train"]},
         held=held_out(job),
-        stages=stages(job, mixer),
-        estimate=estimate(job, mixer, timed(job) if take_time else None),
-        chosen=chosen_of(job, needs_specialists(settings, in_sweep=False)),
-        warnings=[*warnings_of(rows), *notes_of(job, mixer, needs_specialists(settings, in_sweep=False))],
+        stages=stages(job, mixer, train),
+        estimate=estimate(job, mixer, train, timed(job) if take_time else None),
+        chosen=chosen_of(job, train),
+        warnings=[*warnings_of(rows), *notes_of(job, mixer, train)],
     )
 
 
@@ -188,12 +189,12 @@ def _note(mixer: Rule) -> str:
     return "first mixture; the mixer moves it while it trains" if moves else "this mixture stays"
 
 
-def stages(job: Job, mixer: Rule) -> list[str]:
+def stages(job: Job, mixer: Rule, train_specialists: bool) -> list[str]:
     """The trainings that the run would make, if the cache lacks them."""
     settings, lines = job.settings, []
     if steps := reference_steps(job):
         lines.append(f"reference: {counted(steps, 'step')} of SFT x {settings.reference.sft_batch_size} rows")
-    if needs_specialists(settings, in_sweep=False):
+    if train_specialists:
         lines.append(_specialists(job))
     if mixer.cadence == "round":
         return [*lines, *_rounds(job, mixer)]

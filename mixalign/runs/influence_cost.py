@@ -11,7 +11,7 @@ from mixalign.influence.rows import rows_read
 from mixalign.influence.settings import Influence
 from mixalign.jobs.job import Job
 
-__all__ = ["Estimate", "duration", "influence_of", "influence_text", "row_passes", "sum_of_rounds"]
+__all__ = ["TimeEstimate", "influence_of", "influence_text", "row_passes", "sum_of_rounds"]
 
 MOST, LEAST = 256, 64
 """Rows of a table under `influence.samples=auto`: 256 are reliable, 64 mostly right, 16 noise."""
@@ -52,7 +52,7 @@ def influence_text(job: Job) -> str:
     return f"{rows:,} rows of {tables} tables, {passes:,} passes over a row: as many as {steps:,.0f} steps of training"
 
 
-class Estimate:
+class TimeEstimate:
     """Says once, from the first batches, how long all of them will take.
 
     Args:
@@ -70,11 +70,6 @@ class Estimate:
         if self.say is not None and self.calls >= FIRST and share > 0:
             self.say((time.perf_counter() - self.began) / share)
             self.say = None
-
-
-def duration(seconds: float) -> str:
-    """Seconds below two minutes, else minutes."""
-    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def sum_of_rounds(folder: Path, numbers: list[int]) -> dict[str, Any]:

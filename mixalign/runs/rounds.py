@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mixalign.bars import progress
+from mixalign.course import span
 from mixalign.files import read_json, read_numbers, write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import load_frozen
@@ -28,7 +29,7 @@ from mixalign.mixers.ideal import Budget
 from mixalign.models.load import add_lora
 from mixalign.models.precision import cast_weights
 from mixalign.objectives.frozen_losses import frozen_losses
-from mixalign.runs.influence_cost import Estimate, duration, influence_of, influence_text, sum_of_rounds
+from mixalign.runs.influence_cost import TimeEstimate, influence_of, influence_text, sum_of_rounds
 from mixalign.runs.portable import export_base
 from mixalign.runs.promises import actual_change, broken_promise, no_loss, predicted_change, without_impossible
 from mixalign.runs.rounds_table import rounds_table
@@ -186,7 +187,7 @@ class _Rounds:
         model = load_frozen(self.folder(number) / "model", self.run.reference, trainable=True).to(job.device)
         job.course.enter(f"influence {number}")
         shown = progress(job.course.title(f"influence {number}"), None, "rows", disabled=not job.settings.progress)
-        say = Estimate(lambda seconds: log.info("influence %d: it will take about %s", number, duration(seconds)))
+        say = TimeEstimate(lambda seconds: log.info("influence %d: it will take about %s", number, span(seconds)))
         log.info("influence %d: %s", number, influence_text(job))
         with stage(f"the influence of round {number}"), shown as bar, Meter(job.device) as cost:
             measured = measure(

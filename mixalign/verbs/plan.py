@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from mixalign.config.command_line import NO_FOLDER, with_settings
+from mixalign.config.command_line import NO_FOLDER, is_sweep, with_settings
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.jobs.job import prepare
@@ -74,7 +74,7 @@ def run(settings: RunSettings, options: Options = Options()) -> None:
     """Prints the plan: tasks, rows, tokens, shares, epochs, columns, stages, what they take, and warnings."""
     with _warned() as logged:
         job = prepare(settings)
-    plan = make_plan(job, options.rows, options.time)
+    plan = make_plan(job, options.rows, options.time, is_sweep())
     as_json = json.dumps(as_plain(plan, job.counts, logged), indent=2) if options.json else ""
     if why := say(as_json or plan_text(plan, has_colour())):
         raise MixalignError(f"The plan could not be written to standard output: {why}.")

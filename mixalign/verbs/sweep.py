@@ -21,6 +21,7 @@ from mixalign.output import say
 from mixalign.reporting.read.trials import TRIALS, read_search
 from mixalign.reporting.show.trials import search_text
 from mixalign.runs.yardstick import SPECIALISTS
+from mixalign.together.hold import held
 from mixalign.training.callbacks.average import CHOSEN
 from mixalign.training.callbacks.watched import watched
 from mixalign.verbs.train import run
@@ -65,11 +66,16 @@ def search(space: Space, folder: Path, trials: int = 20, prune: bool = True, see
         A table of all trials, and which is the best; `trials.json` in the folder has it for the report.
 
     Raises:
-        MixalignError: without Optuna, for a folder of another search, or when no trial could be trained and judged.
+        MixalignError: without Optuna, for a folder of another search or in which one is at work, or when no trial
+            could be trained and judged.
         Stopped: when the process was told to stop; the trial that was under way is gone on with the next time.
     """
     optuna = _optuna()
-    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        return _make_trials(optuna, space, folder, trials, prune, seed)
+
+
+def _make_trials(optuna: Any, space: Space, folder: Path, trials: int, prune: bool, seed: int) -> str:
     study = optuna.create_study(
         storage=f"sqlite:///{folder.absolute() / FILE}",
         study_name="mixalign",

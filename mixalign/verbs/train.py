@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from mixalign.config.command_line import NO_FOLDER, with_settings
+from mixalign.config.command_line import NO_FOLDER, is_sweep, with_settings
 from mixalign.config.parse import check_place
 from mixalign.config.settings import RunSettings
 from mixalign.config.sweep_specialists import changes_specialists, note_swept, pin_to_first, swept
@@ -83,8 +82,7 @@ def _named(
 
 def _again(run_dir: Path) -> str:
     """How to go on with a run; its folder, of a sweep the one above its runs, may have been named by Hydra."""
-    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    folder = Path(HydraConfig.get().sweep.dir) if in_sweep else run_dir
+    folder = Path(HydraConfig.get().sweep.dir) if is_sweep() else run_dir
     return f"The same command with run_dir={folder} goes on from there.{still_there(run_dir)}"
 
 
@@ -94,13 +92,13 @@ def main() -> None:
     moving: list[str] = []
 
     def look(config: DictConfig) -> None:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if is_sweep():
             moving[:] = changes_specialists(config, swept())
             pin_to_first(config)
 
     def job(settings: RunSettings) -> float:
         hydra = HydraConfig.get()
-        in_sweep = hydra.mode == RunMode.MULTIRUN
+        in_sweep = is_sweep()
         if moving and hydra.job.num == 0:
             log.info(MOVING, ", ".join(moving))
         result = run(settings, Path(hydra.runtime.output_dir), in_sweep, [*hydra.overrides.task])

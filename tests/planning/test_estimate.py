@@ -34,7 +34,7 @@ def job(tiny, tmp_path):
 
 
 def of(job):
-    return estimate(job, job.settings.mixer.for_run(job.tasks, job.steps))
+    return estimate(job, job.settings.mixer.for_run(job.tasks, job.steps), True)
 
 
 def put(job, number: int, seconds: float, **work: float) -> None:
@@ -109,7 +109,7 @@ def test_a_few_steps_are_timed_and_nothing_is_left_of_them(job):
     assert sorted(job.cache.rglob("*")) == before
     assert found.speeds[TRAINING] > 0
     assert re.fullmatch(r"3 steps of 6 rows that took \d+\.\d s now", found.text)
-    plan = estimate(job, job.settings.mixer.for_run(job.tasks, job.steps), found)
+    plan = estimate(job, job.settings.mixer.for_run(job.tasks, job.steps), True, found)
     assert plan.trainings == 5
     assert estimate_lines(plan)[0] == "trainings: 5, beside what the cache has"
     assert {*plan.seconds} == {"reference", "reading and evaluation", "specialists", "generalist"}

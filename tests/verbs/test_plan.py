@@ -94,6 +94,14 @@ def test_the_plan_is_printed_and_nothing_is_trained(tiny, tmp_path, capsys, mixe
     assert not any(tmp_path.iterdir())
 
 
+def test_the_plan_of_a_sweep_has_the_specialists_over_which_its_runs_are_compared(tiny, tmp_path, in_process):
+    given = tiny("mixer=uniform", "specialists.train=auto", f"cache_dir={tmp_path}")
+    for sweep in ((), ("-m", "seed=1,2")):
+        code, out, said = in_process("plan", *given, *sweep)
+        assert code == 0, said  # also with keys on both sides of -m
+        assert out.count("specialists: 3") == (2 if sweep else 0)
+
+
 def test_sft_needs_no_reference_stage(tiny, capsys):
     plan.run(compose_settings(tiny("objective=sft", "mixer=uniform")))
     assert "reference:" not in capsys.readouterr().out

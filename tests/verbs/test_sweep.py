@@ -107,6 +107,16 @@ def test_a_search_without_specialists(tiny, tmp_path):
     assert "by worst loss on validation rows" in " ".join(text.split())
 
 
+def test_a_folder_in_which_a_search_is_at_work_is_refused_and_its_trial_left_alone(space, tmp_path):
+    def look(step, value):
+        with pytest.raises(MixalignError, match=f"{tmp_path / 's'}"):
+            sweep.search(space, tmp_path / "s", trials=2)
+
+    with watched(look):
+        sweep.search(space, tmp_path / "s", trials=1)
+    assert [one.state.name for one in study(tmp_path / "s").trials] == ["COMPLETE"]
+
+
 def test_another_search_in_the_folder_is_refused(space, tiny, tmp_path):
     sweep.search(space, tmp_path / "s", trials=1)
     other = space_of([*tiny(), "mixer=uniform,ama_r"])
