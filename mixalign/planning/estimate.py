@@ -60,7 +60,7 @@ def estimate(job: Job, mixer: Rule, train_specialists: bool, timed: Timed | None
         trainings=sum(stage.trainings for stage in stages),
         seconds=_by_group(stages, known) if known else {},
         unknown=sorted(unknown),
-        stands_on=timed.text if timed else f"{records} trainings and readings of this model before, in cache/costs",
+        stands_on=timed.text if timed else f"{records} trainings and readings of this model before, kept in the cache",
         need=timed.need if timed else _need(job),
         looked=timed is not None,
     )

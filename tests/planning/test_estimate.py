@@ -73,7 +73,7 @@ def test_the_time_follows_from_what_earlier_trainings_took(job):
     assert found.seconds["generalist"] == pytest.approx(0.03 * 12 * 6 * ALL / 3 + 0.1 * reading["generalist"])
     assert found.seconds["reading and evaluation"] == pytest.approx(0.1 * reading["reading and evaluation"])
     assert [*found.seconds] == ["reference", "reading and evaluation", "specialists", "generalist"]
-    assert "by 3 trainings and readings of this model before, in cache/costs" in estimate_lines(found)[1]
+    assert "by 3 trainings and readings of this model before, kept in the cache" in estimate_lines(found)[1]
 
 
 def test_another_model_or_adapter_says_nothing_of_this_one(job):
