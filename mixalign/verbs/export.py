@@ -1,6 +1,7 @@
 """Writes a trained model for others: RUN --out FOLDER [--adapter] [--dtype bf16] [--push ORG/NAME]."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from mixalign.config.compose import register_resolvers
@@ -10,7 +11,7 @@ from mixalign.runs.portable import where_it_began
 from mixalign.sharing.export import DTYPES, How, export_model
 from mixalign.sharing.find import find_model
 from mixalign.sharing.hub import check_push, push_folder
-from mixalign.terminal import say_result
+from mixalign.terminal import say_result, wrap
 
 __all__ = ["main", "run"]
 
@@ -59,6 +60,8 @@ def run(path: Path, out: Path, how: How, push: str | None = None, private: bool 
     lines = [f"exported: {out} ({what})", "Its README.md is the model card."]
     if filled_in(out)[0] is None:
         lines[-1] += " It asks for a license: --license, or a line at its top."
+    if sys.stdout.isatty():
+        lines = [wrap(line) for line in lines]
     if not how.adapter:
         lines.append(f"It is served by: vllm serve {out}")
     if push:
