@@ -79,7 +79,7 @@ class Course:
         """The last stage is over, and what comes now is of none."""
         del self.stages[self._number :]
         self._leave()
-        self._number, self._since = 0, None
+        self.stages, self._number, self._since = [], 0, None
 
     def _leave(self) -> None:
         if self._since is not None:

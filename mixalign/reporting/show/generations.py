@@ -131,9 +131,9 @@ def _around_task(prompts: Sequence[str], others: Iterable[tuple[str, str]]) -> t
 
 def _around(prompts: Sequence[str]) -> tuple[int, int]:
     """Characters at the beginning and the end of a task's prompts that the chat template wrote, by its marks."""
-    if len(set(prompts)) < 2:
-        return 0, 0
     head = _common(prompts)
+    if len(set(prompts)) < 2 or not re.match(MARK, head):
+        return 0, 0
     tail = _common([prompt[::-1] for prompt in prompts])[::-1]
     marks = [match.end() for match in re.finditer(rf"{MARK}([a-z]+\n)?", head)]
     begin = re.search(MARK, tail)

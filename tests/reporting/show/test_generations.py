@@ -83,11 +83,11 @@ def test_answers_to_the_same_prompt_stand_side_by_side(answered, tmp_path):
 
 
 def test_what_all_prompts_of_a_task_ask_is_shown_and_the_marks_of_the_template_are_not(answered, tmp_path):
-    plain = [sample("b", "", "so", None) | {"prompt": f"Add up.\n{n} + 1 = "} for n in range(2)]
+    plain = [sample("b", "", "so", None) | {"prompt": f"Add up, <b> for bold.\n{n} + 1 = "} for n in range(2)]
     answered("uniform", 0, 0.0, [*(sample("a", f"Answer as JSON.\nq{n} > 1?", "u", 0.0) for n in range(2)), *plain])
     a, b = shown_samples(find(tmp_path))
     assert [one.prompt for one in a.first] == ["Answer as JSON.\nq0 > 1?", "Answer as JSON.\nq1 > 1?"]
-    assert [one.prompt for one in b.first] == ["Add up.\n0 + 1 =", "Add up.\n1 + 1 ="]
+    assert [one.prompt for one in b.first] == [f"Add up, <b> for bold.\n{n} + 1 =" for n in range(2)]
 
 
 def test_of_very_many_answers_the_page_says_where_the_rest_is(answered, tmp_path):
