@@ -191,7 +191,7 @@ def test_swapped_columns():
 
 
 ERRORS = {
-    "unknown columns": ({"question": "a", "answer": "b"}, "columns are question, answer.*columns:"),
+    "unknown columns": ({"question": "a", "answer": "b"}, "columns are question, answer.*columns="),
     "null is shown": ({"prompt": "a", "chosen": None, "rejected": "b"}, r"chosen \(null\)"),
     "no columns": ({}, "columns are none"),
     "empty chosen": ({"prompt": "a", "chosen": "", "rejected": "b"}, "`chosen` is empty"),

@@ -188,7 +188,7 @@ def test_max_rows_leaves_validation_alone(tmp_path):
 LINES = {
     "not JSON": ('{"prompt": "a", "completion": b}', r"a\.jsonl, line 3 is not valid JSON .*b}`"),
     "not an object": ('["a", "b"]', r"a\.jsonl, line 3 is a JSON list, not an object: `\[\"a\", \"b\"\]`"),
-    "wrong columns": ('{"q": "a"}', r"a\.jsonl, line 3: the columns are q\. The nearest of 18.*columns:"),
+    "wrong columns": ('{"q": "a"}', r"a\.jsonl, line 3: the columns are q\. The nearest of 18.*columns="),
     "wrong value": ('{"prompt": "a", "completion": 1}', r"a\.jsonl, line 3: `completion` is 1 \(int\)"),
     "another kind": (
         '{"prompt": "a", "chosen": "b", "rejected": "c"}',
