@@ -10,7 +10,7 @@ from torch import Tensor
 from mixalign.checks import check_choice, check_number
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import CLIPS, Clip
-from mixalign.mixers.base import Composition, DescendsOn, Mix, MixSignal, Rule, State, read
+from mixalign.mixers.base import Composition, DescendsOn, ExcessOver, Mix, MixSignal, Rule, State, read
 from mixalign.mixers.simplex import ascend, mix_uniform, uniform
 
 __all__ = ["AMAS"]
@@ -39,6 +39,8 @@ class AMAS(Rule):
         entropy: weight lam of the entropy of q in the game, in nats of excess (our addition): `log q_i <- (1 - eta lam)
             log q_i + eta ehat_i`. Past excess is forgotten over 1 / (eta lam) updates, so that a task that has caught
             up with its specialist gives its share back, and q tends to softmax(excess / lam). 0 is the paper's EXP3.
+        over: whose losses excess is counted over: the `specialists`, or a `baseline`, one model of all tasks that is
+            trained as long on uniform sampling (our addition): one training more in the place of one a task.
     """
 
     eta: float = 0.1
@@ -48,6 +50,7 @@ class AMAS(Rule):
     ema_decay: float = 0.9
     clip: Clip = "sample"
     entropy: float = 0.0
+    over: ExcessOver = "specialists"
 
     needs: ClassVar[frozenset[str]] = frozenset({"excess_K", "excess_iw_K"})
     composition: ClassVar[Composition] = "multinomial"
@@ -61,11 +64,16 @@ class AMAS(Rule):
         check_choice("mixer.absent", self.absent, get_args(Absent))
         check_choice("mixer.clip", self.clip, CLIPS)
         check_number("mixer.entropy", self.entropy, 0)
+        check_choice("mixer.over", self.over, get_args(ExcessOver))
         if self.eta * self.entropy > 1:
             raise MixalignError(
                 f"`mixer.entropy` is {self.entropy} and `mixer.eta` {self.eta}, whose product is the share of the past "
                 "that an update forgets, and must not be above 1. Lower one of them."
             )
+
+    @property
+    def excess_over(self) -> ExcessOver:
+        return self.over
 
     def init(self, rows_K: Tensor) -> tuple[Mix, State]:
         zero_K = torch.zeros(len(rows_K), dtype=torch.float64)

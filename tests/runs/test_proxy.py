@@ -146,6 +146,23 @@ def test_sft_without_specialists_and_with_a_cap_of_epochs(train, tmp_path):
     assert not (own / "specialists").exists()
 
 
+@pytest.mark.parametrize("mixer", ["ama_s", "ama_e"])
+def test_automixalign_over_a_baseline_needs_no_specialists(mixer, train, tmp_path):
+    """The baseline is trained once, on uniform sampling, and what the rule reads is excess over its losses."""
+    own = tmp_path / "cache"
+    folder = train(f"mixer={mixer}", "mixer.over=baseline", "specialists.train=auto", f"cache_dir={own}")
+    assert not (own / "specialists").exists()
+    (recipe,) = (own / "baseline").glob("*/recipe.json")
+    assert read(recipe)["mixture"] == pytest.approx([1 / 3] * 3)
+    assert [*read(folder / "cost.json")["leans_on"]] == ["baseline"]
+    assert "excess" not in read(folder / "eval.json")["mean"], "there are no specialists to judge it by"
+    lines = history(folder)
+    assert lines[0]["sample"] == pytest.approx([1 / 3] * 3)
+    seen = [x for line in lines for x in line["excess"] if x is not None]
+    assert min(seen) >= 0 < max(seen)
+    assert len({tuple(line["sample"]) for line in lines}) == len(lines), "it moves"
+
+
 def test_what_cannot_be_is_refused(tiny, refuse, tmp_path):
     (tmp_path / "last.ckpt").touch()
     assert "goes on by itself" in refuse(tiny(*DOREMI, f"resume={tmp_path}/last.ckpt"))
