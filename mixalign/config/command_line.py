@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mixalign import stopping
 from mixalign.config.compose import CONF, as_today, register_resolvers, settings_of
 from mixalign.config.console import quiet_libraries
+from mixalign.config.first_look import SWEEP
 from mixalign.config.folders import unused_removed
 from mixalign.config.messages import user_message
 from mixalign.config.parse import NEEDED
@@ -31,7 +32,6 @@ __all__ = ["NO_FOLDER", "is_sweep", "with_settings"]
 NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=console")
 """Overrides for verbs that leave no run folder."""
 
-SWEEP = ("-m", "--multirun")
 _OWN = "`--config-name={}` must begin with the program's configuration: let its `defaults` list `train`, then `_self_`."
 
 

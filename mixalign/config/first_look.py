@@ -16,7 +16,7 @@ from mixalign.config.yaml_comments import describe
 from mixalign.errors import MixalignError
 from mixalign.terminal import terminal_width
 
-__all__ = ["asks_for_help", "check_words", "help_text"]
+__all__ = ["SWEEP", "asks_for_help", "check_words", "help_text"]
 
 HELP = {"-h", "--help"}
 SWEEP = {"-m", "--multirun"}

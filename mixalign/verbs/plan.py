@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mixalign.config.command_line import NO_FOLDER, is_sweep, with_settings
+from mixalign.config.first_look import SWEEP
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.jobs.job import prepare
@@ -65,7 +66,7 @@ def take_options(arguments: list[str]) -> tuple[Options, list[str]]:
             others.append(argument)
     if not (rows.isascii() and rows.isdigit()):
         raise MixalignError(f"`--rows` is {rows or 'empty'}, but must be a whole number from 0 on, as in `--rows 3`.")
-    if flags["--json"] and {"-m", "--multirun"} & set(others):
+    if flags["--json"] and SWEEP & set(others):
         raise MixalignError("`--json` gives one object, and a sweep has many plans. Leave out `-m`, or `--json`.")
     return Options(int(rows), flags["--json"], flags["--time"]), others
 
