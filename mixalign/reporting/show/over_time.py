@@ -36,9 +36,17 @@ def _validation(groups: Groups, runs: Sequence[Run]) -> str:
     found = {label: _worst(group, series) for label, group in groups.items()}
     shown = [f"{label} {value:.3f} ({task})" for label, (task, value) in [*found.items()][:SHOWN] if task]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    kept = " What is kept is a mean over steps, whose numbers are in the tables." if any(map(_averaged, runs)) else ""
     return (
         f"{title} was measured once, {when}, so there are no curves. The worst task: {', '.join(shown)}{more}, in nats."
+        f"{kept}"
     )
+
+
+def _averaged(run: Run) -> bool:
+    """Whether its model is a mean of the weights of several steps, which no point of a curve measured."""
+    exported = run.eval.get("exported")
+    return isinstance(exported, dict) and bool(exported.get("averaged"))
 
 
 def _worst(group: Sequence[Run], series: Callable[[Run], Curves]) -> tuple[str, float]:

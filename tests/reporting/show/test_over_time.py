@@ -60,6 +60,16 @@ def test_one_validation_says_its_values(write_run, tmp_path):
     assert excess_figure(groups) is None
 
 
+def test_a_mean_over_steps_is_not_the_model_that_was_validated(write_run, tmp_path):
+    folder = write_run("ama_s", 0, TWO, steps=10)
+    (folder / "metrics.csv").write_text("step,eval_excess/a,eval_excess/b\n8,0.25,0.125\n")
+    file = folder / "eval.json"
+    exported = {"step": 8, "averaged": [4, 8]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"exported": exported}))
+    (said,) = without_curves({"ama_s": find(tmp_path)})
+    assert said.endswith("in nats. What is kept is a mean over steps, whose numbers are in the tables.")
+
+
 def test_validations_at_other_steps_are_said_to_be_so(write_run, tmp_path):
     for mixer, step in (("ama_s", 8), ("uniform", 9)):
         folder = write_run(mixer, 0, TWO, steps=10)
