@@ -121,8 +121,12 @@ def _keeper(folder: Path) -> BestCheckpoint:
 def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskDataset]) -> dict[str, Any]:
     """What decides the weights of every model that is trained from the reference policy and then frozen."""
     lora = job.settings.lora
-    acts = {"dropout": "acts"} if lora is not None and lora.lora_dropout else {}  # in older caches it did not
-    return acts | {
+    later = {}  # what older caches did otherwise
+    if lora is not None and lora.lora_dropout:
+        later["dropout"] = "acts"
+    if lora is not None and not job.precision.startswith(("32", "64")):
+        later["rounding"] = "once"
+    return later | {
         "start": reference.identity,
         "rows": rows_fingerprint(tables),
         "optimizer": optimizer_recipe(job),

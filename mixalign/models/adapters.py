@@ -1,6 +1,6 @@
 """Adapters of PEFT on disk: the model that they were trained on, and both as one model to start from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ __all__ = [
     "base_of",
     "check_base",
     "find_file",
+    "kept_share",
     "load_adapter",
     "merge_adapter",
     "named_base",
@@ -116,6 +117,8 @@ def load_adapter(base: Any, place: Path | str, trainable: bool = False) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
+    from mixalign.models.adapted_linear import round_once
+
     try:
         model = PeftModel.from_pretrained(base, str(place), is_trainable=trainable)
         read = load_peft_weights(str(place), device="cpu")
@@ -130,11 +133,34 @@ def load_adapter(base: Any, place: Path | str, trainable: bool = False) -> Any:
             f"The adapter {place} is damaged, or does not fit the model that it is put on: {reason}. Put it on the "
             "one that it was trained on, or train it again."
         ) from error
-    return model
+    return round_once(model)
 
 
-def merge_adapter(base: Any, place: str) -> Any:
+@torch.no_grad()
+def kept_share(model: Any, dtype: torch.dtype) -> float:
+    """Share of an adapter's change of its base that is left once both are one model in a type: 1 where all of it is.
+
+    A change below half a unit in the last place of a weight is rounded away, and the type of a base that was published
+    in 16 bits has its weights exactly, so that a small adapter is lost on all of them at once.
+
+    Args:
+        model: a model of PEFT with a LoRA adapter that is not merged, in float32.
+    """
+    left = whole = 0.0
+    for layer in model.modules():
+        if hasattr(layer, "get_delta_weight"):
+            weight = layer.get_base_layer().weight
+            change = layer.get_delta_weight(layer.active_adapters[0])
+            left += float((((weight + change).to(dtype).float() - weight.to(dtype).float()) * change).sum())
+            whole += float(change.square().sum())
+    return left / whole if whole else 1.0
+
+
+def merge_adapter(base: Any, place: str, watch: Callable[[Any], None] = lambda model: None) -> Any:
     """One model out of another and an adapter on it, of which all weights can be trained; it has no place on disk.
+
+    Args:
+        watch: called with both, as a model of PEFT.
 
     Raises:
         MixalignError: when the adapter does not fit, or cannot be written into weights.
@@ -153,6 +179,7 @@ def merge_adapter(base: Any, place: str) -> Any:
             "in its base (tie_word_embeddings), so that they cannot be one model. Untie them there, or train the "
             "adapter without both."
         )
+    watch(model)
     model = model.merge_and_unload().requires_grad_(True)
     model.name_or_path = model.config._name_or_path = ""  # what is trained on it must not name its base
     return model

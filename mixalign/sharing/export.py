@@ -1,5 +1,6 @@
 """Folders of trained models that transformers, PEFT and vLLM load: one full model, or an adapter."""
 
+import logging
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from mixalign.errors import MixalignError
 from mixalign.files import read_json, write_json
 from mixalign.merging.write import fresh_folder
-from mixalign.models.adapters import ADAPTER, BASE, NAME, base_of, check_base, merge_adapter, naming_adapter
+from mixalign.models.adapters import ADAPTER, BASE, NAME, base_of, check_base, kept_share, merge_adapter, naming_adapter
 from mixalign.models.load import TOKENIZERS
 from mixalign.reporting.show.card import Shown, filled_in, write_card, write_plain_card
 from mixalign.sharing.find import TrainedModel
@@ -23,6 +24,9 @@ __all__ = ["DTYPES", "How", "export_model"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 WEIGHTS = "adapter_model.safetensors"
+KEPT = 0.9  # share of an adapter's change, along it, from which rounding is not worth a word
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,9 @@ def _size(folder: Path) -> int:
 
 def _write_full(found: TrainedModel, folder: Path, how: How) -> str:
     """Writes one model; gives the type of its weights."""
-    model: Any = _merged(found) if found.adapter else found.source.build()
-    trained = getattr(torch, found.source.dtype)
-    model.to(DTYPES[how.dtype] if how.dtype else trained)
+    dtype = DTYPES[how.dtype] if how.dtype else getattr(torch, found.source.dtype)
+    model: Any = _merged(found, dtype) if found.adapter else found.source.build()
+    model.to(dtype)
     model.config.use_cache = True
     if getattr(model, "generation_config", None) is not None and model.generation_config.use_cache is False:
         model.generation_config.use_cache = True
@@ -98,19 +102,33 @@ def _write_full(found: TrainedModel, folder: Path, how: How) -> str:
     return _name(next(model.parameters()).dtype)
 
 
-def _merged(found: TrainedModel) -> Any:
-    """The adapter written into its base, in float32 whatever the type of the base in training."""
+def _merged(found: TrainedModel, dtype: torch.dtype) -> Any:
+    """The adapter written into its base, in float32 whatever the type of the base in training.
+
+    Args:
+        dtype: of the export; how much of the adapter that keeps is said where it is not nearly all.
+    """
     config, source = found.adapter, found.source
     assert config is not None
     with naming_adapter(config):
         base = source.base(config).build()
     check_base(config, base, source.dtype)
     try:
-        model = merge_adapter(base.float(), str(found.folder))
+        model = merge_adapter(base.float(), str(found.folder), lambda both: _warn_of_rounding(both, dtype))
     except MixalignError as error:
         raise MixalignError(f"{error} Or export the adapter itself: --adapter.") from error
     source.let_stop(model)
     return model
+
+
+def _warn_of_rounding(model: Any, dtype: torch.dtype) -> None:
+    if dtype.itemsize < 4 and (kept := kept_share(model, dtype)) < KEPT:
+        log.warning(
+            "In %s one model of both keeps %.0f %% of what the adapter changes: the rest is below the rounding of its "
+            "base's weights. Export it with --dtype fp32, or the adapter itself with --adapter.",
+            _name(dtype),
+            100 * kept,
+        )
 
 
 def _write_adapter(found: TrainedModel, folder: Path, out: Path, how: How) -> str:

@@ -29,7 +29,8 @@ class AlignModule(L.LightningModule):
     """Descends on the weighted loss, or clipped excess loss, of every task.
 
     Args:
-        model: a causal LM of transformers, with or without PEFT adapters.
+        model: a causal LM of transformers, with or without PEFT adapters, whose LoRA layers then round once (see
+            `mixalign.models.adapted_linear`).
         tasks: names of the K tasks; None takes those of the trainer's `MixtureData`.
         optimizer: AdamW and its schedule.
         descends_on: `loss`, or `excess` over the specialists' losses, which must then be in the batches; None is what
@@ -53,6 +54,10 @@ class AlignModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if hasattr(model, "peft_config"):
+            from mixalign.models.adapted_linear import round_once
+
+            round_once(model)
         self.model, self.objective, self.tasks, self.settings = model, objective, tasks or [], given(optimizer)
         self.descends_on, self.clip, self.live_reference = descends_on or "loss", clip or "none", live_reference
         self.told = {"descends_on": descends_on, "clip": clip}  # the mixer says what is None

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mixalign.errors import MixalignError
-from mixalign.models.adapters import ADAPTER, NAME, TRAINED_ON, load_adapter
+from mixalign.models.adapters import ADAPTER, NAME, TRAINED_ON, kept_share, load_adapter
 from mixalign.models.fingerprint import weights_fingerprint
 from mixalign.models.load import LoRA, Pretrained, add_lora
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
@@ -43,6 +43,23 @@ def moved(base, lora=KINDS[0]):
 
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("size, low, high", [(5e-6, 0, 0.3), (0.3, 0.97, 1.03)])
+def test_what_16_bits_keep_of_an_adapter_on_weights_of_16_bits(base, size, low, high):
+    model = Pretrained(str(base)).build()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.bfloat16())
+    model = add_lora(model, LoRA(r=2))
+    assert kept_share(model, torch.bfloat16) == 1.0, "it changes nothing yet"
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(size * torch.randn_like(weight))
+    assert low <= kept_share(model, torch.bfloat16) <= high
+    assert kept_share(model, torch.float32) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("lora", KINDS, ids=str)

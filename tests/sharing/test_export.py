@@ -191,6 +191,16 @@ def test_what_cannot_be_exported_is_refused(finished, runs, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "full"}, "nothing is left behind"
 
 
+def test_an_adapter_that_the_type_of_the_export_rounds_away_is_said(runs, tmp_path, monkeypatch, caplog):
+    export.run(runs("lora"), tmp_path / "fp32", How(dtype="fp32"))
+    assert not caplog.records
+    monkeypatch.setattr("mixalign.sharing.export.kept_share", lambda model, dtype: 0.31)
+    export.run(runs("lora"), tmp_path / "bf16", How(dtype="bf16"))
+    (said,) = caplog.messages
+    assert said.startswith("In bfloat16 one model of both keeps 31 % of what the adapter changes")
+    assert "--dtype fp32, or the adapter itself with --adapter" in said
+
+
 def test_the_command_says_what_it_wrote(finished, tmp_path, in_process):
     code, out, said = in_process("export", finished, "--out", tmp_path / "out", "--dtype", "bf16")
     assert code == 0, said

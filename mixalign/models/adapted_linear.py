@@ -1,0 +1,117 @@
+"""LoRA's layers with one rounding: base and adapter are one matrix product, added up before the result is rounded.
+
+N positions, I inputs and O outputs of a layer, R rank.
+"""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from mixalign.losses.linear_logprobs import compute_dtype
+
+__all__ = ["AdaptedLinear", "round_once"]
+
+TILE = 32  # numbers: the product's inner size is filled up with zeros to a multiple, which a CPU's tiles want
+
+
+def round_once(model: Any) -> Any:
+    """Changes the plain LoRA layers of a model of PEFT, in place; others, and other models, stay as they are."""
+    for layer in model.modules():
+        if type(layer) is Linear and type(layer.base_layer) is nn.Linear:
+            layer.__class__ = AdaptedLinear
+    return model
+
+
+class AdaptedLinear(Linear):
+    """PEFT's layer, whose weights and methods it has.
+
+    PEFT rounds the base's output `x W'`, and then its sum with the adapter's `x A' B' s`. In bfloat16, which keeps
+    three digits, an adapter below half a unit in the last place of the base's output is thereby lost altogether,
+    always to the same side: SmolLM2-135M after 20 steps of DPO had a margin of .104 in place of float32's .373. Here
+    `[x, x A'] [W, s B]'` sums both in float32 and is rounded once (.395). It is faster, too: no pass over the output.
+
+    Whatever this does not do goes to PEFT: dropout, several adapters, variants such as DoRA, merged or disabled
+    adapters, weights of other types than the product, hooks on the layer's parts.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        name = self._only_adapter() if not (args or kwargs) else None
+        dtype = compute_dtype(x)
+        if name is None or not self._has_type(name, x, dtype):
+            theirs: Tensor = super().forward(x, *args, **kwargs)
+            return theirs
+        base, a_RI, b_OR = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+        out: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]  # torch's
+            x, base.weight, base.bias, a_RI, b_OR, self.scaling[name], dtype
+        )
+        return out
+
+    def _only_adapter(self) -> str | None:
+        """The adapter, where it is one and plain."""
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return None
+        (name,) = self.active_adapters
+        if name not in self.lora_A or name in self.lora_variant or self.lora_B[name].bias is not None:
+            return None
+        dropout = self.lora_dropout[name]
+        if self.training and not isinstance(dropout, nn.Identity):
+            return None
+        parts = (self.base_layer, self.lora_A[name], self.lora_B[name], dropout)
+        hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
+        return None if hooked or self.base_layer.weight.requires_grad else name
+
+    def _has_type(self, name: str, x: Tensor, dtype: torch.dtype) -> bool:
+        """Whether PEFT would multiply in this type, too: autocast has it so, or all numbers are of it."""
+        if torch.is_autocast_enabled(x.device.type):
+            return True
+        weights = (self.base_layer.weight, self.lora_A[name].weight, self.lora_B[name].weight)
+        return all(weight.dtype == dtype for weight in weights)
+
+
+class _Adapted(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        a_RI: Tensor,
+        b_OR: Tensor,
+        scale: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        rank, inner = a_RI.shape
+        used = inner + rank
+        size = used + -used % TILE
+        x_NI, a_RI = x.reshape(-1, inner), a_RI.to(dtype)
+        both_NJ = torch.empty(len(x_NI), size, dtype=dtype, device=x.device)  # J: inputs, ranks, zeros
+        both_NJ[:, :inner] = x_NI
+        torch.mm(both_NJ[:, :inner], a_RI.t(), out=both_NJ[:, inner:used])
+        weights_OJ = torch.empty(len(weight_OI), size, dtype=dtype, device=x.device)
+        weights_OJ[:, :inner] = weight_OI
+        weights_OJ[:, inner:used] = scale * b_OR
+        both_NJ[:, used:] = weights_OJ[:, used:] = 0
+        out_NO = linear(both_NJ, weights_OJ, None if bias_O is None else bias_O.to(dtype))
+        ctx.save_for_backward(both_NJ, weights_OJ, a_RI)
+        ctx.scale, ctx.shape, ctx.types = scale, x.shape, (x.dtype, b_OR.dtype)
+        return out_NO.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
+        both_NJ, weights_OJ, a_RI = ctx.saved_tensors
+        rank, inner = a_RI.shape
+        ranks = slice(inner, inner + rank)
+        grad_NO = grad.reshape(-1, len(weights_OJ))
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_both_NJ = grad_NO @ weights_OJ
+            d_rank_NR = d_both_NJ[:, ranks]
+            d_x = torch.addmm(d_both_NJ[:, :inner], d_rank_NR, a_RI).to(ctx.types[0]).view(ctx.shape)
+        else:
+            d_rank_NR = grad_NO @ weights_OJ[:, ranks]
+        d_a = (d_rank_NR.t() @ both_NJ[:, :inner]).to(ctx.types[1])
+        d_b = ctx.scale * (grad_NO.t() @ both_NJ[:, ranks]).to(ctx.types[1])
+        return d_x, None, None, d_a, d_b, None, None
