@@ -115,7 +115,7 @@ def _workloads(options: argparse.Namespace) -> dict[str, tuple[str, Rows, bool, 
     few = 8 if options.short else 1
     loads: dict[str, tuple[str, Rows, bool, str]] = {}
     if options.data.is_dir():
-        pairs, answers = (_real(options.data / name)[:: 3 * few] for name in ("preference", "sft"))
+        pairs, answers = (real_rows(options.data / name)[:: 3 * few] for name in ("preference", "sft"))
         loads |= {"pairs": ("DPO", pairs, False, plain), "answers": ("SFT", answers, False, plain)}
         loads |= {f"{name}_chat": (kind, [_as_turns(row) for row in rows], False, plain)
                   for name, (kind, rows, _, _) in loads.items()}  # fmt: skip
@@ -125,7 +125,7 @@ def _workloads(options: argparse.Namespace) -> dict[str, tuple[str, Rows, bool, 
     return loads
 
 
-def _real(folder: Path) -> Rows:
+def real_rows(folder: Path) -> Rows:
     rows = []
     for path in sorted(folder.glob("*/train.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as stream:

@@ -46,6 +46,7 @@ def make_trainer(
     reference_path: str | None = None,
     trainer_class: Any = None,
     peft_config: Any = None,
+    dataset: Dataset | None = None,
     **settings: Any,
 ) -> Any:
     """A trainer of TRL that sees the rows in their order, or in TRL's groups of similar length.
@@ -56,6 +57,7 @@ def make_trainer(
         reference_path: a reference policy other than the model itself.
         trainer_class: in place of TRL's own.
         peft_config: of an adapter that is trained in place of the model.
+        dataset: the rows as TRL is to read them; None: one word a token.
         settings: further arguments of TRL's config.
     """
     config_class, usual = TRAINERS[kind]
@@ -78,7 +80,7 @@ def make_trainer(
     return (trainer_class or usual)(
         model=AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32),
         args=config,
-        train_dataset=_dataset(kind, rows, lengths=variant == "best"),
+        train_dataset=dataset or _dataset(kind, rows, lengths=variant == "best"),
         processing_class=AutoTokenizer.from_pretrained(model_path),
         peft_config=peft_config,
         **references,
