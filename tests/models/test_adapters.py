@@ -45,7 +45,7 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("size, low, high", [(1e-7, 0, 0.3), (0.3, 0.97, 1.03)])
+@pytest.mark.parametrize(("size", "low", "high"), [(1e-7, 0, 0.3), (0.3, 0.97, 1.03)])
 def test_what_16_bits_keep_of_an_adapter_on_weights_of_16_bits(base, size, low, high):
     model = Pretrained(str(base)).build()
     with torch.no_grad():
