@@ -67,7 +67,7 @@ def _sweeps(tasks: Sequence[int], rows_a_task: int, rows: Sequence[int]) -> list
 
 
 SHORT = _sweeps((10, 20, 40), ROWS_AT_FIRST, (10_000, 20_000))
-USUAL = _sweeps((40, 80, 120, 160), ROWS_AT_FIRST, (10_000, 20_000, 30_000, 40_000))
+USUAL = _sweeps((20, 40, 60, 80), ROWS_AT_FIRST, (10_000, 15_000, 20_000, 25_000))
 WHOLE = _sweeps((125, 250, 500, 1_000), 10_000, (1_250_000, 2_500_000, 5_000_000, 10_000_000))
 
 

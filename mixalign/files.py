@@ -5,6 +5,8 @@ import json
 import math
 import os
 import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ __all__ = [
     "NewFolder",
     "copy_whole",
     "may_write",
+    "nameless_file",
     "read_json",
     "read_numbers",
     "replacing",
@@ -194,3 +197,10 @@ class NewFolder:
                 (self.path / name).unlink(missing_ok=True)
             for folder in self.missing:
                 folder.rmdir()
+
+
+def nameless_file(owner: object) -> Any:
+    """A file for reading and writing, in the folder for temporary files, that is gone with its owner or the process."""
+    file = tempfile.TemporaryFile(prefix="mixalign-")  # noqa: SIM115
+    weakref.finalize(owner, file.close)
+    return file

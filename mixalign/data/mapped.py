@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from mixalign.errors import MixalignError
 from mixalign.files import replacing
 
 __all__ = ["load_arrays", "save_arrays"]
 
+CHUNK = 1 << 18  # entries that are written together
 DTYPES = {"BOOL": np.bool_, "I32": np.int32, "I64": np.int64, "F32": np.float32, "F64": np.float64}
 
 
@@ -26,9 +26,26 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], note: str, value: 
         note: name in the header for `value`, which is JSON-like.
     """
     text = json.dumps(value, sort_keys=True)
-    whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     with replacing(path) as part:
-        save_file(whole, part, metadata={note: text, "crc32": str(zlib.crc32(text.encode()))})
+        save_file(arrays, part, {note: text, "crc32": str(zlib.crc32(text.encode()))})
+
+
+def save_file(arrays: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file a part of an array at a time; the library's own copies all of them first."""
+    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+    order = sorted(arrays, key=lambda key: (-arrays[key].itemsize, key))  # as the library has it: each is aligned
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for key in order:
+        start, end = end, end + arrays[key].nbytes
+        header[key] = {"dtype": names[arrays[key].dtype], "shape": arrays[key].shape, "data_offsets": [start, end]}
+    first = json.dumps(header, separators=(",", ":")).encode()
+    first += b" " * (-len(first) % 8)
+    with open(path, "wb") as file:
+        file.write(len(first).to_bytes(8, "little") + first)
+        for key in order:
+            for at in range(0, len(arrays[key]), CHUNK):
+                file.write(np.ascontiguousarray(arrays[key][at : at + CHUNK]).tobytes())
 
 
 def load_arrays(

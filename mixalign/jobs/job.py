@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mixalign.config.defaults import AUTO
-from mixalign.config.settings import RunSettings
+from mixalign.config.settings import DataSettings, RunSettings
 from mixalign.course import Course
 from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.pack import pack
@@ -181,10 +181,9 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     made: dict[str, dict[str, TaskDataset]] = {}
     looks: dict[str, Look] = {}
     for task, spec in specs.items():
-        rows = read_task(task, spec, settings.data, objective.form, chat=tokens.chat)
-        looks[task] = rows.look
-        for split, examples in rows.items():
-            made.setdefault(split, {})[task] = tokens.table(task, spec, split, examples)
+        looks[task], tables = tokens.of_task(task, spec, settings.data)
+        for split, table in tables.items():
+            made.setdefault(split, {})[task] = table
     data = filled(made)
     targets = _targets(settings, specs, data["validation"], tokens)
     warn_of_losses(tokens.counts)
@@ -237,7 +236,12 @@ class _Tokens:
         """Whether the tokenizer has a chat template."""
         return self.cache.tokenizer.chat_template is not None
 
-    def table(self, task: str, spec: TaskSpec, split: str, examples: list[Example]) -> TaskDataset:
+    def of_task(self, task: str, spec: TaskSpec, data: DataSettings) -> tuple[Look, dict[str, TaskDataset]]:
+        """The table of each split, and a look at the rows, which are gone when the next task is read."""
+        rows = read_task(task, spec, data, self.objective.form, chat=self.chat)
+        return rows.look, {split: self.table(task, spec, split, examples) for split, examples in rows.items()}
+
+    def table(self, task: str, spec: TaskSpec, split: str, examples: Sequence[Example]) -> TaskDataset:
         table, count = self.cache.tokenise(
             examples,
             task=task,

@@ -157,7 +157,7 @@ def readable(table: Table, tally: Tally) -> Iterator[tuple[str, Any]]:
     Of a `datasets.Dataset`, columns that are declared unused are left out first, and no image, sound or video is
     decoded.
     """
-    if isinstance(table.rows, list):
+    if not table.is_dataset:
         yield from table.located()
         return
     left_out = [name for name in table.rows.column_names if name in declared_unused(tally.columns)]

@@ -147,7 +147,7 @@ def read_file(path: str | Path, *, skip_bad: bool = False) -> Table:
     return TEXTS[suffix.removesuffix(".gz").removesuffix(".zst")](where, lines, skip_bad=skip_bad)
 
 
-def _lines(where: str, path: str | Path, suffix: str) -> list[str]:
+def _lines(where: str, path: str | Path, suffix: str) -> Iterator[str]:
     try:
         with ExitStack() as stack:
             stream: Any = stack.enter_context(path.open("rb") if isinstance(path, Path) else io.BytesIO(_fetched(path)))
@@ -157,7 +157,7 @@ def _lines(where: str, path: str | Path, suffix: str) -> list[str]:
                 import pyarrow
 
                 stream = stack.enter_context(pyarrow.CompressedInputStream(stream, "zstd"))
-            return list(stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")))
+            yield from stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise MixalignError(
             f"{where} cannot be read: {error}. It must be UTF-8 text, or gzip or zstd of it."

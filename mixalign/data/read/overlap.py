@@ -3,7 +3,9 @@
 import logging
 from dataclasses import dataclass
 
-from mixalign.data.read.cut import content_key, prompt_keys
+import numpy as np
+
+from mixalign.data.read.cut import content_keys, digests, prompt_keys, ranks
 from mixalign.data.read.formats import prompt_key
 from mixalign.data.read.rows import Rows
 from mixalign.errors import MixalignError
@@ -37,8 +39,13 @@ class RowsReport:
 
 @dataclass(frozen=True)
 class _Keys:
-    content: list[bytes]  # of each row
-    prompt: list[str]
+    """Numbers of each row (N,): the same where rows, or prompts, are the same, in whichever splits."""
+
+    content: np.ndarray
+    prompt: np.ndarray
+
+    def take(self, row_M: np.ndarray) -> "_Keys":
+        return _Keys(self.content[row_M], self.prompt[row_M])
 
 
 def compare(task: str, splits: dict[str, Rows], *, drop: bool = False) -> tuple[dict[str, Rows], dict[str, RowsReport]]:
@@ -57,28 +64,27 @@ def compare(task: str, splits: dict[str, Rows], *, drop: bool = False) -> tuple[
     """
     keys = _keys(splits)
     train, dropped = splits["train"], 0
-    held = {key for split, part in keys.items() if split != "train" for key in part.content}
-    if both := held.intersection(keys["train"].content):
+    held = np.concatenate([part.content for split, part in keys.items() if split != "train"])
+    if len(both := np.intersect1d(held, keys["train"].content)):
         if not drop:
             raise MixalignError(_overlap(task, splits, keys, both))
-        kept = [n for n, key in enumerate(keys["train"].content) if key not in both]
+        kept = np.flatnonzero(~np.isin(keys["train"].content, both))
         dropped = len(keys["train"].content) - len(kept)
         train = train.take(kept)
-        keys["train"] = _Keys([keys["train"].content[n] for n in kept], [keys["train"].prompt[n] for n in kept])
-        if not kept:
+        keys["train"] = keys["train"].take(kept)
+        if not len(kept):
             raise MixalignError(
                 f"Task `{task}`: all {dropped} training rows are in validation or test as well, so `on_overlap: drop` "
                 "leaves none to train on. Give it other rows."
             )
         log.warning("Task `%s`: %d training rows are left out, which are in validation or test as well.", task, dropped)
     splits = {**splits, "train": train}
-    trained = set(keys["train"].prompt)
     reports = {
         split: RowsReport(
             rows=len(part.content),
-            duplicates=len(part.content) - len(set(part.content)),
-            same_prompt=len(set(part.content)) - len(set(part.prompt)),
-            trained_prompts=0 if split == "train" else sum(prompt in trained for prompt in part.prompt),
+            duplicates=len(part.content) - _distinct(part.content),
+            same_prompt=_distinct(part.content) - _distinct(part.prompt),
+            trained_prompts=0 if split == "train" else int(np.isin(part.prompt, keys["train"].prompt).sum()),
             bad=len(splits[split].bad),
             dropped=dropped if split == "train" else 0,
         )
@@ -89,21 +95,21 @@ def compare(task: str, splits: dict[str, Rows], *, drop: bool = False) -> tuple[
 
 
 def _keys(splits: dict[str, Rows]) -> dict[str, _Keys]:
-    together = Rows(
-        [example for rows in splits.values() for example in rows.examples],
-        [guessed for rows in splits.values() for guessed in rows.guessed],
-    )
-    prompts = iter(prompt_keys(together))
-    return {
-        split: _Keys([*map(content_key, rows.examples)], [next(prompts) for _ in rows.examples])
-        for split, rows in splits.items()
-    }
+    parts = [*splits.values()]
+    contents = ranks(*(content_keys(rows.examples) for rows in parts))
+    (prompt_N,) = ranks(digests(prompt_keys(*parts), 0))
+    prompts = np.split(prompt_N, np.cumsum([len(content_N) for content_N in contents])[:-1])
+    return {split: _Keys(*both) for split, *both in zip(splits, contents, prompts, strict=True)}
 
 
-def _overlap(task: str, splits: dict[str, Rows], keys: dict[str, _Keys], both: set[bytes]) -> str:
-    counts = {split: sum(key in both for key in part.content) for split, part in keys.items()}
+def _distinct(key_N: np.ndarray) -> int:
+    return len(np.unique(key_N))
+
+
+def _overlap(task: str, splits: dict[str, Rows], keys: dict[str, _Keys], both: np.ndarray) -> str:
+    counts = {split: int(np.isin(part.content, both).sum()) for split, part in keys.items()}
     split = next(split for split, count in counts.items() if split != "train" and count)
-    number = next(n for n, key in enumerate(keys[split].content) if key in both)
+    number = int(np.isin(keys[split].content, both).argmax())
     where = " and ".join(
         f"{count} of the {len(keys[name].content)} rows of {name}"
         for name, count in counts.items()
@@ -135,7 +141,7 @@ def _warn(task: str, reports: dict[str, RowsReport], keys: dict[str, _Keys]) -> 
                 report.rows,
                 split,
             )
-    if "test" in keys and (both := set(keys["validation"].content).intersection(keys["test"].content)):
+    if "test" in keys and len(both := np.intersect1d(keys["validation"].content, keys["test"].content)):
         log.warning("Task `%s`: %d rows are in validation and in test.", task, len(both))
 
 

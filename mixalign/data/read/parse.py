@@ -6,10 +6,12 @@ read; else it raises.
 
 import csv
 import json
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mixalign.data.read.formats import COLUMNS
+from mixalign.data.read.spool import Spool
 from mixalign.data.read.table import BadRow, Table
 from mixalign.errors import MixalignError
 
@@ -22,8 +24,8 @@ class _Rows:
     """Rows as they are found, and what is wrong with the others."""
 
     def __init__(self, skip_bad: bool) -> None:
-        self.numbers: list[int] = []
-        self.rows: list[dict[str, Any]] = []
+        self.numbers = array("q")
+        self.rows = Spool()
         self.bad: list[BadRow] = []
         self.skip_bad = skip_bad
 
@@ -37,10 +39,11 @@ class _Rows:
         self.bad.append(BadRow(number, str(error)))
 
     def table(self, place: str) -> Table:
-        return Table(place, self.numbers, self.rows, self.bad)
+        rows = self.rows.kept()
+        return Table(place, [*self.numbers] if isinstance(rows, list) else self.numbers, rows, self.bad)
 
 
-def read_csv(path: str, lines: list[str], delimiter: str = ",", *, skip_bad: bool = False) -> Table:
+def read_csv(path: str, lines: Iterable[str], delimiter: str = ",", *, skip_bad: bool = False) -> Table:
     """Every cell as it is written: no column of numbers, and "NA" is a word.
 
     Raises:
@@ -86,7 +89,7 @@ def _no_csv(path: str, line: int, error: csv.Error) -> MixalignError:
     return MixalignError(f"{path}, line {line} is no CSV ({error}). A quote within a quoted cell is written twice.")
 
 
-def read_json_lines(path: str, lines: list[str], *, skip_bad: bool = False) -> Table:
+def read_json_lines(path: str, lines: Iterable[str], *, skip_bad: bool = False) -> Table:
     """One object a line; blank lines are none.
 
     Raises:
@@ -110,12 +113,13 @@ def read_json_lines(path: str, lines: list[str], *, skip_bad: bool = False) -> T
     return rows.table(f"{path}, line")
 
 
-def read_json(path: str, lines: list[str], *, skip_bad: bool = False) -> Table:
+def read_json(path: str, lines: Iterable[str], *, skip_bad: bool = False) -> Table:
     """An array of objects; an object that holds such an array under one key; or, all the same, JSON lines.
 
     Raises:
         MixalignError: when it is neither, or an object holds several such arrays.
     """
+    lines = list(lines)
     found = _whole(path, lines)
     if found is None:
         return read_json_lines(path, lines, skip_bad=skip_bad)

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from mixalign.data.read.columns import Columns, Tally, readable
 from mixalign.data.read.formats import read_row
 from mixalign.data.read.mixed import Sorts
+from mixalign.data.read.spool import Spool, taken
 from mixalign.data.read.table import Tables
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.types import Example
@@ -19,17 +22,17 @@ class Rows:
     """N rows of a split.
 
     Attributes:
-        examples: the rows.
+        examples: the rows; many of them come from a file whenever they are asked for.
         guessed: whether a row is a pair of texts without a `prompt`, whose prompt is what both share.
         bad: why rows were left out, one message each.
     """
 
-    examples: list[Example]
-    guessed: list[bool]
+    examples: Sequence[Example]
+    guessed: Sequence[int]
     bad: Sequence[str] = ()
 
-    def take(self, numbers: Sequence[int]) -> "Rows":
-        return Rows([self.examples[n] for n in numbers], [self.guessed[n] for n in numbers], self.bad)
+    def take(self, numbers: Sequence[int] | np.ndarray) -> "Rows":
+        return Rows(taken(self.examples, numbers), bytes(self.guessed[n] for n in numbers), self.bad)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def recognise(task: str, tables: Tables, tally: Tally, reading: Reading | None =
         MixalignError: for a row that fits no format, with its place.
     """
     how = reading or Reading()
-    examples, guessed = [], []
+    examples, guessed = Spool(), bytearray()
     bad = [f"Task `{task}`, {row.message}" for table in tables for row in table.bad]
     for place, row in (located for table in tables for located in readable(table, tally)):
         try:
@@ -78,7 +81,7 @@ def recognise(task: str, tables: Tables, tally: Tally, reading: Reading | None =
             if not how.skip_bad:
                 raise MixalignError(message) from error
             bad.append(message)
-    return Rows(examples, guessed, bad)
+    return Rows(examples.kept(), guessed, bad)
 
 
 def _with_nested(row: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:

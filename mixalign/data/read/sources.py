@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from mixalign.data.read.columns import ColumnUse, Tally
@@ -45,10 +46,10 @@ class Look:
     source_rows: int = 0
 
 
-class TaskRows(dict[str, list[Example]]):
+class TaskRows(dict[str, Sequence[Example]]):
     """The rows of a task: `train`, `validation`, and `test` when there is one; and a look at them."""
 
-    def __init__(self, examples: Mapping[str, list[Example]], look: Look | None = None) -> None:
+    def __init__(self, examples: Mapping[str, Sequence[Example]], look: Look | None = None) -> None:
         super().__init__(examples)
         self.look = look or Look()
 
@@ -98,7 +99,7 @@ def load_task(
     )
 
 
-def load_rows(task: str, spec: TaskSpec, *, on_bad_row: str = "raise", chat: bool = False) -> list[Example]:
+def load_rows(task: str, spec: TaskSpec, *, on_bad_row: str = "raise", chat: bool = False) -> Sequence[Example]:
     """The rows of one split of a source, all of them; see `load_task`.
 
     Raises:
@@ -136,22 +137,22 @@ def _read(
     for split, part in parts.items():
         _refuse_empty(task, split, part, tables[split])
     _warn_of_bad(task, parts)
-    return parts, _column_use(task, tally, [row for part in parts.values() for row in part.examples])
+    return parts, _column_use(task, tally, [part.examples for part in parts.values()])
 
 
-def _column_use(task: str, tally: Tally, examples: Sequence[Example]) -> ColumnUse:
+def _column_use(task: str, tally: Tally, splits: Sequence[Sequence[Example]]) -> ColumnUse:
     """What the columns of a task's rows were used for; warns of the others, and refuses pairs without any prompt."""
     with _about(task):
-        use = tally.result()
-        if all("chosen" in row and not row["prompt"] for row in examples):
+        use, total = tally.result(), sum(map(len, splits))
+        if all("chosen" in row and not row["prompt"] for row in chain(*splits)):
             others = f" Is it one of {', '.join(use.unused)}?" if use.unused else ""
             raise MixalignError(
-                f"the prompts of all {len(examples)} rows are empty: `chosen` and `rejected` begin with nothing in "
+                f"the prompts of all {total} rows are empty: `chosen` and `rejected` begin with nothing in "
                 f"common, or `prompt` is empty. Name the prompt's column, `columns: {{prompt: question}}`.{others}"
             )
-        if examples and all(map(_repeats_prompt, examples)):
+        if total and all(map(_repeats_prompt, chain(*splits))):
             raise MixalignError(
-                f"`chosen` and `rejected` begin with `prompt` in all {len(examples)} rows, which would then be there "
+                f"`chosen` and `rejected` begin with `prompt` in all {total} rows, which would then be there "
                 "twice. Cut it off, or declare `columns: {prompt: null}`: what both share is the prompt then."
             )
     if use.unused:

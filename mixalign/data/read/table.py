@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixalign.data.read.spool import taken
 from mixalign.errors import MixalignError, did_you_mean
 
 __all__ = ["SPLITS", "BadRow", "Table", "Tables", "canonical", "find_split", "having", "own_split", "select"]
@@ -31,8 +32,12 @@ class Table:
 
     place: str  # "tasks/math.jsonl, line": a row's number completes it
     numbers: Sequence[int]  # line or row number of each row, from 1, ascending
-    rows: Any  # a list of objects, or a datasets.Dataset
+    rows: Any  # a list or a spool of objects, or a datasets.Dataset
     bad: Sequence[BadRow] = ()
+
+    @property
+    def is_dataset(self) -> bool:
+        return hasattr(self.rows, "column_names")
 
     def located(self) -> Iterator[tuple[str, Any]]:
         for number, row in zip(self.numbers, self.rows, strict=True):
@@ -40,7 +45,8 @@ class Table:
 
     def slice(self, start: int, stop: int) -> "Table":
         rows = self.rows
-        rows = rows[start:stop] if isinstance(rows, list) else rows.select(range(start, stop))
+        numbers = range(start, min(stop, len(rows)))
+        rows = rows.select(numbers) if self.is_dataset else taken(rows, numbers)
         low = self.numbers[start] if 0 < start < len(self.numbers) else 0
         high = self.numbers[stop] if stop < len(self.numbers) else float("inf")
         bad = [row for row in self.bad if low <= row.number < high]
@@ -139,18 +145,18 @@ def _kept(table: Table, name: str, wanted: Sequence[Any], there: dict[str, None]
     rows = table.rows
     names = (
         {str(key) for row in rows if isinstance(row, Mapping) for key in row}
-        if isinstance(rows, list)
+        if not table.is_dataset
         else rows.column_names
     )
     if len(rows) and name not in names:
         raise MixalignError(f"`where` names `{name}`, which is no column. {did_you_mean(name, names)}")
-    if isinstance(rows, list):
+    if not table.is_dataset:
         values = [row.get(name) if isinstance(row, Mapping) else None for row in rows]
     else:
         values = list(rows[name])
     there |= dict.fromkeys(map(repr, values))
     places = [place for place, value in enumerate(values) if value in wanted]
-    left = [rows[place] for place in places] if isinstance(rows, list) else rows.select(places)
+    left = rows.select(places) if table.is_dataset else taken(rows, places)
     return Table(table.place, [table.numbers[place] for place in places], left, table.bad)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from mixalign.checks import check_choice, check_number
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.tokens.chunk import TokenChunk
+from mixalign.data.tokens.join import Joined
 from mixalign.data.tokens.plans import TRAIN_ON, ReadOptions
 from mixalign.data.tokens.reader import Reader
 from mixalign.data.tokens.unpaired import split_pairs, with_mismatched
@@ -86,8 +87,9 @@ def tokenise(
     _check_options(where, form, train_on, on_lost_text)
     options = ReadOptions(form, max_length, dict(chat_template_kwargs or {}), train_on, day, on_lost_text)
     reader = Reader(tokenizer, where, options)
-    chunks = list(read_chunks(reader, examples, _num_workers(workers, len(examples), tokenizer)))
-    dataset, tally = _join(task, chunks), sum((chunk.tally for chunk in chunks), Counter())
+    joined = Joined()
+    chunks = [joined.add(one) for one in read_chunks(reader, examples, _num_workers(workers, len(examples), tokenizer))]
+    dataset, tally = joined.dataset(task), sum((chunk.tally for chunk in chunks), Counter())
     rows, supervised = sum(len(chunk.prompt_N) for chunk in chunks), int(dataset.supervised_T.sum())
     if not len(dataset):
         raise MixalignError(_nothing_left(where, tally, chunks, max_length) + _roles_of(examples))
@@ -126,17 +128,6 @@ def _roles_of(examples: Sequence[Example]) -> str:
 
 
 TALLY = ("dropped_long_prompt", "dropped_unsupervised", "truncated", "prefix_mismatch")
-
-
-def _join(task: str, chunks: Sequence[TokenChunk]) -> TaskDataset:
-    names = ("ids_T", "supervised_T", "length_NS", "row_id_N", "label_N")
-    *rows, label_N = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in names)
-    dataset = TaskDataset(task, *rows)
-    if len(label_N):
-        dataset.attach("label", label_N)
-    if any(chunk.weighted for chunk in chunks):
-        dataset.attach("weight", np.concatenate([chunk.weight_N for chunk in chunks]))
-    return dataset
 
 
 def _nothing_left(where: str, tally: Counter[str], chunks: Sequence[TokenChunk], max_length: int) -> str:

@@ -35,6 +35,10 @@ def guessed(rows: list[dict]) -> Rows:
     return recognise("t", [Table("a, line", range(1, len(rows) + 1), rows)], Tally({}))
 
 
+def keys_of(rows: list[dict]) -> list[str]:
+    return [*prompt_keys(guessed(rows))]
+
+
 def pairs(form: str, questions: list[str], seed: int = 0) -> list[dict]:
     """Six pairs a question, which share more or less of their answers."""
     draw = random.Random(seed)
@@ -58,7 +62,7 @@ def test_pairs_of_one_question_stay_together(tmp_path, form):
 
 def test_prompts_that_begin_alike_without_a_mark_stay_together():
     texts = [("Say it: I think", "Say it: I thought"), ("Say it: yes", "Say it: no"), ("Sing: la", "Sing: li")]
-    keys = prompt_keys(guessed([{"chosen": one, "rejected": two} for one, two in texts]))
+    keys = keys_of([{"chosen": one, "rejected": two} for one, two in texts])
     assert keys == ["Say it:", "Say it:", "Sing: l"]
 
 
@@ -72,7 +76,7 @@ def test_a_file_of_one_question_is_refused(tmp_path):
 @few
 def test_keys_do_not_depend_on_the_order(prompts):
     rows = [{"chosen": f"{prompt}1", "rejected": f"{prompt}2"} for prompt in prompts]
-    forwards, backwards = prompt_keys(guessed(rows)), prompt_keys(guessed(rows[::-1]))
+    forwards, backwards = keys_of(rows), keys_of(rows[::-1])
     assert forwards == backwards[::-1]
 
 
@@ -83,7 +87,7 @@ def test_explicit_prompts_are_cut_as_they_are():
         [{"prompt": p, "chosen": "a", "rejected": "b"} for p in prompts],
         [{"prompt": p, "completion": "a"} for p in prompts],
     ):
-        assert prompt_keys(guessed(rows)) == prompts
+        assert keys_of(rows) == prompts
         _, validation = cut("t", guessed(rows), 0.25, 7)
         hashes = {p: hashlib.blake2b(p.encode(), key=b"7", digest_size=16).digest() for p in prompts}
         assert {row["prompt"] for row in validation.examples} == {*sorted(prompts, key=hashes.__getitem__)[:3]}
@@ -93,7 +97,7 @@ def test_dialogues_of_hh_are_cut_by_their_whole_prompt():
     start = "\n\nHuman: hi\n\nAssistant:"
     longer = f"{start} hello\n\nHuman: and?\n\nAssistant:"
     rows = [{"chosen": f"{p} a", "rejected": f"{p} b"} for p in (start, longer)]
-    assert prompt_keys(guessed(rows)) == [start, longer]
+    assert keys_of(rows) == [start, longer]
 
 
 def test_pairs_of_conversations_are_cut_by_their_turns():
@@ -102,7 +106,7 @@ def test_pairs_of_conversations_are_cut_by_their_turns():
 
     rows = [{"chosen": talk("q", "a"), "rejected": talk("q", "b")}]
     rows += [{"chosen": talk("q", "a", "r", "c"), "rejected": talk("q", "a", "r", "d")}]
-    assert prompt_keys(guessed(rows)) == [
+    assert keys_of(rows) == [
         json.dumps(talk("q"), sort_keys=True),
         json.dumps(talk("q", "a", "r"), sort_keys=True),
     ]
