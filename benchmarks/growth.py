@@ -179,7 +179,7 @@ def _run(stage: str, place: Path) -> dict[str, Any]:
 def _command(stage: str, place: Path) -> None:
     from mixalign.cli import main as mixalign
 
-    sys.modules["growth"] = sys.modules["__main__"]  # whose clock the callback reads
+    sys.modules["growth"] = sys.modules[__name__]  # whose clock the callback reads
     global _began
     _began = time.perf_counter()
     threading.Thread(target=_watch, daemon=True).start()
