@@ -20,6 +20,7 @@ from mixalign.errors import MixalignError
 __all__ = [
     "LOCK",
     "NewFolder",
+    "append",
     "copy_whole",
     "may_write",
     "nameless_file",
@@ -204,3 +205,21 @@ def nameless_file(owner: object) -> Any:
     file = tempfile.TemporaryFile(prefix="mixalign-")  # noqa: SIM115
     weakref.finalize(owner, file.close)
     return file
+
+
+def append(file: Any, data: bytes) -> None:
+    """Writes at the end of a nameless file, so that it can be read.
+
+    Raises:
+        MixalignError: when the disk is full.
+    """
+    try:
+        file.write(data)
+        file.flush()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise MixalignError(
+            f"The disk of {tempfile.gettempdir()} is full, where rows lie while they are read. Make room, or have the "
+            "environment variable TMPDIR name another folder."
+        ) from error

@@ -33,7 +33,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], note: str, value: 
 def save_file(arrays: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file a part of an array at a time; the library's own copies all of them first."""
     names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-    order = sorted(arrays, key=lambda key: (-arrays[key].itemsize, key))  # as the library has it: each is aligned
+    order = sorted(arrays, key=lambda key: (-arrays[key].itemsize, key))  # widest first: each is aligned
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for key in order:

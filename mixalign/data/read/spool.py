@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from mixalign.files import nameless_file
+from mixalign.files import append, nameless_file
 
 __all__ = ["Spool", "spooled", "taken"]
 
@@ -68,9 +68,8 @@ class Spool(_OnDemand):
         whole = len(self._newest) // BLOCK * BLOCK
         for first in range(0, whole, BLOCK):
             text = pickle.dumps(self._newest[first : first + BLOCK], pickle.HIGHEST_PROTOCOL)
-            self._file.write(text)
+            append(self._file, text)
             self._starts.append(self._starts[-1] + len(text))
-        self._file.flush()
         del self._newest[:whole]
 
     def _row(self, number: int) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.tokens.chunk import TokenChunk
-from mixalign.files import nameless_file
+from mixalign.files import append, nameless_file
 
 __all__ = ["Joined"]
 
@@ -66,6 +66,5 @@ class _Grown:
     def _write(self) -> None:
         self._file = self._file or nameless_file(self)
         for part in self._parts:
-            self._file.write(np.ascontiguousarray(part).tobytes())
-        self._file.flush()
+            append(self._file, np.ascontiguousarray(part).tobytes())
         self._parts, self._bytes = [], 0

@@ -1,6 +1,7 @@
 """Many rows come from a temporary file, and everything is as if they were in memory."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,3 +92,13 @@ def test_ranks_are_those_of_sorted_hashes():
     keys = {text: bytes(digests([text], 1).astype(">u8")) for text in "abcde"}
     by_rank = {rank: text for rank, text in zip([*found, *more], [*texts, "d", "e"], strict=True)}
     assert [by_rank[rank] for rank in range(5)] == sorted(keys, key=keys.__getitem__)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_with_the_folder(on_disk, monkeypatch):
+    with open("/dev/full", "wb") as full:
+        monkeypatch.setattr(spool, "nameless_file", lambda owner: full)
+        with pytest.raises(MixalignError, match=r"is full, where rows lie while they are read.*TMPDIR"):
+            spooled(range(10))
+        monkeypatch.undo()
+        full.raw.close()
