@@ -22,6 +22,7 @@ from mixalign.jobs.job import Job
 from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import Rule
 from mixalign.models.load import add_lora
+from mixalign.models.precision import warn_below_rounding
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
 from mixalign.runs.exported import put_exported
 from mixalign.runs.portable import export_base
@@ -117,6 +118,7 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
         except RuntimeError as error:
             raise too_large(error, trainer, data) or error from None
         exported = put_exported(run.export, trainer, module, data)
+        warn_below_rounding(model, job.precision)
         run = replace(run, results={"exported": exported, **ended_early(trainer), **run.results})
         _write_cost(trainer, run)
         result = _finish(run, trainer, module, data, mixing)
