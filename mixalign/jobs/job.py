@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mixalign.config.defaults import AUTO
-from mixalign.config.settings import DataSettings, RunSettings
+from mixalign.config.settings import RunSettings
 from mixalign.course import Course
 from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.pack import pack
@@ -181,9 +181,10 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     made: dict[str, dict[str, TaskDataset]] = {}
     looks: dict[str, Look] = {}
     for task, spec in specs.items():
-        looks[task], tables = tokens.of_task(task, spec, settings.data)
-        for split, table in tables.items():
-            made.setdefault(split, {})[task] = table
+        rows = read_task(task, spec, settings.data, objective.form, chat=tokens.chat)
+        looks[task] = rows.look
+        for split in [*rows]:  # each is given away: what follows has no need of it
+            made.setdefault(split, {})[task] = tokens.table(task, spec, split, rows.pop(split))
     data = filled(made)
     targets = _targets(settings, specs, data["validation"], tokens)
     warn_of_losses(tokens.counts)
@@ -235,11 +236,6 @@ class _Tokens:
     def chat(self) -> bool:
         """Whether the tokenizer has a chat template."""
         return self.cache.tokenizer.chat_template is not None
-
-    def of_task(self, task: str, spec: TaskSpec, data: DataSettings) -> tuple[Look, dict[str, TaskDataset]]:
-        """The table of each split, and a look at the rows, which are gone when the next task is read."""
-        rows = read_task(task, spec, data, self.objective.form, chat=self.chat)
-        return rows.look, {split: self.table(task, spec, split, examples) for split, examples in rows.items()}
 
     def table(self, task: str, spec: TaskSpec, split: str, examples: Sequence[Example]) -> TaskDataset:
         table, count = self.cache.tokenise(

@@ -12,13 +12,13 @@ from torch.nn.functional import linear
 
 from mixalign.losses.linear_logprobs import compute_dtype
 
-__all__ = ["AdaptedLinear", "round_once"]
+__all__ = ["AdaptedLinear", "change_layers"]
 
 TILE = 32  # numbers: the product's inner size is filled up with zeros to a multiple, which a CPU's tiles want
 
 
-def round_once(model: Any) -> Any:
-    """Changes the plain LoRA layers of a model of PEFT, in place; others, and other models, stay as they are."""
+def change_layers(model: Any) -> Any:
+    """Gives the plain LoRA layers of a model this module's class, in place; others stay as they are."""
     for layer in model.modules():
         if type(layer) is Linear and type(layer.base_layer) is nn.Linear:
             layer.__class__ = AdaptedLinear

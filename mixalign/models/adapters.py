@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,7 +24,10 @@ __all__ = [
     "merge_adapter",
     "named_base",
     "naming_adapter",
+    "round_once",
 ]
+
+Model = TypeVar("Model")
 
 ADAPTER = "adapter_config.json"  # is in PEFT's folders
 NAME = "base_model_name_or_path"  # key of it
@@ -117,8 +120,6 @@ def load_adapter(base: Any, place: Path | str, trainable: bool = False) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    from mixalign.models.adapted_linear import round_once
-
     try:
         model = PeftModel.from_pretrained(base, str(place), is_trainable=trainable)
         read = load_peft_weights(str(place), device="cpu")
@@ -134,6 +135,18 @@ def load_adapter(base: Any, place: Path | str, trainable: bool = False) -> Any:
             "one that it was trained on, or train it again."
         ) from error
     return round_once(model)
+
+
+def round_once(model: Model) -> Model:
+    """A model of PEFT with LoRA layers that round once, changed in place; any other as it is.
+
+    See `mixalign.models.adapted_linear`.
+    """
+    if hasattr(model, "peft_config"):
+        from mixalign.models.adapted_linear import change_layers
+
+        change_layers(model)
+    return model
 
 
 @torch.no_grad()

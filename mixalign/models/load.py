@@ -290,11 +290,11 @@ def add_lora(model: Any, lora: LoRA | None, seed: int = 0) -> Any:
         return model
     from peft import LoraConfig, get_peft_model
 
-    from mixalign.models.adapted_linear import round_once
+    from mixalign.models.adapted_linear import change_layers
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return round_once(get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **asdict(lora))))
+            return change_layers(get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **asdict(lora))))
         except (TypeError, ValueError) as error:
             raise MixalignError(f"The adapter that `lora` describes does not fit the model: {error}") from error

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from mixalign.data.batches.module import MixtureData
+from mixalign.models.precision import warn_below_rounding
 from mixalign.training.callbacks.average import CHOSEN, AverageWeights
 from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
 from mixalign.training.module import AlignModule
@@ -27,7 +28,7 @@ TIED = (
 
 
 def put_exported(export: str, trainer: Any, module: AlignModule, data: MixtureData) -> dict[str, Any]:
-    """Puts the weights to keep into the module.
+    """Puts the weights to keep into the module; says so where their training is below rounding.
 
     The mean of the last steps is validated on the rows that the validations read. Where `export` chooses, it is kept
     if it is better than every validation of the training by the same monitor.
@@ -41,6 +42,12 @@ def put_exported(export: str, trainer: Any, module: AlignModule, data: MixtureDa
     Raises:
         MixalignError: when the best checkpoint is wanted and gone.
     """
+    exported = _chosen(export, trainer, module, data)
+    warn_below_rounding(module.model, trainer.precision)
+    return exported
+
+
+def _chosen(export: str, trainer: Any, module: AlignModule, data: MixtureData) -> dict[str, Any]:
     keeper, average = _find(trainer, BestCheckpoint), _find(trainer, AverageWeights)
     if average is None or not average.count:
         if average is not None and export == "averaged":

@@ -22,7 +22,6 @@ from mixalign.jobs.job import Job
 from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import Rule
 from mixalign.models.load import add_lora
-from mixalign.models.precision import warn_below_rounding
 from mixalign.runs.evaluate import align_module, evaluate, prepare_generalist
 from mixalign.runs.exported import put_exported
 from mixalign.runs.portable import export_base
@@ -118,7 +117,6 @@ def train_generalist(run: Generalist) -> dict[str, Any]:
         except RuntimeError as error:
             raise too_large(error, trainer, data) or error from None
         exported = put_exported(run.export, trainer, module, data)
-        warn_below_rounding(model, job.precision)
         run = replace(run, results={"exported": exported, **ended_early(trainer), **run.results})
         _write_cost(trainer, run)
         result = _finish(run, trainer, module, data, mixing)
@@ -133,9 +131,8 @@ def _data(run: Generalist) -> MixtureData:
     composition = settings.composition or run.mixer.composition
     rows_K = [len(table) for table in job.data["train"]]
     sampler = MixtureSampler(rows_K, settings.batch_size, composition, settings.seed, run.volume_K)
-    train = job.data["train"]
     validation = read_in_training(job.data["validation"], settings.eval_rows, settings.data.seed)
-    return MixtureData(train, validation, sampler, run.steps, job.eval_batch_size, job.layout)
+    return MixtureData(job.data["train"], validation, sampler, run.steps, job.eval_batch_size, job.layout)
 
 
 def _trainer(run: Generalist, mixing: Mixing, loggers: list[Logger]) -> L.Trainer:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mixalign.data.batches.collate import Sides
 from mixalign.errors import MixalignError
 from mixalign.losses.excess import Clip, clip_sample
+from mixalign.models.adapters import round_once
 from mixalign.models.dropout import set_dropout
 from mixalign.models.forward import score_completions
 from mixalign.objectives.base import Objective
@@ -29,12 +30,10 @@ class AlignModule(L.LightningModule):
     """Descends on the weighted loss, or clipped excess loss, of every task.
 
     Args:
-        model: a causal LM of transformers, with or without PEFT adapters, whose LoRA layers then round once (see
-            `mixalign.models.adapted_linear`).
+        model: a causal LM of transformers, with or without PEFT adapters, which round once from then on.
         tasks: names of the K tasks; None takes those of the trainer's `MixtureData`.
         optimizer: AdamW and its schedule.
-        descends_on: `loss`, or `excess` over the specialists' losses, which must then be in the batches; None is what
-            the mixer of the `Mixing` callback asks for, or `loss` without one.
+        descends_on: `loss`, or `excess` over specialists' losses in the batches; None: as the mixer has it, or `loss`.
         clip: how excess is clipped; see `mixalign.losses.excess`. None is as the mixer has it, or `none`.
         live_reference: computes `reference_logp_BS` of a batch when the batches do not carry cached scores.
         seed: of the dropout of adapters, which acts in supervised training only: noise would make a pair's two scores
@@ -54,11 +53,8 @@ class AlignModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if hasattr(model, "peft_config"):
-            from mixalign.models.adapted_linear import round_once
-
-            round_once(model)
-        self.model, self.objective, self.tasks, self.settings = model, objective, tasks or [], given(optimizer)
+        self.model, self.objective = round_once(model), objective
+        self.tasks, self.settings = tasks or [], given(optimizer)
         self.descends_on, self.clip, self.live_reference = descends_on or "loss", clip or "none", live_reference
         self.told = {"descends_on": descends_on, "clip": clip}  # the mixer says what is None
         self.mix_loss_K: Tensor | None = None  # set by the Mixing callback; None is neutral

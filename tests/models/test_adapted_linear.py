@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mixalign.models.adapted_linear import AdaptedLinear, round_once
-from mixalign.models.adapters import load_adapter
+from mixalign.models.adapted_linear import AdaptedLinear
+from mixalign.models.adapters import load_adapter, round_once
 from mixalign.models.load import LoRA, Pretrained, add_lora
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
 from mixalign.objectives.dpo import DPO

@@ -85,10 +85,9 @@ def tokenise(
     where = f"Task `{task}` ({source})"
     examples = split_pairs(examples) if form in ("unpaired", "mismatched") else examples
     _check_options(where, form, train_on, on_lost_text)
-    options = ReadOptions(form, max_length, dict(chat_template_kwargs or {}), train_on, day, on_lost_text)
-    reader = Reader(tokenizer, where, options)
-    joined = Joined()
-    chunks = [joined.add(one) for one in read_chunks(reader, examples, _num_workers(workers, len(examples), tokenizer))]
+    how = ReadOptions(form, max_length, dict(chat_template_kwargs or {}), train_on, day, on_lost_text)
+    workers, joined = _num_workers(workers, len(examples), tokenizer), Joined()
+    chunks = [joined.add(one) for one in read_chunks(Reader(tokenizer, where, how), examples, workers)]
     dataset, tally = joined.dataset(task), sum((chunk.tally for chunk in chunks), Counter())
     rows, supervised = sum(len(chunk.prompt_N) for chunk in chunks), int(dataset.supervised_T.sum())
     if not len(dataset):
