@@ -178,3 +178,10 @@ def test_the_command_line_starts_without_heavy_libraries(module):
     code = f"import sys, {module}; print(*(name for name in {heavy} if name in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
     assert result.stdout.split() == [], f"`import {module}` loads {result.stdout}; import it inside the function"
+
+
+def test_a_plan_starts_without_lightning():
+    """It takes longer to load than the rest of a plan takes to make."""
+    code = "import sys, mixalign.verbs.plan; print(*{'lightning', 'torchmetrics'} & {*sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
+    assert result.stdout.split() == [], "import what needs it inside the function"

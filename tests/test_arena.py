@@ -14,7 +14,7 @@ import pytest
 
 from mixalign.config.compose import CONF, compose_settings
 from mixalign.errors import MixalignError
-from mixalign.training.callbacks.average import share_of
+from mixalign.training.average_share import share_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = sorted(path.stem for path in (CONF / "arena").glob("[!_]*.yaml") if not path.stem.startswith("smol"))

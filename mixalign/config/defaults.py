@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from mixalign.training.callbacks.average import CHOSEN, SHARE, spreading
+from mixalign.training.average_share import CHOSEN, SHARE, spreading
 from mixalign.types import Form
 
 __all__ = ["AUTO", "Situation", "fill"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
-from mixalign.frozen.trainings import Training, recipe_from_reference, train_frozen
+from mixalign.frozen.recipes import recipe_from_reference
 from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
@@ -59,6 +59,8 @@ def attach_baseline(job: Job, reference: Frozen, mixer: Rule) -> Job:
 
 
 def _train(job: Job, reference: Frozen, mixer: Rule, left: Unfinished) -> nn.Module:
+    from mixalign.frozen.trainings import Training, train_frozen  # loads Lightning, which a plan need not wait for
+
     settings, seed = job.settings, job.settings.specialists.seed
     log.info("baseline: %d steps of %d rows of all tasks", job.steps, settings.batch_size)
     training = Training(

@@ -11,7 +11,7 @@ from torch import nn
 from mixalign.config.defaults import AUTO
 from mixalign.jobs.job import FEW, SIZES, Job
 from mixalign.together.agree import decide, world
-from mixalign.training.callbacks.average import share_of
+from mixalign.training.average_share import share_of
 from mixalign.training.engine import rows_within
 from mixalign.training.memory import FLOAT, Footprint, footprint, free_memory, most_tokens, tokens_of_longest
 

@@ -28,7 +28,6 @@ from mixalign.stopping import stage
 from mixalign.together.agree import is_first
 from mixalign.together.locks import made_once
 from mixalign.training.engine import prepare_model
-from mixalign.training.sharding import save_model
 
 __all__ = [
     "CachedModel",
@@ -104,6 +103,8 @@ def ensure(job: Job, wanted: CachedModel, make: Callable[[Unfinished], nn.Module
     Raises:
         MixalignError: when the folder was made by another recipe, naming every setting that differs.
     """
+    from mixalign.training.sharding import save_model  # loads Lightning, which a plan need not wait for
+
     place = wanted.place
     with made_once(place / "recipe.json", job.cache / "locks") as missing:
         if missing:

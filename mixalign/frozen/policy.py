@@ -13,7 +13,7 @@ from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.batch_sizes import fit_batch_sizes
 from mixalign.frozen.cache import CachedModel, Frozen, ensure, on_loan, score
-from mixalign.frozen.trainings import Training, optimizer_recipe, train_frozen
+from mixalign.frozen.recipes import optimizer_recipe
 from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
 from mixalign.models.adapters import BASE
@@ -92,6 +92,8 @@ def _kept(run: Path, policy: CachedModel) -> Path:
 
 
 def _train(job: Job, base: nn.Module, steps: int, left: Unfinished) -> nn.Module:
+    from mixalign.frozen.trainings import Training, train_frozen  # loads Lightning, which a plan need not wait for
+
     log.info("reference: %d steps of SFT on the tasks' chosen answers", steps)
     settings = job.settings.reference
     training = Training(

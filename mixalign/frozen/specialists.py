@@ -12,7 +12,7 @@ from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
 from mixalign.frozen.folds import attach_cross_fitted, outside, stage_name
 from mixalign.frozen.pinned import as_trained, check_comparable
-from mixalign.frozen.trainings import Training, recipe_from_reference, train_frozen
+from mixalign.frozen.recipes import recipe_from_reference
 from mixalign.frozen.unfinished import Unfinished
 from mixalign.frozen.worse import say_loss
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
@@ -111,6 +111,8 @@ def specialist_steps(job: Job, task: int, rows: int | None = None) -> int:
 
 
 def _train(job: Job, reference: Frozen, number: int, fold: int, left: Unfinished) -> nn.Module:
+    from mixalign.frozen.trainings import Training, train_frozen  # loads Lightning, which a plan need not wait for
+
     job = as_trained(job)
     settings, rows = job.settings.specialists, job.data["train"][number]
     if settings.folds > 1:

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback
 
 from mixalign.course import TRAINING
 from mixalign.frozen.batch_sizes import Need, fit_batch_sizes, micro_batch_size, need_of
-from mixalign.frozen.trainings import Training, train_frozen, training_work
+from mixalign.frozen.recipes import training_work
+from mixalign.frozen.trainings import Training, train_frozen
 from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job
 from mixalign.models.fingerprint import weights_fingerprint

@@ -1,25 +1,22 @@
 """Trainings of the models that are frozen afterwards: a fixed mixture, no validation, a short curve."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from mixalign.course import TRAINING
 from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.sampler import MixtureSampler
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.frozen.batch_sizes import micro_batch_size
-from mixalign.frozen.cache import Frozen
+from mixalign.frozen.recipes import mean_length, training_work
 from mixalign.frozen.unfinished import Unfinished
-from mixalign.jobs.job import Job, rows_fingerprint
+from mixalign.jobs.job import Job
 from mixalign.mixers.base import Mixer
 from mixalign.mixers.fixed import Temperature
-from mixalign.models.load import LoRA
 from mixalign.objectives.base import Objective
 from mixalign.stopping import stage
 from mixalign.together.agree import wait, world
@@ -33,16 +30,14 @@ from mixalign.training.engine import prepare_model
 from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.metrics_file import MetricsFile
 from mixalign.training.module import AlignModule
-from mixalign.training.optimizer import Optimizer
 from mixalign.training.sharding import load_weights
 
-__all__ = ["Training", "mean_length", "optimizer_recipe", "recipe_from_reference", "train_frozen", "training_work"]
+__all__ = ["Training", "train_frozen"]
 
 AGAIN = "The same command goes on from there."
 UNIFORM = Temperature(float("inf"))
 POINTS = 100  # of the curve of a training, in its metrics.csv
 LOOKS = 10  # at validation rows, in a training that keeps its best weights
-LATER = ("eps", "decay_steps", "min_lr", "modules_to_save", "use_dora")  # keys of the optimizer and of adapters
 
 
 @dataclass(frozen=True)
@@ -116,45 +111,6 @@ def _keeper(folder: Path) -> BestCheckpoint:
     """Keeps the checkpoint with the lowest validation loss, until the training is finished and forgotten."""
     instead = f"Restore it, or remove {folder}: the same command trains this model from its start."
     return BestCheckpoint(folder / "best", "eval/mean_loss", instead=instead)
-
-
-def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskDataset]) -> dict[str, Any]:
-    """What decides the weights of every model that is trained from the reference policy and then frozen."""
-    lora = job.settings.lora
-    later = {}  # what older caches did otherwise
-    if lora is not None and lora.lora_dropout:
-        later["dropout"] = "acts"
-    if lora is not None and not job.precision.startswith(("32", "64")):
-        later["rounding"] = "once"
-    return later | {
-        "start": reference.identity,
-        "rows": rows_fingerprint(tables),
-        "optimizer": optimizer_recipe(job),
-        "lora": _as_before(job.settings.plain["lora"] or {}, LoRA),
-        "precision": job.precision,
-        "seed": job.settings.specialists.seed,
-    }
-
-
-def optimizer_recipe(job: Job) -> dict[str, Any]:
-    """The optimizer's settings but for its learning rate, which each training has for itself."""
-    node = _as_before(job.settings.plain["optimizer"], Optimizer)
-    return {key: value for key, value in node.items() if key not in ("_target_", "lr")}
-
-
-def _as_before(node: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """A node without the keys that came later, where they change nothing: what older versions made still fits."""
-    return {key: value for key, value in node.items() if key not in LATER or value != getattr(kind, key)}
-
-
-def training_work(tables: Sequence[TaskDataset], steps: int, batch_size: int) -> dict[str, float]:
-    """The work of a training on equal shares of some tables, as `mixalign.course` counts it."""
-    return {TRAINING: 3.0 * steps * batch_size * mean_length(tables)}
-
-
-def mean_length(datasets: Sequence[TaskDataset]) -> float:
-    """Tokens of a row, on average over tasks."""
-    return sum(float(d.length_N.mean()) for d in datasets) / len(datasets)
 
 
 def _fit_settings(job: Job, training: Training) -> Fit:

@@ -6,20 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch.callbacks import Callback
+from typing import TYPE_CHECKING, Any
 
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.costs import metered
 from mixalign.jobs.job import Job
 from mixalign.together.agree import agree, is_first
-from mixalign.training.callbacks.cost import Spent
-from mixalign.training.callbacks.leave import Leave
-from mixalign.training.callbacks.save_newest import SaveByTime, SaveNewest
 from mixalign.training.checkpoints import newest_checkpoint
 from mixalign.training.meter import Meter
-from mixalign.training.sharding import FullySharded
+
+if TYPE_CHECKING:  # a plan need not wait for Lightning
+    from lightning.pytorch.callbacks import Callback
 
 __all__ = ["Unfinished", "forget", "unfinished"]
 
@@ -46,14 +43,20 @@ class Unfinished:
         if (self.folder / "metrics.csv").is_file():
             shutil.copy(self.folder / "metrics.csv", place)
 
-    def callbacks(self) -> list[Callback]:
+    def callbacks(self) -> list["Callback"]:
         """Those that save, and leave when the process is told to stop."""
+        from mixalign.training.callbacks.cost import Spent
+        from mixalign.training.callbacks.leave import Leave
+        from mixalign.training.callbacks.save_newest import SaveByTime, SaveNewest
+
         place = self.folder / "checkpoints"
         saves = SaveByTime(place) if self.save_every is None else SaveNewest(place, self.save_every)
         return [Spent(self.meter), saves, Leave(place)]
 
     def resume(self, strategy: Any, title: str) -> Path | None:
         """The checkpoint to go on from, on all processes; none when it is of a strategy that this one cannot read."""
+        from mixalign.training.sharding import FullySharded
+
         found = agree(newest_checkpoint(self.folder) if is_first() else None)
         if found is None or (found.is_dir() and not isinstance(strategy, FullySharded)):
             return None

@@ -3,18 +3,21 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from mixalign.course import Stage, clock, cost_of, span
 from mixalign.errors import MixalignError
 from mixalign.frozen.batch_sizes import Need, need_of
 from mixalign.frozen.costs import speeds
-from mixalign.frozen.timed import Timed
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.models.shapes import shapes_of
 from mixalign.runs.stages import stages_of
 from mixalign.together.trainer import probe_trainer
 from mixalign.training.engine import likely_layout
+
+if TYPE_CHECKING:  # a plan without `--time` need not wait for Lightning
+    from mixalign.frozen.timed import Timed
 
 __all__ = ["Estimate", "estimate", "estimate_lines"]
 
@@ -43,7 +46,7 @@ class Estimate:
     looked: bool = False
 
 
-def estimate(job: Job, mixer: Rule, train_specialists: bool, timed: Timed | None = None) -> Estimate:
+def estimate(job: Job, mixer: Rule, train_specialists: bool, timed: "Timed | None" = None) -> Estimate:
     """Counts the stages of a run and the tokens that they pass, and looks up how fast that goes.
 
     Args:

@@ -13,7 +13,6 @@ from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.frozen.folds import fold_of
 from mixalign.frozen.policy import reference_steps
 from mixalign.frozen.specialists import specialist_steps
-from mixalign.frozen.timed import timed
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.planning.estimate import Estimate, estimate
@@ -106,10 +105,16 @@ def make_plan(job: Job, num_rows: int = 1, take_time: bool = False, in_sweep: bo
         shown={d.task: shown_rows(d, job.tokenizer, job.objective.form, num_rows) for d in job.data["train"]},
         held=held_out(job),
         stages=stages(job, mixer, train),
-        estimate=estimate(job, mixer, train, timed(job) if take_time else None),
+        estimate=estimate(job, mixer, train, _timed(job) if take_time else None),
         chosen=chosen_of(job, train),
         warnings=[*warnings_of(rows), *notes_of(job, mixer, train)],
     )
+
+
+def _timed(job: Job) -> Any:
+    from mixalign.frozen.timed import timed  # loads Lightning
+
+    return timed(job)
 
 
 def plan_rows(job: Job, mixer: Rule) -> list[PlanRow]:

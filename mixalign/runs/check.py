@@ -15,13 +15,10 @@ from mixalign.frozen.specialists import specialist_steps
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule, reads_excess
 from mixalign.runs.folder import read_plain
-from mixalign.runs.trackers import check_packages
 from mixalign.together.agree import decide
 from mixalign.together.trainer import trainer_options
-from mixalign.training.callbacks.wandb_board import log_in
 from mixalign.training.checkpoints import checkpoint_step, is_checkpoint, who_stopped
-from mixalign.training.fit import Fit, make_trainer
-from mixalign.training.module import SUMMARY_OF_EXCESS
+from mixalign.training.summary import SUMMARY_OF_EXCESS
 
 __all__ = ["check_checkpoint", "check_run", "check_together", "needs_specialists"]
 
@@ -116,6 +113,9 @@ def check_run(job: Job, mixer: Rule, train_specialists: bool) -> None:
     Raises:
         MixalignError: naming the setting.
     """
+    from mixalign.runs.trackers import check_packages  # these load Lightning, which a plan need not wait for
+    from mixalign.training.callbacks.wandb_board import log_in
+
     settings = job.settings
     if mixer.cadence != "round":
         _check_batch(job, mixer)
@@ -179,6 +179,8 @@ def _check_trainable(job: Job) -> None:
 
 def _check_trainer(job: Job) -> None:
     """Makes the trainer that the run will have, for Lightning to refuse what it does not take."""
+    from mixalign.training.fit import Fit, make_trainer
+
     precision = "32-true" if job.precision == "auto" else job.precision  # it depends on the model, not there yet
     options, batch_size = trainer_options(job.settings, precision), job.settings.batch_size
     rows = micro_batch_size(job, batch_size)

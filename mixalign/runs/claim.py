@@ -13,7 +13,7 @@ from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule
 from mixalign.runs.folder import read_settings, that_matter
 from mixalign.runs.identity import begun_from
-from mixalign.training.callbacks.average import first_step, share_of
+from mixalign.training.average_share import first_step, share_of
 from mixalign.training.callbacks.probes import probes_for
 from mixalign.training.checkpoints import (
     checkpoint_name,

@@ -8,7 +8,7 @@ from torch import nn
 
 from mixalign.data.batches.even import even_loader
 from mixalign.frozen.cache import Frozen, load_frozen
-from mixalign.frozen.trainings import mean_length
+from mixalign.frozen.recipes import mean_length
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Mixer
 from mixalign.models.precision import cast_weights

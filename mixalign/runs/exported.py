@@ -8,7 +8,8 @@ from lightning.pytorch.callbacks import Callback
 
 from mixalign.data.batches.module import MixtureData
 from mixalign.models.precision import warn_below_rounding
-from mixalign.training.callbacks.average import CHOSEN, AverageWeights
+from mixalign.training.average_share import CHOSEN
+from mixalign.training.callbacks.average import AverageWeights
 from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
 from mixalign.training.module import AlignModule
 from mixalign.training.sharding import load_weights

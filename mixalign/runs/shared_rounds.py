@@ -15,7 +15,7 @@ from mixalign.runs.folder import that_matter
 from mixalign.runs.train_one import Generalist
 from mixalign.together.agree import is_first, wait
 from mixalign.together.locks import made_once
-from mixalign.training.callbacks.average import CHOSEN
+from mixalign.training.average_share import CHOSEN
 
 __all__ = ["round_recipe", "shared_influence", "shared_round"]
 

@@ -11,8 +11,8 @@ from mixalign.frozen.cache import CachedModel, Frozen, score_path, score_recipe
 from mixalign.frozen.costs import speeds
 from mixalign.frozen.folds import outside, stage_name
 from mixalign.frozen.policy import OF_REFERENCE, find_reference, reference_steps
+from mixalign.frozen.recipes import training_work
 from mixalign.frozen.specialists import find_folds, specialist_steps
-from mixalign.frozen.trainings import training_work
 from mixalign.jobs.job import Job
 from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import PROBED, Rule

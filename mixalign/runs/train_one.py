@@ -32,7 +32,8 @@ from mixalign.runs.trackers import close_trackers, open_trackers, send_results, 
 from mixalign.runs.yardstick import excess_over
 from mixalign.stopping import stage
 from mixalign.together.trainer import trainer_options
-from mixalign.training.callbacks.average import CHOSEN, AverageWeights, share_of
+from mixalign.training.average_share import CHOSEN, share_of
+from mixalign.training.callbacks.average import AverageWeights
 from mixalign.training.callbacks.best_checkpoint import MONITORS, BestCheckpoint
 from mixalign.training.callbacks.cost import Cost
 from mixalign.training.callbacks.leave import Leave

@@ -2,16 +2,16 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
-
-import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from typing import TYPE_CHECKING, Any
 
 from mixalign.config.build import build
 from mixalign.config.settings import RunSettings, TrainerSettings
 from mixalign.errors import MixalignError
 from mixalign.together.agree import is_connected
-from mixalign.training.callbacks.average import share_of, spreading
+from mixalign.training.average_share import share_of, spreading
+
+if TYPE_CHECKING:
+    import lightning as L
 
 __all__ = ["probe_trainer", "trainer_options"]
 
@@ -55,7 +55,7 @@ def _check_average(settings: RunSettings) -> None:
         )
 
 
-def probe_trainer(trainer: TrainerSettings) -> L.Trainer | None:
+def probe_trainer(trainer: TrainerSettings) -> "L.Trainer | None":
     """A trainer with the processes and the launcher that a training would have; None: plainly one process.
 
     Raises:
@@ -63,6 +63,9 @@ def probe_trainer(trainer: TrainerSettings) -> L.Trainer | None:
     """
     if trainer.devices == 1 and trainer.num_nodes == 1:
         return None
+    import lightning as L  # here, as one process need not wait for it
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     options = {name: value for name, value in trainer.arguments().items() if name in PLACEMENT}
     try:
         with warnings.catch_warnings():

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from mixalign.data.batches.collate import Layout
-from mixalign.data.batches.module import MixtureData
 from mixalign.data.batches.pack import ROUND, pack
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
@@ -27,6 +26,9 @@ from mixalign.losses.linear_logprobs import BLOCK, CHUNK, GPU_CHUNK, WIDE
 from mixalign.models.load import LoRA
 from mixalign.training.control_groups import OWN, ROOT, folders_of, text_of
 from mixalign.training.engine import Engine
+
+if TYPE_CHECKING:  # a plan asks for memory, and need not wait for Lightning
+    from mixalign.data.batches.module import MixtureData
 
 __all__ = ["FLOAT", "Footprint", "footprint", "free_memory", "most_tokens", "tokens_of_longest", "too_large"]
 
@@ -190,7 +192,7 @@ def _rounded(tokens: float) -> int:
     return ROUND * ceil(tokens / ROUND)
 
 
-def too_large(error: RuntimeError, trainer: Any, data: MixtureData) -> MixalignError | None:
+def too_large(error: RuntimeError, trainer: Any, data: "MixtureData") -> MixalignError | None:
     """What to lower when memory ran out; None for another error. Torch has one type for GPUs, and words for a CPU."""
     if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
         return None

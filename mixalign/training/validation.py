@@ -11,10 +11,7 @@ from mixalign.training.ahead import Look, kl_of, with_kl, without_inputs
 from mixalign.training.task_mean import TaskMean
 from mixalign.types import Batch, sum_dtype
 
-__all__ = ["SUMMARY", "SUMMARY_OF_EXCESS", "Validation", "summary_of"]
-
-SUMMARY = ("eval/mean_loss", "eval/worst_loss", "eval/worst_accuracy")  # what callbacks may watch
-SUMMARY_OF_EXCESS = ("eval/worst_excess", "eval/worst_gap")  # where validation rows carry specialists' losses
+__all__ = ["Validation", "summary_of"]
 
 
 class Validation:

@@ -22,7 +22,7 @@ from mixalign.reporting.read.trials import TRIALS, read_search
 from mixalign.reporting.show.trials import search_text
 from mixalign.runs.yardstick import SPECIALISTS
 from mixalign.together.hold import held
-from mixalign.training.callbacks.average import CHOSEN
+from mixalign.training.average_share import CHOSEN
 from mixalign.training.callbacks.watched import watched
 from mixalign.verbs.train import run
 

@@ -8,7 +8,8 @@ import torch
 
 from mixalign.mixers.ama_s import AMAS
 from mixalign.models.load import LoRA
-from mixalign.training.callbacks.average import AverageWeights, first_step, share_of
+from mixalign.training.average_share import first_step, share_of
+from mixalign.training.callbacks.average import AverageWeights
 from mixalign.training.callbacks.save_newest import SaveNewest
 
 
