@@ -42,6 +42,7 @@ NEEDED = {*GROUPS, *NODES} - {*LATER}
 """Keys that the configuration of every run has, whichever version wrote it."""
 
 RECOMMENDED = ("steps", "batch_size", "specialist_steps", "reference_sft_steps")
+USUAL_LOGGER = {"_target_": "mixalign.training.metrics_file.MetricsFile"}  # ours; a look at it loads Lightning
 SHORTEST_SECRET = 12  # characters; a shorter one may be a word of a configuration
 
 
@@ -241,7 +242,7 @@ def _buildable(group: str, config: Mapping[str, Any]) -> dict[str, dict[str, Any
     """Name -> node of objects that each training builds for itself; refuses what could not be built then."""
     nodes = dict(config.get(group) or {})
     for name, node in nodes.items():
-        if node is not None:
+        if node is not None and node != USUAL_LOGGER:
             check_buildable(f"{group}.{name}", node)
     return {name: node for name, node in nodes.items() if node is not None}
 
