@@ -27,6 +27,7 @@ RUNS = {
     "mixing_overhead": ["mixing_overhead.py"],
     "sampler_scale": ["sampler_scale.py"],
     "tokenise_rows": ["tokenise_rows.py"],
+    "job": ["job.py"],
 }
 
 

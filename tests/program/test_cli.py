@@ -198,3 +198,14 @@ def test_a_signal_does_not_change_what_a_finished_command_says(tmp_path):
         [sys.executable, "-c", LATE, "no-such-verb"], cwd=tmp_path, capture_output=True, text=True, timeout=100
     )
     assert (done.returncode, done.stderr.count("error: ")) == (1, 1), done.stderr
+
+
+def test_what_a_verb_imports_is_left_out_of_collections_and_garbage_is_finalised_at_the_exit():
+    code = (
+        "import gc\nfrom mixalign import cli\n"
+        "cli._load('cache')\nassert gc.isenabled() and gc.get_freeze_count()\n"
+        "class Kept:\n    def __del__(self): print('finalised')\n"
+        "kept = Kept()\nkept.itself = kept\ndel kept"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
+    assert result.stdout == "finalised\n"
