@@ -115,8 +115,7 @@ def _train(job: Job, reference: Frozen, number: int, fold: int, left: Unfinished
 
     job = as_trained(job)
     settings, rows = job.settings.specialists, job.data["train"][number]
-    if settings.folds > 1:
-        rows = outside(rows, settings.folds, fold)
+    rows = outside(rows, settings.folds, fold) if settings.folds > 1 else rows
     training = Training(
         title=f"specialist {job.tasks[number]}",
         objective=job.settings.objective.for_tasks([job.overrides[number]]),

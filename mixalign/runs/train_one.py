@@ -141,8 +141,7 @@ def _trainer(run: Generalist, mixing: Mixing, loggers: list[Logger]) -> L.Traine
     options = trainer_options(settings, job.precision) | {"enable_progress_bar": settings.progress}
     if settings.trainer.profiler:
         options["profiler"] = PROFILERS[settings.trainer.profiler](dirpath=run.folder, filename="profile")
-    micro = micro_batch_size(job, settings.batch_size)
-    how = Fit(run.steps, settings.batch_size, micro, job.val_every, options)
+    how = Fit(run.steps, settings.batch_size, micro_batch_size(job, settings.batch_size), job.val_every, options)
     return make_trainer(how, run.folder, _callbacks(run, mixing), loggers)
 
 

@@ -32,8 +32,9 @@ from mixalign.training.lightning_quirks import (
     leave_signals_alone,
     set_intervals,
 )
-from mixalign.training.module import SUMMARY, SUMMARY_OF_EXCESS, AlignModule
+from mixalign.training.module import AlignModule
 from mixalign.training.sharding import FullySharded
+from mixalign.training.summary import SUMMARY, SUMMARY_OF_EXCESS
 from mixalign.training.trainer_arguments import BY_STAGES, check_arguments
 
 __all__ = ["Fit", "fit", "make_trainer"]

@@ -20,11 +20,10 @@ from mixalign.training.ahead import gate, gates_ahead, look_ahead
 from mixalign.training.lightning_quirks import clip_gradients
 from mixalign.training.optimizer import Optimizer
 from mixalign.training.own_script import given, tasks_of
-from mixalign.training.summary import SUMMARY, SUMMARY_OF_EXCESS
 from mixalign.training.validation import Validation, summary_of
 from mixalign.types import Batch
 
-__all__ = ["SUMMARY", "SUMMARY_OF_EXCESS", "AlignModule"]
+__all__ = ["AlignModule"]
 
 
 class AlignModule(L.LightningModule):
