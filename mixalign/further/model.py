@@ -14,7 +14,7 @@ from mixalign.errors import MixalignError
 from mixalign.models.gguf import GGUF
 from mixalign.models.load import Pretrained, add_lora
 from mixalign.runs.folder import read_settings
-from mixalign.runs.origin import conversations_of
+from mixalign.runs.rendering import Rendering, kept_rendering, rendering_of
 from mixalign.sharing.find import find_model
 from mixalign.sharing.voices import start_of, start_of_run
 from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
@@ -34,6 +34,7 @@ class Opened:
         settings: the run's.
         start: makes the model that the run started from, its reference policy.
         chat: whether prompts are written by the chat template.
+        rendering: how the rows of its tasks were read, where that is known.
     """
 
     what: str
@@ -44,6 +45,7 @@ class Opened:
     finished: bool = False
     settings: RunSettings | None = None
     start: Callable[[], nn.Module] | None = None
+    rendering: Rendering | None = None
 
 
 def open_model(name: str) -> Opened:
@@ -67,17 +69,20 @@ def open_model(name: str) -> Opened:
     found = find_model(path)
     tokenizer = found.source.tokenizer()
     if found.run is None:
-        return Opened(f"the model in {name}", found.source.build, tokenizer, tokenizer.chat_template is not None)
+        kept = kept_rendering(found.folder)
+        return Opened(f"the model in {name}", found.source.build, tokenizer, _chats(kept, tokenizer), rendering=kept)
     settings = read_settings(found.run)
+    rendering = rendering_of(found.run, settings)
     return Opened(
         f"the model of the run {found.run.name}",
         found.source.build,
         tokenizer,
-        _uses_template(found.run, tokenizer),
+        _chats(rendering, tokenizer),
         found.run,
         True,
         settings,
         lambda: start_of(found, found.run or path, settings)(),
+        rendering,
     )
 
 
@@ -85,21 +90,22 @@ def _unfinished(run: Path) -> Opened:
     settings = read_settings(run)
     checkpoint, why = _checkpoint(run, settings.export)
     source = settings.model.unpacked(settings.cache_dir) if isinstance(settings.model, GGUF) else settings.model
-    tokenizer = source.tokenizer()
+    tokenizer, rendering = source.tokenizer(), rendering_of(run, settings)
     return Opened(
         f"{why}, {checkpoint.name}, of the run {run.name}, which is not finished",
         partial(_from_checkpoint, run, settings, checkpoint),
         tokenizer,
-        _uses_template(run, tokenizer),
+        _chats(rendering, tokenizer),
         run,
         False,
         settings,
         lambda: start_of_run(run, settings)(),
+        rendering,
     )
 
 
-def _uses_template(run: Path, tokenizer: Any) -> bool:
-    known = conversations_of(run)
+def _chats(rendering: Rendering | None, tokenizer: Any) -> bool:
+    known = rendering.chat if rendering else None
     return tokenizer.chat_template is not None and (known is None or any(known.values()))
 
 

@@ -1,6 +1,7 @@
 """Rows of a user's own, a task a file, as a model or its run reads them."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from mixalign.data.read.files import KNOWN, stem, suffix_of
 from mixalign.data.read.folders import is_saved, split_files
 from mixalign.data.read.formats import example_kind
 from mixalign.data.read.sources import KINDS, TaskSpec, load_rows
+from mixalign.data.read.table import SPLITS, canonical
 from mixalign.data.tokens.tokenise import TokenCounts, tokenise
 from mixalign.errors import MixalignError
+from mixalign.further.form import other_form
 from mixalign.further.model import Opened
 from mixalign.jobs.day import template_day
 from mixalign.jobs.tasks import warn_of_losses
@@ -20,6 +23,7 @@ from mixalign.types import Form
 
 __all__ = ["Table", "read_tables"]
 
+log = logging.getLogger(__name__)
 ORDER = ("test", "validation", "train")  # of the splits of a folder, the first that is there is measured
 FORMS: dict[str, Form] = {"preference": "preference", "supervised": "supervised", "unpaired": "unpaired"}
 LONGEST = 1024  # tokens of a row where no run says it
@@ -44,37 +48,49 @@ class Table:
     objective: Mapping[str, Any]
 
 
-def read_tables(place: Path, opened: Opened, max_length: int | None = None) -> list[Table]:
+def read_tables(place: Path, opened: Opened, max_length: int | None = None, task: str | None = None) -> list[Table]:
     """Reads and tokenises a file or a folder of rows.
 
     A folder is a task for each of its files and sub-folders; one with files of splits is a single task. Of splits the
     test rows are read, else the validation rows, else the train rows. A task called as one of the run has its columns,
-    objective and variables of the chat template.
+    objective, chat template and its variables; what was read in another form than the run's rows is told.
 
     Args:
         max_length: tokens of a row, at most; None: as the run has it, else 1,024.
+        task: one of the run, as which all rows are read whatever their tasks are called.
 
     Raises:
-        MixalignError: for rows that cannot be found or read.
+        MixalignError: for rows that cannot be found or read, and a task that the run does not have.
     """
-    settings = opened.settings
-    day = template_day(opened.tokenizer, settings.data.date, settings.cache_dir) if settings else None
-    longest = max_length or (settings.data.max_length if settings else LONGEST)
+    settings, rendering = opened.settings, opened.rendering
+    day = rendering.date if rendering else None
+    if settings is not None:
+        day = template_day(opened.tokenizer, settings.data.date, settings.cache_dir)
+    if task is not None:
+        if rendering is None:
+            raise MixalignError(f"--task {task}: nothing is known of the tasks of {opened.what}. Leave it out.")
+        rendering.check(task, opened.what)
+    longest = max_length or (rendering.max_length if rendering else LONGEST)
     tables, counts = [], []
-    for task, spec in _specs(place).items():
-        table, count = _table(task, spec, opened, longest, day)
+    for name, spec in _specs(place, rendering.specs if rendering else ()).items():
+        table, count = _table(name, task or name, spec, opened, longest, day)
         tables.append(table)
         counts.append(("--data", count))
+        if note := other_form(table.rows, task or name, opened, day):
+            log.warning("%s", note)
     warn_of_losses(counts)
     return tables
 
 
-def _table(task: str, spec: TaskSpec, opened: Opened, max_length: int, day: str | None) -> tuple[Table, TokenCounts]:
-    data = opened.settings.data if opened.settings else None
-    known = data.tasks.get(task) if data else None
+def _table(
+    task: str, like: str, spec: TaskSpec, opened: Opened, max_length: int, day: str | None
+) -> tuple[Table, TokenCounts]:
+    """The rows of one task, read as those of a task of the run where it has one that is called `like`."""
+    known = opened.rendering.specs.get(like) if opened.rendering else None
     if known is not None:
         spec = replace(spec, **{name: getattr(known, name) for name in KEPT})
-    bad, chat = data.on_bad_row if data else "raise", opened.tokenizer.chat_template is not None
+    bad = opened.rendering.on_bad_row if opened.rendering else "raise"
+    chat = opened.tokenizer.chat_template is not None
     examples = load_rows(task, spec, on_bad_row=bad, chat=chat)
     kind, *others = sorted({example_kind(example) for example in examples}) or [""]
     if others or not kind:
@@ -95,12 +111,14 @@ def _table(task: str, spec: TaskSpec, opened: Opened, max_length: int, day: str 
     return Table(task, kind, source, rows, dict(spec.objective)), count
 
 
-def _specs(place: Path) -> dict[str, TaskSpec]:
-    """Where the rows of each task are."""
+def _specs(place: Path, known: Collection[str]) -> dict[str, TaskSpec]:
+    """Where the rows of each task are; a file of a split in the folder of a known task is of that task."""
     if place.is_file():
         if not suffix_of(place.name):
             raise MixalignError(f"--data: {place} is no file of rows. Known: {KNOWN}.")
-        return {stem(place.name): TaskSpec(path=str(place))}
+        name = stem(place.name)
+        of_split = canonical(name) in SPLITS and name not in known and place.parent.name in known
+        return {place.parent.name if of_split else name: TaskSpec(path=str(place))}
     if not place.is_dir():
         raise MixalignError(f"--data: there is no {place}. Give a file of rows, or a folder of them.")
     if spec := _of_splits(place):

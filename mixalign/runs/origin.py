@@ -16,7 +16,7 @@ from mixalign.jobs.job import Job
 from mixalign.jobs.tasks import task_specs
 from mixalign.models.gguf_origin import origin_of_folder
 
-__all__ = ["conversations_of", "opens_answer", "origin_of"]
+__all__ = ["begins_answer", "conversations_of", "opens_answer", "origin_of"]
 
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers")
 ON_A_HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -77,8 +77,13 @@ def opens_answer(job: Job, table: TaskDataset) -> bool:
     Raises:
         MixalignError: for a template that wants more than a user's turn.
     """
-    opening = Chat(job.tokenizer, "origin", {}, job.day).opening.strip()
-    return bool(opening and len(table)) and opening in job.tokenizer.decode(table.ids_T[: int(table.start_N[1])])
+    return begins_answer(job.tokenizer, job.day, table)
+
+
+def begins_answer(tokenizer: Any, day: str | None, table: TaskDataset) -> bool:
+    """The same by a tokenizer, and what its template takes for today."""
+    opening = Chat(tokenizer, "origin", {}, day).opening.strip()
+    return bool(opening and len(table)) and opening in tokenizer.decode(table.ids_T[: int(table.start_N[1])])
 
 
 def _on_a_hub(path: Any) -> str | None:

@@ -18,6 +18,7 @@ from mixalign.merging.write import fresh_folder
 from mixalign.models.adapters import ADAPTER, BASE, NAME, base_of, check_base, kept_share, merge_adapter, naming_adapter
 from mixalign.models.load import TOKENIZERS
 from mixalign.reporting.show.card import Shown, filled_in, write_card, write_plain_card
+from mixalign.runs.rendering import FILE, keep_rendering
 from mixalign.sharing.find import TrainedModel
 
 __all__ = ["DTYPES", "How", "export_model"]
@@ -55,7 +56,7 @@ class How:
 
 
 def export_model(found: TrainedModel, out: Path, how: How) -> str:
-    """Fills a new folder with a model, its tokenizer and its card.
+    """Fills a new folder with a model, its tokenizer, its card, and how the run read the rows of its tasks.
 
     Args:
         out: written beside its place and renamed.
@@ -75,6 +76,7 @@ def export_model(found: TrainedModel, out: Path, how: How) -> str:
         dtype = _write_adapter(found, folder, out, how) if how.adapter else _write_full(found, folder, how)
         _write_tokenizer(found, folder)
         _write_card(found, folder, how, dtype)
+        _write_rendering(found, folder)
         _let_others_read(folder)
         size, of_base = _size(folder), _size(folder / BASE)
     kind = "full model" if found.adapter is None else "adapter" if how.adapter else "adapter and base as one model"
@@ -180,6 +182,14 @@ def _write_card(found: TrainedModel, folder: Path, how: How, dtype: str) -> None
     else:
         recipe = found.folder.parent / "recipe.json"
         write_plain_card(read_json(recipe) if recipe.is_file() else {}, folder, shown)
+
+
+def _write_rendering(found: TrainedModel, folder: Path) -> None:
+    """That of the run; of a folder that was exported before its own."""
+    if found.run is not None:
+        keep_rendering(found.run, folder)
+    elif (found.folder / FILE).is_file():
+        shutil.copyfile(found.folder / FILE, folder / FILE)
 
 
 def _let_others_read(folder: Path) -> None:

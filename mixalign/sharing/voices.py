@@ -14,12 +14,11 @@ from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.files import read_json
 from mixalign.fingerprint import fingerprint
-from mixalign.jobs.tasks import task_specs
 from mixalign.models.generate import generate_answers
 from mixalign.models.gguf import GGUF
 from mixalign.models.load import Pretrained
 from mixalign.runs.folder import read_settings
-from mixalign.runs.origin import conversations_of
+from mixalign.runs.rendering import kept_rendering, rendering_of
 from mixalign.runs.yardstick import SPECIALISTS
 from mixalign.sharing.find import TrainedModel, find_model
 from mixalign.sharing.prompts import Renderer
@@ -115,20 +114,21 @@ def renderer_of(found: TrainedModel, task: str | None = None) -> Renderer:
 
     Args:
         task: whose rows prompts are rendered as; None: as conversations where those of some task were, and of a model
-            without a run where it has a chat template.
+            of which that is not known where it has a chat template.
 
     Raises:
         MixalignError: when there is no such task.
     """
     tokenizer = found.source.tokenizer()
-    specs = task_specs(read_settings(found.run).data) if found.run else {}
-    if task is not None and task not in specs:
-        has = f"has no such task. It has {', '.join(specs)}" if specs else "is of no run. Leave it out"
-        raise MixalignError(f"--task {task}: {found.run or found.folder} {has}.")
-    if found.run is None:
+    read = rendering_of(found.run, read_settings(found.run)) if found.run else kept_rendering(found.folder)
+    if read is None:
+        if task is not None:
+            raise MixalignError(f"--task {task}: {found.folder} is of no run. Leave it out.")
         return Renderer(tokenizer, tokenizer.chat_template is not None)
+    if task is not None:
+        read.check(task, str(found.run or found.folder))
+    specs, known = read.specs, read.chat
     asked = [*specs] if task is None else [task]
-    known = conversations_of(found.run)
     chats = [name for name in asked if known is None or known.get(name)] if tokenizer.chat_template else []
     given = [dict(specs[name].chat_template_kwargs) for name in chats]
     alike = all(entry == given[0] for entry in given)
@@ -136,7 +136,7 @@ def renderer_of(found: TrainedModel, task: str | None = None) -> Renderer:
         tokenizer,
         bool(chats),
         given[0] if given and alike else {},
-        (found.config.get("data") or {}).get("date"),
+        read.date,
         plain=[name for name in asked if name not in chats] if chats else [],
         differing=[] if alike else chats,
     )

@@ -58,6 +58,7 @@ def main() -> None:
     add("--split", choices=["train", "validation", "test"], help=f"{own}; default: test")
     add("--generate", type=int, metavar="N", help=f"{own}: prompts a task to answer; default: as the run has it")
     add("--data", type=Path, metavar="F", help="a file of rows, or a folder with a file a task")
+    add("--task", metavar="NAME", help="read --data as this task's rows were; default: by the files' names")
     add("--out", type=Path, metavar="F.json", help=f"{other}: a file that gets the results")
     add("--lm-eval", metavar="TASKS", help="tasks of lm-evaluation-harness, by name: a,b")
     add("--lm-eval-path", type=Path, metavar="DIR", help="a folder with task files of your own")
@@ -85,6 +86,7 @@ def run_further(
     model: str,
     *,
     data: Path | None = None,
+    task: str | None = None,
     out: Path | None = None,
     lm_eval: Sequence[str] = (),
     lm_eval_path: Path | None = None,
@@ -99,7 +101,8 @@ def run_further(
 
     Args:
         model: a run, a folder of a model or an adapter, or an id of the hub.
-        data: a file of rows, or a folder of them; lm_eval: names of tasks, and `lm_eval_path` a folder that has some.
+        data: a file of rows, or a folder of them; `task`: one of the run, as whose rows they are read.
+        lm_eval: names of tasks, and `lm_eval_path` a folder that has some.
         limit: rows of a task of the harness, at most.
 
     Returns:
@@ -110,6 +113,8 @@ def run_further(
     """
     register_resolvers()
     _check_asked(lm_eval, limit, batch_size, max_length)
+    if data is None:
+        _refuse({"task": task}, "belongs to --data. Add it, or leave it out.")
     data, out, lm_eval_path = (path and path.expanduser().absolute() for path in (data, out, lm_eval_path))
     if out is not None and out.is_dir():
         raise MixalignError(f"--out: {out} is a folder. Give a file, such as {out / 'results.json'}.")
@@ -118,7 +123,7 @@ def run_further(
         result: dict[str, Any] = {"model": opened.what}
         live = None
         if data is not None:
-            tables = read_tables(data, opened, max_length)
+            tables = read_tables(data, opened, max_length, task)
             live = opened.build()
             result |= measure(live, opened, tables, batch_size)
             say_result(further_text(result, data.name))

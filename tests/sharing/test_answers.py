@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mixalign.errors import MixalignError
 from mixalign.models.tiny import byte_tokenizer
+from mixalign.runs.rendering import FILE
 from mixalign.sharing.export import How
 from mixalign.sharing.find import find_model
 from mixalign.sharing.prompts import Renderer, read_prompts
@@ -155,6 +156,10 @@ def test_an_exported_model_answers_by_itself_and_an_exported_adapter_beside_its_
         rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
         assert [list(row) for row in rows] == [["prompt", *names]] * 2
         assert renderer_of(find_model(out)).is_chat
+        assert renderer_of(find_model(out), "a").is_chat
+        with pytest.raises(MixalignError, match=r"--task b: .* has no such task\. It has a\."):
+            renderer_of(find_model(out), "b")
+        (out / FILE).unlink()
         with pytest.raises(MixalignError, match=r"--task a: .* is of no run"):
             renderer_of(find_model(out), "a")
 

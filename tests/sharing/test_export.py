@@ -23,7 +23,7 @@ STATIC = ("mixer=uniform", "specialists.train=never", "optimizer.lr=0.1", "optim
 LORA = ("lora=default", "lora.r=2")
 SMALL = TinyLlama(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32)
 FILES = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-NOT_FOR_LOADERS = {"README.md", "mixture.png"}
+NOT_FOR_LOADERS = {"README.md", "mixture.png", "mixalign.json"}
 
 
 @torch.no_grad()
