@@ -7,9 +7,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mixalign.config.elsewhere import CONF, nearest_key
+from mixalign.config.elsewhere import CONF, key_of_group, nearest_key
 from mixalign.errors import MixalignError, did_you_mean
-from mixalign.training.foreign_names import meant
 from mixalign.training.trainer_arguments import why_not
 
 __all__ = ["user_message"]
@@ -94,5 +93,5 @@ def _unknown(error: BaseException, cause: BaseException | None) -> str | None:
     key, place, nodes = found.group(1), parent._get_full_key(""), {str(name): parent._get_node(name) for name in parent}
     if place == "trainer" and (why := why_not(key)):
         return why
-    hint = meant(key, nodes) if place else nearest_key(key, nodes, nodes)
+    hint = key_of_group(place, key, nodes, nodes) if place else nearest_key(key, nodes, nodes)
     return f"`{place}.{key}` is no setting. {hint}" if place else f"`{key}` is no setting. {hint}"

@@ -12,7 +12,7 @@ from typing import Any
 from mixalign.checks import check_mapping, check_text
 from mixalign.config.build import build, build_mixer, check_buildable
 from mixalign.config.defaults import AUTO, Situation, fill
-from mixalign.config.elsewhere import nearest_key
+from mixalign.config.elsewhere import key_of_group, nearest_key
 from mixalign.config.fields import RATE
 from mixalign.config.pin import pinned
 from mixalign.config.settings import GROUPS, DataSettings, RunSettings, TrainerSettings
@@ -21,7 +21,6 @@ from mixalign.errors import MixalignError, did_you_mean
 from mixalign.files import may_write
 from mixalign.mixers.fixed import Fixed
 from mixalign.models.tiny import TinyLlama
-from mixalign.training.foreign_names import meant
 from mixalign.training.trainer_arguments import check_arguments
 from mixalign.types import Form
 
@@ -216,7 +215,8 @@ def _values(kind: type, node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     known = {entry.name: entry for entry in fields(kind) if "touches" in entry.metadata}
     for key in node:
         if key not in known:
-            hint = meant(str(key), known) if prefix else nearest_key(str(key), known, node)
+            group = prefix.rstrip(".")
+            hint = key_of_group(group, str(key), known, node) if group else nearest_key(str(key), known, node)
             raise MixalignError(f"`{prefix}{key}` is no setting. {hint}")
     values = {}
     for name, entry in known.items():

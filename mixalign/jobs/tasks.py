@@ -79,6 +79,7 @@ def task_specs(data: DataSettings) -> dict[str, TaskSpec]:
             "There is no task. Set `data.root` to a folder of tasks, or name them one by one: "
             "`data.tasks.math.path=math.jsonl`."
         )
+    _refuse_misspelt(specs)
     _refuse_twins(specs)
     return specs
 
@@ -163,6 +164,17 @@ def _refined(base: TaskSpec, over: TaskSpec) -> TaskSpec:
     default = TaskSpec()
     changed = {f.name: getattr(over, f.name) for f in fields(over) if getattr(over, f.name) != getattr(default, f.name)}
     return TaskSpec(**(asdict(base) | changed))
+
+
+def _refuse_misspelt(specs: Mapping[str, TaskSpec]) -> None:
+    """A setting of a task whose name is mistyped would be a task without rows."""
+    read = [task for task, spec in specs.items() if spec.path is not None or spec.generator is not None]
+    for task in specs:
+        if task not in read and (near := did_you_mean(task, read)).startswith("Did"):
+            raise MixalignError(
+                f"task `{task}` has neither a path nor a generator, so no rows can be read. {near} Correct its name, "
+                f"or set `data.tasks.{task}.path`."
+            )
 
 
 def _refuse_twins(specs: dict[str, TaskSpec]) -> None:

@@ -1,10 +1,13 @@
 """Names of settings in transformers, TRL, PEFT and Lightning, and what they are called here."""
 
 from collections.abc import Iterable
+from difflib import SequenceMatcher, get_close_matches
 
 from mixalign.errors import did_you_mean
 
-__all__ = ["FOREIGN", "meant"]
+__all__ = ["FOREIGN", "NEAR", "meant"]
+
+NEAR = 0.8  # likeness from which a misspelt name is taken for one of another place
 
 _ROWS = "`micro_batch_size`, rows of one forward pass on one process; `batch_size` has the rows of all of a step"
 _ACCUMULATE = "`micro_batch_size`: a step accumulates `batch_size` over it and the processes"
@@ -87,4 +90,13 @@ def meant(name: str, known: Iterable[str]) -> str:
     """
     if (here := FOREIGN.get(name)) is not None:
         return f"It is {here} here."
+    known = [*known]
+    begun = any(own.startswith(name) for own in known)
+    theirs = [] if begun else get_close_matches(name, FOREIGN, 1, NEAR)
+    if theirs and all(_likeness(name, own) < _likeness(name, theirs[0]) for own in known):
+        return f"Did you mean `{theirs[0]}`? It is {FOREIGN[theirs[0]]} here."
     return did_you_mean(name, known)
+
+
+def _likeness(name: str, other: str) -> float:
+    return SequenceMatcher(None, name, other).ratio()

@@ -24,3 +24,26 @@ def test_values_for_a_sweep_without_its_option_are_told_so():
         compose_settings(["seed=0,1"])
     wanted = "`seed=0,1`: add -m for a run with each of these; a list is written `seed=[0,1]`, in quotes."
     assert str(caught.value) == wanted
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("data.on_overlap=drop", "data.tasks.<name>.on_overlap"),
+        ("+data.on_overlap=drop", "data.tasks.<name>.on_overlap"),
+        ("data.on_overlp=drop", "data.tasks.<name>.on_overlap"),
+        ("data.columns.prompt=question", "data.tasks.<name>.columns"),
+        ("apply_chat_template=true", "data.tasks.<name>.apply_chat_template"),
+        ("mixer.floor=0.1", "mixer.wrap.floor"),
+        ("floor=0.1", "mixer.wrap.floor"),
+    ],
+)
+def test_a_key_that_stands_too_high_is_named_where_it_belongs(override, place):
+    with pytest.raises(MixalignError) as caught:
+        compose_settings([override])
+    assert str(caught.value).endswith(f"Did you mean `{place}`?")
+
+
+def test_a_setting_of_each_task_in_the_place_of_a_name_is_told(tmp_path):
+    with pytest.raises(MixalignError, match=r"names no task: .* Set `data\.tasks\.<name>\.on_overlap`"):
+        compose_settings(["data=local", f"data.root={tmp_path}", "++data.tasks.on_overlap=drop"])

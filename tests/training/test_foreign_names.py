@@ -57,6 +57,11 @@ def test_names_are_spelled_as_transformers_spells_them():
         ("lora.rank=8", r"It is `lora\.r` here\."),
         ("trainer.max_steps=8", r"use `steps`"),
         ("trainer.learning_rate=8", r"It is `optimizer\.lr` here\."),
+        ("optimizer.learing_rate=1", r"Did you mean `learning_rate`\? It is `optimizer\.lr` here\."),
+        ("+optimizer.learing_rate=1", r"Did you mean `learning_rate`\? It is `optimizer\.lr` here\."),
+        ("trainer.learing_rate=1", r"Did you mean `learning_rate`\? It is `optimizer\.lr` here\."),
+        ("num_train_epoch=3", r"Did you mean `num_train_epochs`\? It is `epochs` here\."),
+        ("optimizer.warmup_step=3", r"Did you mean `warmup_steps`\?$"),
     ],
 )
 def test_the_message_names_ours(override, says):

@@ -71,13 +71,17 @@ class TaskSpec:
         Raises:
             MixalignError: for an unknown key, or a value of the wrong type or size; it names the key.
         """
-        key = f"data.tasks.{task_name}"
+        key, known = f"data.tasks.{task_name}", {entry.name for entry in fields(cls)}
         if not isinstance(mapping, Mapping):
+            if task_name in known:
+                raise MixalignError(
+                    f"`{key}={mapping}` names no task: `{task_name}` is a setting of each task. Set "
+                    f"`data.tasks.<name>.{task_name}`."
+                )
             raise MixalignError(
                 f"`{key}` is {mapping!r}, but must be a mapping such as {{path: {task_name}.jsonl}}, in quotes on a "
                 f"command line: '{key}={{path: {task_name}.jsonl}}'."
             )
-        known = {entry.name for entry in fields(cls)}
         for name, value in mapping.items():
             if name not in known:
                 raise MixalignError(f"`{key}.{name}` is not a setting of a task. {did_you_mean(str(name), known)}")
