@@ -143,7 +143,7 @@ def _exported(result: Mapping[str, Any]) -> str:
     if "candidates" in exported:
         by, *values = exported["candidates"].items()
         shown = ", ".join(f"{name} {_shown(value)}" for name, value in values)
-        return f"{step}{chosen} ({by[1]}: {shown})"
+        return f"{step}{chosen} ({by[1]} on validation rows: {shown})"
     if exported["monitor"] is None:
         return f"{step}{chosen}"
-    return f"{step}, the best by {exported['monitor']} ({exported['value']:.4g})"
+    return f"{step}, the best by {exported['monitor']} on validation rows ({exported['value']:.4g})"

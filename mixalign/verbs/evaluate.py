@@ -72,6 +72,8 @@ def main() -> None:
         run(Path(model), split or "test", generate)
         return
     _refuse({"split": split, "generate": generate}, f"is {own}. Leave it out beside --data and --lm-eval.")
+    if given["data"] is None:
+        _refuse({"task": given["task"]}, "belongs to --data. Add it, or leave it out.")
     tasks = tuple(filter(None, (given.pop("lm_eval") or "").split(",")))
     run_further(model, lm_eval=tasks, **given)
 
@@ -112,12 +114,8 @@ def run_further(
         MixalignError: for a model, rows or tasks that cannot be had.
     """
     register_resolvers()
-    _check_asked(lm_eval, limit, batch_size, max_length)
-    if data is None:
-        _refuse({"task": task}, "belongs to --data. Add it, or leave it out.")
     data, out, lm_eval_path = (path and path.expanduser().absolute() for path in (data, out, lm_eval_path))
-    if out is not None and out.is_dir():
-        raise MixalignError(f"--out: {out} is a folder. Give a file, such as {out / 'results.json'}.")
+    _check_asked(lm_eval, limit, batch_size, max_length, out)
     with _where(model) as name:
         opened = open_model(name)
         result: dict[str, Any] = {"model": opened.what}
@@ -138,11 +136,15 @@ def run_further(
     return result
 
 
-def _check_asked(lm_eval: Sequence[str], limit: int | None, batch_size: int | None, max_length: int | None) -> None:
+def _check_asked(
+    lm_eval: Sequence[str], limit: int | None, batch_size: int | None, max_length: int | None, out: Path | None
+) -> None:
     for name, value in (("--limit", limit), ("--batch-size", batch_size), ("--max-length", max_length)):
         check_number(name, value, 1, whole=True, null=True)
     if lm_eval:
         require_harness()
+    if out is not None and out.is_dir():
+        raise MixalignError(f"--out: {out} is a folder. Give a file, such as {out / 'results.json'}.")
 
 
 @contextmanager
@@ -188,6 +190,7 @@ def run(folder: Path, split: str, generate: int | None = None) -> None:
             the run are others now.
     """
     register_resolvers()
+    _check_run(folder)
     with where_it_began(folder) as run_dir:
         settings = read_settings(run_dir)
         if not (run_dir / "model").is_dir():
@@ -199,6 +202,19 @@ def run(folder: Path, split: str, generate: int | None = None) -> None:
             check_number("--generate", generate, 0, whole=True)
             settings = replace(settings, eval=replace(settings.eval, generate=generate))
         _evaluate(settings, run_dir, split)
+
+
+def _check_run(folder: Path) -> None:
+    """Refuses what has no rows of its own: the folder of a model, a sweep, an id of the hub."""
+    if (folder / "config.yaml").is_file():
+        return
+    if folder.name == "model" and (folder.parent / "config.yaml").is_file():
+        cure = f"Give that of its run: {folder.parent}"
+    elif runs := sorted(path.parent.name for path in folder.glob("*/config.yaml")):
+        cure = f"Give one of the runs in it: {', '.join(runs)}"
+    else:
+        cure = "Any other model is measured on rows that you name"
+    raise MixalignError(f"{folder} is no run folder: it has no config.yaml. {cure}; --data F is for further rows.")
 
 
 def _warn_of_lacking(job: Job, folder: Path) -> None:

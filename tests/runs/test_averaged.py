@@ -61,7 +61,8 @@ def test_results_say_what_was_kept_and_what_else_there_was(of_mixer, in_process)
     assert candidates["last"] == pytest.approx(values[-1])
     assert candidates["best"] == pytest.approx(min(values))
     assert candidates["averaged"] == pytest.approx(max(exported["validation"]["excess"].values()))
-    shown = f"eval/worst_excess: last {values[-1]:.3f}, best {min(values):.3f}, averaged {candidates['averaged']:.3f}"
+    shown = "eval/worst_excess on validation rows: "
+    shown += f"last {values[-1]:.3f}, best {min(values):.3f}, averaged {candidates['averaged']:.3f}"
     line = f"exported: the mean of the weights of steps 7 to 8 of 8 ({shown})"
     assert " ".join(eval_table(read(run)).split()).endswith(line)
     code, out, err = in_process("evaluate", run)

@@ -82,7 +82,9 @@ def test_a_folder_that_was_moved_exports_the_same_step(train, tmp_path, power_cu
     overrides = ("optimizer.lr=1", "optimizer.warmup_steps=0", "average_last=null")
     calm = train("calm", *overrides)
     found = read(calm)["exported"]
-    table = f"exported: step {found['step']} of 4, the best by eval/worst_loss ({found['value']:.4g})"
+    table = (
+        f"exported: step {found['step']} of 4, the best by eval/worst_loss on validation rows ({found['value']:.4g})"
+    )
     assert eval_table(read(calm)).endswith(table)
     assert found["step"] < 3, "the best step is after the move, so the test would show nothing"
     with power_cut(3):

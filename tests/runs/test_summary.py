@@ -139,3 +139,21 @@ def test_a_specialist_far_behind_the_model_is_named(start, specialist, loss, nam
     row = {"rows": 8, "loss": loss, "specialist_loss": specialist} | ({"start_loss": start} if start else {})
     write_results(tmp_path / "eval.json", {"tasks": {"json": row}, "split": "test"})
     assert (f"that of `json` has loss {specialist:.3f}, the model {loss:.3f}" in caplog.text) == named
+
+
+@pytest.mark.parametrize(
+    ("exported", "line"),
+    [
+        (
+            {"step": 3, "monitor": "eval/worst_loss", "value": 0.25},
+            "the best by eval/worst_loss on validation rows (0.25)",
+        ),
+        (
+            {"step": 3, "monitor": "m", "candidates": {"by": "m", "last": 0.5, "best": 0.25}},
+            "the best (m on validation rows: last 0.500, best 0.250)",
+        ),
+        ({"step": 3, "monitor": None}, "the last one"),
+    ],
+)
+def test_what_chose_the_weights_is_said_to_be_of_validation_rows(result, exported, line):
+    assert eval_table(result | {"steps": 4, "exported": exported}).endswith(f"exported: step 3 of 4, {line}")

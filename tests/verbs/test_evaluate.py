@@ -81,6 +81,18 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         evaluate.run(tmp_path, "test")
 
 
+def test_what_has_no_rows_of_its_own_is_told_what_is_meant(copy, tmp_path):
+    exported = shutil.copytree(copy / "model", tmp_path / "exported")
+    for folder, cure in (
+        (exported, "Any other model is measured on rows that you name; --data F is for further rows."),
+        (copy / "model", f"Give that of its run: {copy}; --data F"),
+        (copy.parent, f"Give one of the runs in it: {copy.name}"),
+    ):
+        with pytest.raises(MixalignError) as caught:
+            evaluate.run(folder, "test")
+        assert cure in str(caught.value)
+
+
 def test_a_run_that_did_not_finish_is_refused(copy):
     shutil.rmtree(copy / "model")
     with pytest.raises(MixalignError, match="has no model to evaluate"):

@@ -9,6 +9,7 @@ from mixalign.data.read.cut import content_keys, digests, prompt_keys, ranks
 from mixalign.data.read.formats import prompt_key
 from mixalign.data.read.rows import Rows
 from mixalign.errors import MixalignError
+from mixalign.terminal import counted
 from mixalign.types import Example, Message
 
 __all__ = ["RowsReport", "compare"]
@@ -77,7 +78,8 @@ def compare(task: str, splits: dict[str, Rows], *, drop: bool = False) -> tuple[
                 f"Task `{task}`: all {dropped} training rows are in validation or test as well, so `on_overlap: drop` "
                 "leaves none to train on. Give it other rows."
             )
-        log.warning("Task `%s`: %d training rows are left out, which are in validation or test as well.", task, dropped)
+        are = "row is left out, which is" if dropped == 1 else "rows are left out, which are"
+        log.warning("Task `%s`: %d training %s in validation or test as well.", task, dropped, are)
     splits = {**splits, "train": train}
     reports = {
         split: RowsReport(
@@ -116,10 +118,12 @@ def _overlap(task: str, splits: dict[str, Rows], keys: dict[str, _Keys], both: n
         if count and name != "train"
     )
     one = f"row {number + 1} of {split}, `{_short(_asked(splits[split].examples[number]))}`"
+    single = sum(counts.values()) - counts["train"] == 1
+    are, such_as, them = ("is", ":", "it") if single else ("are", ", such as", "them")
     return (
-        f"Task `{task}`: {where} are trained on as well, with the same prompt and answers, such as {one}. Remove them "
-        f"on one side, or set `data.tasks.{task}.on_overlap=drop`, which leaves out the {counts['train']} rows of "
-        "train."
+        f"Task `{task}`: {where} {are} trained on as well, with the same prompt and answers{such_as} {one}. Remove "
+        f"{them} on one side, or set `data.tasks.{task}.on_overlap=drop`, which leaves out the "
+        f"{counted(counts['train'], 'row')} of train."
     )
 
 
@@ -135,6 +139,7 @@ def _warn(task: str, reports: dict[str, RowsReport], keys: dict[str, _Keys]) -> 
     for split, report in reports.items():
         if report.trained_prompts:
             log.warning(
+<<<<<<< HEAD
                 "Task `%s`: %d of the %d rows of %s have a prompt that is trained on with other answers.",
                 task,
                 report.trained_prompts,
@@ -143,6 +148,14 @@ def _warn(task: str, reports: dict[str, RowsReport], keys: dict[str, _Keys]) -> 
             )
     if "test" in keys and len(both := np.intersect1d(keys["validation"].content, keys["test"].content)):
         log.warning("Task `%s`: %d rows are in validation and in test.", task, len(both))
+=======
+                "Task `%s`: %d of the %d rows of %s %s a prompt that is trained on with other answers.",
+                task, report.trained_prompts, report.rows, split, "has" if report.trained_prompts == 1 else "have",
+            )  # fmt: skip
+    if "test" in keys and (both := set(keys["validation"].content).intersection(keys["test"].content)):
+        are = "is" if len(both) == 1 else "are"
+        log.warning("Task `%s`: %s %s in validation and in test.", task, counted(len(both), "row"), are)
+>>>>>>> dfa0d6a (Messages: no run to evaluate, single rows, warm-up in the card, what chose the exported step; buttons of figures stay away on narrow screens)
 
 
 def _short(text: str) -> str:

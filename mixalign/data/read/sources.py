@@ -194,12 +194,11 @@ def _warn_of_bad(task: str, rows: Mapping[str, Rows]) -> None:
     if bad:
         total = len(bad) + sum(len(part.examples) for part in rows.values())
         log.warning(
-            "%d of %d rows of task `%s` are left out, as they cannot be read. The first: %s",
-            len(bad),
-            total,
-            task,
-            bad[0],
-        )
+            "%d of %d rows of task `%s` %s cannot be read. %s",
+            len(bad), total, task,
+            "is left out, as it" if len(bad) == 1 else "are left out, as they",
+            bad[0] if len(bad) == 1 else f"The first: {bad[0]}",
+        )  # fmt: skip
 
 
 def _look_at_sorts(task: str, sorts: Sorts) -> None:

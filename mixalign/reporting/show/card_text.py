@@ -207,7 +207,7 @@ def training(run: Run) -> str:
     }
     if run.method != "merge":
         lines["steps"] = f"{run.eval.get('steps', config.get('steps'))} of {config.get('batch_size')} rows"
-        lines["optimizer"] = f"AdamW, learning rate {optimizer.get('lr')}, {optimizer.get('schedule')} schedule"
+        lines["optimizer"] = f"AdamW, learning rate {optimizer.get('lr')}, {_schedule(optimizer)}"
         lines["precision"] = str(group["trainer"].get("precision"))
     if policy := _policy(run):
         lines["before it"] = f"{policy} of SFT on all tasks, which made the reference policy"
@@ -218,6 +218,20 @@ def training(run: Run) -> str:
         of = f" ({run.cost.text})" if run.cost.text else ""
         lines["cost"] = f"{run.cost.seconds:,.0f} s by the clock{of}; optimizer steps: {steps}"
     return "\n".join(f"- {name}: {value}" for name, value in lines.items())
+
+
+def _schedule(optimizer: Mapping[str, Any]) -> str:
+    """The schedule of the learning rate, with what is warm-up and, of `wsd`, decay."""
+    parts = [f"{optimizer.get('schedule')} schedule"]
+    if warm := optimizer.get("warmup_steps"):
+        parts.append(f"after a warm-up over the first {_part(warm)}")
+    if optimizer.get("schedule") == "wsd" and (decay := optimizer.get("decay_steps")):
+        parts.append(f"falling over the last {_part(decay)}")
+    return " ".join(parts)
+
+
+def _part(steps: float) -> str:
+    return f"{steps:.3g} steps" if steps >= 1 else f"{100 * steps:.3g}% of the steps"
 
 
 def _settings_of(mixer: Mapping[str, Any]) -> str:

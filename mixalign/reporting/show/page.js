@@ -7,6 +7,7 @@
   const style = () => getComputedStyle(root);
   const painted = (text) => text.replace(/var\((--[\w-]+)\)/g, (_, name) => style().getPropertyValue(name).trim());
   const coarse = matchMedia("(pointer: coarse)").matches; // a finger that pushes the page must not zoom
+  const narrow = 480; // pixels, below which the buttons would lie on what is drawn
   let width = null; // of a printed figure
 
   function merged(base, more) {
@@ -42,9 +43,10 @@
       trace.visible = shown && !state.off.has(`tasks ${task}`);
     }
     legend(figure, spec, state);
-    const config = { displaylogo: false, displayModeBar: coarse || width ? false : "hover",
-      modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]] };
     const plot = figure.querySelector(".plot");
+    const bare = coarse || width || plot.clientWidth < narrow;
+    const config = { displaylogo: false, displayModeBar: bare ? false : "hover",
+      modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]] };
     Plotly.react(plot, spec.data, layout(figure, spec), config);
     figure.dataset.drawn = plot.clientWidth;
   }

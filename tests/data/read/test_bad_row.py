@@ -40,6 +40,8 @@ def test_bad_rows_are_left_out_and_counted(tmp_path, caplog, case):
     assert sorted(map(str, both)) == sorted(map(str, GOOD))
     (warning,) = (record.getMessage() for record in caplog.records)
     start = f"{bad} of {20 + bad} rows of task `t` are left out, as they cannot be read. The first: Task `t`, "
+    if bad == 1:
+        start = "1 of 21 rows of task `t` is left out, as it cannot be read. Task `t`, "
     assert warning.startswith(start)
     assert said in warning
     assert (done.look.reports["train"].bad, done.look.reports["validation"].bad) == (bad, 0)

@@ -78,6 +78,25 @@ def test_rows_that_are_on_two_sides(tmp_path, caplog, side):
     assert "Task `maths`: 3 training rows are left out, which are in validation or test as well." in caplog.text
 
 
+def test_of_a_single_row_it_is_said_in_the_singular(tmp_path, caplog):
+    write(tmp_path / "train.jsonl", rows(20))
+    write(tmp_path / "validation.jsonl", rows(5, 100))
+    write(tmp_path / "test.jsonl", [*rows(2, 40), *rows(1, 7), *rows(1, 100), {**rows(1)[0], "completion": "other"}])
+    with pytest.raises(MixalignError) as caught:
+        load(tmp_path)
+    assert str(caught.value) == (
+        "Task `maths`: 1 of the 5 rows of test is trained on as well, with the same prompt and answers: row 3 of test, "
+        "`question 7`. Remove it on one side, or set `data.tasks.maths.on_overlap=drop`, which leaves out the 1 row of "
+        "train."
+    )
+    load(tmp_path, on_overlap="drop")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Task `maths`: 1 training row is left out, which is in validation or test as well.",
+        "Task `maths`: 1 of the 5 rows of test has a prompt that is trained on with other answers.",
+        "Task `maths`: 1 row is in validation and in test.",
+    ]
+
+
 def test_a_drop_that_leaves_nothing(tmp_path):
     write(tmp_path / "train.jsonl", rows(3))
     write(tmp_path / "dev.jsonl", rows(4))
@@ -154,7 +173,7 @@ def test_overlap_is_seen_in_every_format(tmp_path, kind):
     write(tmp_path / "dev.jsonl", [two])
     assert load_task("maths", TaskSpec(path=str(tmp_path))).look.reports["validation"].trained_prompts == 1
     write(tmp_path / "dev.jsonl", [two, one])
-    with pytest.raises(MixalignError, match=r"1 of the 2 rows of validation are trained on"):
+    with pytest.raises(MixalignError, match=r"1 of the 2 rows of validation is trained on"):
         load(tmp_path)
     assert json.loads((tmp_path / "train.jsonl").read_text()) == one
 

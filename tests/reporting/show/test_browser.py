@@ -42,6 +42,7 @@ PROBE = """<script>addEventListener("load", () => setTimeout(() => {
     paper: getComputedStyle(document.body).backgroundColor,
     white: all("rect.bg").filter((one) => /255, 255, 255/.test(getComputedStyle(one).fill)
       && getComputedStyle(one).fillOpacity !== "0").length,
+    bars: all("figure .modebar-btn").length,
     before: shown("uniform"), labels: all("select option").map((one) => one.value),
   };
   button("uniform").focus();
@@ -108,6 +109,7 @@ def test_figures_are_there_and_a_legend_hides_a_run_in_all_of_them(look):
     assert found["drawn"] == found["figures"] == 9
     assert sum(count > 0 for count in found["before"]) == 3  # the curves, the costs and the front
     assert found["labels"] == ["ama_s", "uniform"]
+    assert found["bars"] > 0
     assert (sum(found["hidden"]), found["pressed"]) == (0, "false")
     assert found["again"] == found["before"]
     assert (found["focus"], found["unreached"]) == (True, 0), "a keyboard reaches all, and stays where it was"
@@ -122,6 +124,7 @@ def test_on_a_phone_in_the_dark_nothing_is_pushed_aside_and_nothing_is_white(loo
     assert (found["wide"] <= found["window"], found["cut"]) == (True, 0)
     assert found["paper"] == "rgb(23, 24, 27)"
     assert found["white"] == 0
+    assert found["bars"] == 0, "they would lie on what is drawn"
 
 
 def test_on_paper_no_table_and_no_figure_is_cut(write_run, tmp_path):

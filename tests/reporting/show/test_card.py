@@ -9,8 +9,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from mixalign import __version__
+from mixalign.reporting.read.runs import load_run
 from mixalign.reporting.show.card import Shown, filled_in, leave_card, write_card
-from mixalign.reporting.show.card_text import command, without_places
+from mixalign.reporting.show.card_text import command, training, without_places
 from tests.tiny_runs import QUIET, train_from_overrides
 
 
@@ -117,3 +118,25 @@ def test_files_are_named_without_their_place(text, shown):
 def test_the_command_is_without_what_is_of_this_machine():
     given = ["++data.tasks.a.path=/x/a.jsonl", "run_dir=/x", "cache_dir=/y", "hydra.run.dir=/z", "eval={generate: 2}"]
     assert command(given) == "mixalign train data.tasks.a.path=a.jsonl 'eval={generate: 2}'"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"),
+    [
+        (
+            {"schedule": "constant", "warmup_steps": 0.1},
+            "constant schedule after a warm-up over the first 10% of the steps",
+        ),
+        ({"schedule": "cosine", "warmup_steps": 20}, "cosine schedule after a warm-up over the first 20 steps"),
+        ({"schedule": "linear", "warmup_steps": 0}, "linear schedule"),
+        (
+            {"schedule": "wsd", "warmup_steps": 0, "decay_steps": 0.2},
+            "wsd schedule falling over the last 20% of the steps",
+        ),
+    ],
+)
+def test_the_schedule_is_told_with_its_warm_up(finished, optimizer, said):
+    run = load_run(finished)
+    run.config["optimizer"] |= {"decay_steps": None, **optimizer}
+    (line,) = (line for line in training(run).splitlines() if line.startswith("- optimizer:"))
+    assert line.endswith(f", {said}")
