@@ -10,12 +10,13 @@ from torch import Tensor
 
 from mixalign.files import write_json
 from mixalign.final_rows import FinalRows
-from mixalign.terminal import Column, table_text
+from mixalign.terminal import Column, table_text, wrap
 
-__all__ = ["eval_json", "eval_table", "write_results"]
+__all__ = ["eval_json", "eval_table", "hardly_moved", "write_results"]
 
 log = logging.getLogger(__name__)
 ABOUT = 0.05  # of its loss: two models that differ by less are about as good
+STILL = 0.01  # of its start: a loss that changed by less is where it was
 SHOWN = ("loss", "specialist_loss", "gap", "excess", "accuracy", "margin", "score_before", "score")
 
 
@@ -127,6 +128,18 @@ def eval_table(result: dict[str, Any]) -> str:
     note = "\n".join(text for text in (final.note, _exported(result)) if text)
     heads: list[str | Column] = ["task", "rows", *(Column(title, spare=title == "margin") for title in titles)]
     return table_text(heads, rows, totals=[mean], title=title, note=note)
+
+
+def hardly_moved(result: Mapping[str, Any]) -> str:
+    """A line that says so of a training after which the loss of every task is where it began; else empty."""
+    ends = [(row.get("start_loss"), row.get("loss")) for row in result["tasks"].values()]
+    changes = [abs(end - start) / start for start, end in ends if start and end is not None and isfinite(end)]
+    if not changes or max(changes) >= STILL:
+        return ""
+    return "\n" + wrap(
+        f"The run hardly moved the model: no task's loss is {STILL:.0%} away from its start. Train longer (steps, "
+        "epochs), or raise optimizer.lr."
+    )
 
 
 def _exported(result: Mapping[str, Any]) -> str:

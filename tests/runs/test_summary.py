@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixalign.final_rows import FinalRows
-from mixalign.runs.summary import eval_json, eval_table, write_results
+from mixalign.runs.summary import eval_json, eval_table, hardly_moved, write_results
 
 TASKS = ["easy", "hard", "empty"]
 NAN = float("nan")
@@ -157,3 +157,18 @@ def test_a_specialist_far_behind_the_model_is_named(start, specialist, loss, nam
 )
 def test_what_chose_the_weights_is_said_to_be_of_validation_rows(result, exported, line):
     assert eval_table(result | {"steps": 4, "exported": exported}).endswith(f"exported: step 3 of 4, {line}")
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ([(0.693, 0.692), (0.693, 0.688)], True),
+        ([(0.693, 0.692), (0.693, 0.680)], False),
+        ([(0.693, 0.720), (0.693, 0.693)], False),  # it moved, if to the worse
+        ([(None, 0.692), (None, 0.692)], False),  # nobody knows
+        ([(2.0, None), (2.0, NAN)], False),
+    ],
+)
+def test_a_training_that_hardly_moved_the_model_is_told(ends, said):
+    result = {"tasks": {str(n): {"start_loss": start, "loss": end} for n, (start, end) in enumerate(ends)}}
+    assert ("hardly moved the model" in hardly_moved(result)) == said

@@ -324,3 +324,10 @@ def test_a_callback_of_ones_own_is_built_by_name(train, tmp_path, monkeypatch):
     node = f"{{_target_: own_callbacks.Count, path: {tmp_path / 'steps'}}}"
     train("mixer=ama_s", f"+callbacks.count={node}")
     assert (tmp_path / "steps").read_text() == "4\n", "of the generalist only"
+
+
+def test_a_run_that_hardly_moved_the_model_says_so_at_its_end(train, capsys):
+    run = train("mixer=uniform", "specialists.train=never", "optimizer.lr=1e-12")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "The run hardly moved the model: no task's loss is 1% away from its start. Train longer" in out
+    assert f"or raise optimizer.lr. run folder: {run}" in out
