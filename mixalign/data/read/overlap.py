@@ -139,23 +139,12 @@ def _warn(task: str, reports: dict[str, RowsReport], keys: dict[str, _Keys]) -> 
     for split, report in reports.items():
         if report.trained_prompts:
             log.warning(
-<<<<<<< HEAD
-                "Task `%s`: %d of the %d rows of %s have a prompt that is trained on with other answers.",
-                task,
-                report.trained_prompts,
-                report.rows,
-                split,
-            )
-    if "test" in keys and len(both := np.intersect1d(keys["validation"].content, keys["test"].content)):
-        log.warning("Task `%s`: %d rows are in validation and in test.", task, len(both))
-=======
                 "Task `%s`: %d of the %d rows of %s %s a prompt that is trained on with other answers.",
                 task, report.trained_prompts, report.rows, split, "has" if report.trained_prompts == 1 else "have",
             )  # fmt: skip
-    if "test" in keys and (both := set(keys["validation"].content).intersection(keys["test"].content)):
+    if "test" in keys and len(both := np.intersect1d(keys["validation"].content, keys["test"].content)):
         are = "is" if len(both) == 1 else "are"
         log.warning("Task `%s`: %s %s in validation and in test.", task, counted(len(both), "row"), are)
->>>>>>> dfa0d6a (Messages: no run to evaluate, single rows, warm-up in the card, what chose the exported step; buttons of figures stay away on narrow screens)
 
 
 def _short(text: str) -> str:
