@@ -36,8 +36,7 @@ class AlignModule(L.LightningModule):
         descends_on: `loss`, or `excess` over specialists' losses in the batches; None: as the mixer has it, or `loss`.
         clip: how excess is clipped; see `mixalign.losses.excess`. None is as the mixer has it, or `none`.
         live_reference: computes `reference_logp_BS` of a batch when the batches do not carry cached scores.
-        seed: of the dropout of adapters, which acts in supervised training only: noise would make a pair's two scores
-            disagree. The base model's own dropout is off.
+        seed: of the dropout of adapters, in supervised training only: it parts a pair's scores. All other is off.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ def test_a_task_is_read_alike(tmp_path, monkeypatch, options):
 def test_rows_on_two_sides_are_told_alike(tmp_path, on_disk):
     write(tmp_path / "train.jsonl", rows(60))
     write(tmp_path / "validation.jsonl", [rows(60)[5], {"prompt": "new", "completion": "one"}])
-    with pytest.raises(MixalignError, match="1 of the 2 rows of validation are trained on as well"):
+    with pytest.raises(MixalignError, match="1 of the 2 rows of validation is trained on as well"):
         load_task("t", TaskSpec(path=str(tmp_path)))
     found = load_task("t", TaskSpec(path=str(tmp_path), on_overlap="drop"))
     assert [*found["train"]] == [row for row in rows(60) if row["completion"] != "answer 5"]
