@@ -21,6 +21,10 @@ STEPS = {
     "dpo_step_h256": "DPO, hidden size 256",
     "dpo_step_h512": "DPO, hidden size 512",
     "sft_step_h256": "SFT, hidden size 256",
+    "real_dpo_lora": "DPO, SmolLM2-135M, adapter",
+    "real_sft_lora": "SFT, SmolLM2-135M, adapter",
+    "real_dpo_full": "DPO, SmolLM2-135M, whole",
+    "real_sft_full": "SFT, SmolLM2-135M, whole",
     "scoring_h256": "scoring with a frozen model",
 }
 IDEAL = {

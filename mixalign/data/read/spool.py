@@ -1,7 +1,7 @@
 """Rows that are read one after the other: in memory while they are few, else in a temporary file."""
 
+import json
 import os
-import pickle
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -40,13 +40,15 @@ class _OnDemand(Sequence[Any]):
 class Spool(_OnDemand):
     """Rows to which more are appended; memory holds a block of them, and where each block begins.
 
-    The file has no name, so that it is gone with this object, or with the process.
+    The file has no name, so that it is gone with this object, or with the process. It is JSON, as no file is ever
+    unpickled; a block with values that JSON does not give back as they are stays in memory.
     """
 
     def __init__(self) -> None:
         self._file: Any = None
         self._starts = array("q", [0])
         self._newest: list[Any] = []  # not written yet
+        self._others: dict[int, list[Any]] = {}  # blocks that are no JSON
         self._block: tuple[int, list[Any]] = (-1, [])  # the one that was read last
         self._length = 0
 
@@ -67,7 +69,9 @@ class Spool(_OnDemand):
         self._file = self._file or nameless_file(self)
         whole = len(self._newest) // BLOCK * BLOCK
         for first in range(0, whole, BLOCK):
-            text = pickle.dumps(self._newest[first : first + BLOCK], pickle.HIGHEST_PROTOCOL)
+            rows = self._newest[first : first + BLOCK]
+            if (text := _as_json(rows)) is None:
+                self._others[len(self._starts) - 1], text = rows, b""
             append(self._file, text)
             self._starts.append(self._starts[-1] + len(text))
         del self._newest[:whole]
@@ -76,10 +80,21 @@ class Spool(_OnDemand):
         if number >= (written := BLOCK * (len(self._starts) - 1)):
             return self._newest[number - written]
         block, place = divmod(number, BLOCK)
+        if block in self._others:
+            return self._others[block][place]
         if self._block[0] != block:
             first, last = self._starts[block : block + 2]
-            self._block = block, pickle.loads(os.pread(self._file.fileno(), last - first, first))
+            self._block = block, json.loads(os.pread(self._file.fileno(), last - first, first))
         return self._block[1][place]
+
+
+def _as_json(rows: list[Any]) -> bytes | None:
+    """The rows as text, where it gives back the same."""
+    try:
+        text = json.dumps(rows)
+        return text.encode() if json.loads(text) == rows else None
+    except (TypeError, ValueError, RecursionError):  # of dates, arrays, what is nested too deep
+        return None
 
 
 class _Taken(_OnDemand):

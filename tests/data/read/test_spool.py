@@ -1,6 +1,7 @@
 """Many rows come from a temporary file, and everything is as if they were in memory."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,20 @@ def test_a_spool_is_a_list(on_disk, number):
     assert [kept[n] for n in range(-number, number)] == 2 * rows
     with pytest.raises(IndexError):
         kept[number]
+
+
+def test_what_json_does_not_give_back_comes_back_as_it_is(on_disk):
+    odd = [datetime(2026, 5, 1), (1, 2), {1: "a"}, b"x", np.arange(3), "\ud800", True, 1.0]
+    rows = [{"prompt": str(n), "more": odd[n % len(odd)]} for n in range(41)]
+    kept = spooled(rows)
+    assert isinstance(kept, Spool)
+    for n, row in enumerate(kept):
+        assert row["prompt"] == str(n)
+        assert type(row["more"]) is type(odd[n % len(odd)])
+        assert np.array_equal(row["more"], odd[n % len(odd)])
+    plain = spooled([{"prompt": str(n)} for n in range(41)])
+    assert kept._others
+    assert not plain._others
 
 
 def test_some_rows_of_some_rows(on_disk):
