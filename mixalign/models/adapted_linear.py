@@ -89,11 +89,12 @@ class _Adapted(torch.autograd.Function):
         x_NI, a_RI = x.reshape(-1, inner), a_RI.to(dtype)
         both_NJ = torch.empty(len(x_NI), size, dtype=dtype, device=x.device)  # J: inputs, ranks, zeros
         both_NJ[:, :inner] = x_NI
+        both_NJ[:, inner:] = 0  # first: a product in bfloat16 reads whole tiles, and 0 times a NaN there is NaN
         torch.mm(both_NJ[:, :inner], a_RI.t(), out=both_NJ[:, inner:used])
         weights_OJ = torch.empty(len(weight_OI), size, dtype=dtype, device=x.device)
         weights_OJ[:, :inner] = weight_OI
         weights_OJ[:, inner:used] = scale * b_OR
-        both_NJ[:, used:] = weights_OJ[:, used:] = 0
+        weights_OJ[:, used:] = 0
         out_NO = linear(both_NJ, weights_OJ, None if bias_O is None else bias_O.to(dtype))
         ctx.save_for_backward(both_NJ, weights_OJ, a_RI)
         ctx.scale, ctx.shape, ctx.types = scale, x.shape, (x.dtype, b_OR.dtype)

@@ -67,6 +67,22 @@ def test_outputs_and_gradients_are_those_of_peft_in_float64(bias, rank):
     assert len(found[0]) == 4
 
 
+@pytest.mark.parametrize("inner", [16, 24, 64, 176, 577])
+@pytest.mark.parametrize("number", [1, 7, 64, 300])
+def test_nothing_is_read_of_what_memory_held_before(inner, number, monkeypatch):
+    """A CPU's product in bfloat16 reads whole tiles, beyond the columns that it was given."""
+    empty = torch.empty
+    _, model = pair(inner=inner)
+    monkeypatch.setattr("mixalign.models.adapted_linear.torch.empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    x = torch.randn(number, inner, requires_grad=True)
+    for autocast in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = model(x)
+        out.float().square().sum().backward()
+        gradients = [weight.grad for weight in model.parameters() if weight.requires_grad]
+        assert all(torch.isfinite(one).all() for one in (out, x.grad, *gradients))
+
+
 def test_an_input_without_a_gradient_gets_none():
     _, ours = pair()
     ours(torch.randn(4, 24)).sum().backward()
