@@ -175,24 +175,9 @@ def _apart(datasets: Any, task_B: Any, row_B: Any, sides: Any = None) -> Any:
 
 def _profiled(setup: Any, clock: StepClock, warmup: int) -> dict[str, Any]:
     """Waits of the host a step, and the operations that take longest."""
-    from torch.profiler import ProfilerActivity, profile
-    from with_mixalign import train
+    from with_mixalign import profile_steps
 
-    seen = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
-    tick, steps = clock.tick, 0
-
-    def ticked() -> None:  # without the clock's own wait for the device
-        nonlocal steps
-        steps += 1
-        if steps == warmup:
-            tick()
-            seen.start()
-        elif steps == warmup + PROFILED:
-            seen.stop()
-
-    clock.tick = ticked  # type: ignore[method-assign]
-    train(setup, clock)
-    events = seen.key_averages()
+    events = profile_steps(setup, clock, warmup, PROFILED)
     waits = sum(event.count for event in events if event.key in WAITS)
     order = "self_device_time_total" if any(e.self_device_time_total for e in events) else "self_cpu_time_total"
     return {"waits": waits / PROFILED, "table": events.table(sort_by=order, row_limit=15, max_name_column_width=60)}
@@ -203,9 +188,7 @@ def _trl(variant: str, options: argparse.Namespace) -> dict[str, Any]:
 
     further: dict[str, Any] = {}
     if options.lora:
-        from peft import LoraConfig
-
-        further["peft_config"] = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        further["peft_config"] = with_trl.lora_config()
     if variant.endswith("_checkpointed"):
         variant, further["gradient_checkpointing"] = variant.removesuffix("_checkpointed"), True
     clock = StepClock(options.warmup, options.device)

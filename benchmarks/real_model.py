@@ -197,22 +197,11 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _profiled(table: list[dict[str, list[int]]], options: argparse.Namespace) -> str:
-    from torch.profiler import ProfilerActivity, profile
-    from with_mixalign import train
+    from with_mixalign import profile_steps
 
-    clock, seen = StepClock(options.warmup, options.device), profile(activities=[ProfilerActivity.CPU])
-    tick = clock.tick
-
-    def ticked() -> None:
-        tick()
-        if len(clock.wall) == options.warmup:
-            seen.start()
-        elif len(clock.wall) == options.warmup + PROFILED:
-            seen.stop()
-
-    clock.tick = ticked  # type: ignore[method-assign]
-    train(_setup(table, options, compiled=False), clock)
-    return str(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=50))
+    setup = _setup(table, options, compiled=False)
+    events = profile_steps(setup, StepClock(options.warmup, options.device), options.warmup, PROFILED)
+    return str(events.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=50))
 
 
 def _trainer(name: str, rows: list, table: list, options: argparse.Namespace) -> Any:
@@ -222,9 +211,7 @@ def _trainer(name: str, rows: list, table: list, options: argparse.Namespace) ->
 
     further: dict[str, Any] = {"max_length": MAX_LENGTH}
     if options.lora:
-        from peft import LoraConfig
-
-        further["peft_config"] = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        further["peft_config"] = with_trl.lora_config()
     names = ("prompt", *SIDES[options.kind])
     texts = [{key: row[key] for key in names} for row in rows]
     if name == "best":

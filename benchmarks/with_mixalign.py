@@ -29,7 +29,16 @@ from mixalign.training.fit import Fit, fit, make_trainer
 from mixalign.training.module import AlignModule
 from mixalign.training.optimizer import Optimizer
 
-__all__ = ["LEARNING_RATE", "Setup", "lightning_precision", "make_tasks", "prepare", "train", "trainer_for"]
+__all__ = [
+    "LEARNING_RATE",
+    "Setup",
+    "lightning_precision",
+    "make_tasks",
+    "prepare",
+    "profile_steps",
+    "train",
+    "trainer_for",
+]
 
 LEARNING_RATE = 1e-4
 UNIFORM = Temperature(float("inf"))
@@ -158,3 +167,24 @@ def train(setup: Setup, clock: StepClock) -> tuple[list[int], list[float]]:
         trainer = trainer_for(setup, Path(root), [ticks])
         fit(trainer, setup.module, setup.data)
     return ticks.tokens, [float(x) for x in ticks.losses]
+
+
+def profile_steps(setup: Setup, clock: StepClock, warmup: int, steps: int) -> Any:
+    """Trains, and returns what torch's profiler saw of the steps after the warm-up, by operation."""
+    from torch.profiler import ProfilerActivity, profile
+
+    seen = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+    tick, done = clock.tick, 0
+
+    def ticked() -> None:  # without the clock's own wait for the device
+        nonlocal done
+        done += 1
+        if done == warmup:
+            tick()
+            seen.start()
+        elif done == warmup + steps:
+            seen.stop()
+
+    clock.tick = ticked  # type: ignore[method-assign]
+    train(setup, clock)
+    return seen.key_averages()

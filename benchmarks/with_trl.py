@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from with_mixalign import LEARNING_RATE
 
-__all__ = ["make_trainer", "one_batch_loss", "train"]
+__all__ = ["lora_config", "make_trainer", "one_batch_loss", "train"]
 
 TRAINERS: dict[str, tuple[Any, Any]] = {"dpo": (DPOConfig, DPOTrainer), "sft": (SFTConfig, SFTTrainer)}
 
@@ -31,6 +31,13 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "best": GROUPED,
     },
 }
+
+
+def lora_config() -> Any:
+    """PEFT's, of the adapter that mixalign trains by default."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def make_trainer(
