@@ -16,7 +16,7 @@ from mixalign.fingerprint import differences
 __all__ = ["FIRST", "pinned"]
 
 FIRST = "first"
-COPIED = ("steps", "epochs", "batch_size", "lr", "seed", "folds", "export")  # keys of `specialists` that decide them
+COPIED = ("steps", "epochs", "batch_size", "lr", "seed", "folds", "export", "patience")  # keys that decide them
 
 
 def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +90,7 @@ def _of_models(place: Path, of: str, config: Mapping[str, Any]) -> dict[str, Any
         "seed": recipe["seed"],
         "folds": 1,
         "export": "best" if "best_on" in recipe else "last",
+        "patience": recipe.get("patience"),
         "trained_with": {
             "optimizer": optimizer,
             "lora": recipe["lora"] or None,
@@ -102,4 +103,5 @@ def _of_models(place: Path, of: str, config: Mapping[str, Any]) -> dict[str, Any
 def _alike(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What is the same for all specialists of a folder."""
     fit = {key: recipe["fit"][key] for key in ("batch_size", "lr")}
-    return {key: recipe.get(key) for key in ("optimizer", "lora", "precision", "seed", "folds", "start")} | {"fit": fit}
+    keys = ("optimizer", "lora", "precision", "seed", "folds", "start", "patience")
+    return {key: recipe.get(key) for key in keys} | {"fit": fit}

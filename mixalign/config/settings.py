@@ -106,6 +106,7 @@ class SpecialistsSettings:
     seed: int = setting(SEED)
     folds: int = setting(COUNT, default=1)
     export: str = setting(word("best", "last"), default="last")
+    patience: int | None = setting(COUNT_OR_NULL, default=None)
     of: str | None = setting(TEXT_OR_NULL, "place", default=None)
     trained_with: Mapping[str, Any] | None = setting(MAPPING_OR_NULL, "place", default=None)
 

@@ -31,7 +31,9 @@ def metered(job: Job, recipe: Mapping[str, Any]) -> Iterator[Meter]:
     with Meter(job.device) as cost:
         yield cost
     if is_first():
-        of = {"work": dict(cost.work), "on": _conditions(job)} if cost.work else {}
+        of: dict[str, Any] = {"work": dict(cost.work), "on": _conditions(job)} if cost.work else {}
+        if cost.steps is not None:
+            of["steps"] = cost.steps
         write_json(_record(job, recipe), cost.state_dict() | of)
 
 
@@ -67,10 +69,12 @@ def spent_on(job: Job, recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Optimizer steps and seconds behind things of the cache, in all.
 
     Returns:
-        `steps`, from the recipes; `seconds` and `cpu_seconds`, None when the record of one is missing.
+        `steps`, of the recipes unless a record says that a training ended early; `seconds` and `cpu_seconds`, None
+        when the record of one is missing.
     """
-    steps = sum(recipe.get("fit", {}).get("steps", 0) for recipe in recipes)
     records = [read_json(path) if path.is_file() else {} for path in map(partial(_record, job), recipes)]
+    planned = [recipe.get("fit", {}).get("steps", 0) for recipe in recipes]
+    steps = sum(record.get("steps", number) for record, number in zip(records, planned, strict=True))
     total = {key: sum(record.get(key, math.nan) for record in records) for key in ("seconds", "cpu_seconds")}
     return {"steps": steps} | {key: None if math.isnan(value) else value for key, value in total.items()}
 

@@ -37,6 +37,8 @@ def specialist_recipes(job: Job, reference: Frozen) -> dict[str, dict[str, Any]]
         }
         if settings.export == "best":
             recipes[task]["best_on"] = rows_fingerprint([job.data["validation"][number]])
+        if settings.patience is not None:
+            recipes[task]["patience"] = settings.patience
     check_comparable(job, recipes)
     return recipes
 
@@ -126,5 +128,6 @@ def _train(job: Job, reference: Frozen, number: int, fold: int, left: Unfinished
         lr=settings.lr,
         seed=settings.seed,
         best_on=[job.data["validation"][number]] if settings.export == "best" else [],
+        patience=settings.patience,
     )
     return train_frozen(job, add_lora(reference.build(), job.settings.lora, settings.seed), training, left)

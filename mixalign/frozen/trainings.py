@@ -1,10 +1,11 @@
 """Trainings of the models that are frozen afterwards: a fixed mixture, no validation, a short curve."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
 from mixalign.data.batches.module import MixtureData
@@ -19,6 +20,7 @@ from mixalign.mixers.base import Mixer
 from mixalign.mixers.fixed import Temperature
 from mixalign.objectives.base import Objective
 from mixalign.stopping import stage
+from mixalign.terminal import counted
 from mixalign.together.agree import wait, world
 from mixalign.together.trainer import trainer_options
 from mixalign.training.callbacks.best_checkpoint import BestCheckpoint
@@ -34,10 +36,12 @@ from mixalign.training.sharding import load_weights
 
 __all__ = ["Training", "train_frozen"]
 
+log = logging.getLogger(__name__)
 AGAIN = "The same command goes on from there."
 UNIFORM = Temperature(float("inf"))
 POINTS = 100  # of the curve of a training, in its metrics.csv
 LOOKS = 10  # at validation rows, in a training that keeps its best weights
+JUDGE = "eval/mean_loss"  # at these looks
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Training:
         mixture: of the tasks; it stays.
         best_on: tables, one a task, that are looked at ten times; the weights with the lowest mean loss on them are
             kept. Without any the last ones are.
+        patience: so many of these looks in a row without a lower loss end the training; None: it has all its steps.
     """
 
     title: str
@@ -66,6 +71,7 @@ class Training:
     seed: int
     mixture: Mixer = UNIFORM
     best_on: Sequence[TaskDataset] = ()
+    patience: int | None = None
 
 
 def train_frozen(job: Job, model: nn.Module, training: Training, left: Unfinished) -> nn.Module:
@@ -92,11 +98,14 @@ def train_frozen(job: Job, model: nn.Module, training: Training, left: Unfinishe
     data = MixtureData(training.tables, validation, sampler, training.steps, rows, job.layout)
     keepers = [_keeper(left.folder)] if validation else []
     curve = TaskLog(mixing, every=max(1, training.steps // POINTS))
-    callbacks += [curve, *keepers, *left.callbacks()]
+    ends = [] if training.patience is None else [EarlyStopping(JUDGE, patience=training.patience, check_finite=False)]
+    callbacks += [curve, *keepers, *ends, *left.callbacks()]
     trainer = make_trainer(_fit_settings(job, training), job.cache, callbacks, [MetricsFile(str(left.folder))])
     with stage(f"the training of the {training.title}", again=AGAIN):
         fit(trainer, module, data, left.resume(trainer.strategy, training.title))
-    if trainer.global_step < training.steps:
+    if trainer.global_step < training.steps and any(end.wait_count >= end.patience for end in ends):
+        _say_early_end(training, left, trainer.global_step)
+    elif trainer.global_step < training.steps:
         raise MixalignError(
             f"The training `{training.title}` ended at step {trainer.global_step} of {training.steps}, so it is "
             "not stored: other runs would take it for one of all its steps. Start the same command again."
@@ -107,10 +116,19 @@ def train_frozen(job: Job, model: nn.Module, training: Training, left: Unfinishe
     return module.model
 
 
+def _say_early_end(training: Training, left: Unfinished, step: int) -> None:
+    left.meter.work = training_work(training.tables, step, training.batch_size)
+    left.meter.steps = step
+    log.info(
+        "the training of the %s ended at step %d of %d: its validation loss was not lower at %s (specialists.patience)",
+        training.title, step, training.steps, counted(training.patience or 0, "look"),
+    )  # fmt: skip
+
+
 def _keeper(folder: Path) -> BestCheckpoint:
     """Keeps the checkpoint with the lowest validation loss, until the training is finished and forgotten."""
     instead = f"Restore it, or remove {folder}: the same command trains this model from its start."
-    return BestCheckpoint(folder / "best", "eval/mean_loss", instead=instead)
+    return BestCheckpoint(folder / "best", JUDGE, instead=instead)
 
 
 def _fit_settings(job: Job, training: Training) -> Fit:

@@ -218,7 +218,9 @@ def _specialists(job: Job) -> str:
         sizes = np.bincount(fold_of(table, folds), minlength=folds) if folds > 1 else [0]
         parts += [specialist_steps(job, number, len(table) - int(size)) for size in sizes]
     crossed = f" ({folds} a task, each without a part of its rows)" if folds > 1 else ""
-    return f"specialists: {len(parts)}{crossed}, {counted(sum(parts), 'step')} in all x {settings.batch_size} rows"
+    most = "at most " * (settings.patience is not None)
+    steps = counted(sum(parts), "step")
+    return f"specialists: {len(parts)}{crossed}, {most}{steps} in all x {settings.batch_size} rows"
 
 
 def _rounds(job: Job, mixer: Any) -> list[str]:

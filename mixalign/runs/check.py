@@ -167,6 +167,11 @@ def _check_batch(job: Job, mixer: Rule) -> None:
 def _check_trainable(job: Job) -> None:
     """Refuses specialists that cannot be trained as `specialists` has it."""
     settings = job.settings.specialists
+    if settings.patience is not None and settings.export != "best":
+        raise MixalignError(
+            f"`specialists.patience={settings.patience}` ends a training when it is past its best step, and "
+            f"`specialists.export={settings.export}` would keep the last one. Set `specialists.export=best`."
+        )
     for number, table in enumerate(job.data["train"]):
         specialist_steps(job, number)
         fold_of(table, settings.folds)

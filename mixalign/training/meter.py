@@ -24,6 +24,7 @@ class Meter:
             process's device; else of the whole process, in pages, which only Linux tells: None elsewhere. In a process
             that has worked before, memory that was freed and not given back hides some of it.
         work: kind -> units of what it was, for estimates; see `mixalign.course`.
+        steps: optimizer steps of a training that ended before those that it was to have.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -31,6 +32,7 @@ class Meter:
         self.seconds = self.cpu_seconds = 0.0
         self.memory_mib: float | None = None
         self.work: Mapping[str, float] = {}
+        self.steps: int | None = None
         self._began: tuple[float, float] | None = None
         self._held: float | None = None
 

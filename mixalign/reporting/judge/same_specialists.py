@@ -17,7 +17,7 @@ NAMES = {  # of entries of a recipe -> how a reader knows them
     "rows": "the training rows",
     "precision": "trainer.precision",
     "best_on": "specialists.export",
-    **{key: f"specialists.{key}" for key in ("seed", "folds", "export")},
+    **{key: f"specialists.{key}" for key in ("seed", "folds", "export", "patience")},
 }
 GROUPS = ("specialists", "optimizer", "lora", "objective", "model", "reference", "data")  # that decide specialists
 OTHERS = (  # are in these groups, and decide nothing of a specialist
