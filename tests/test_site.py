@@ -76,7 +76,7 @@ def test_pictures_of_the_terminal_are_made_of_its_display(making, tiny, tmp_path
     run = tiny("progress=true", "steps=8", f"cache_dir={tmp_path / 'none'}")
     making("terminal").draw(tmp_path, [text for text in run if not text.startswith("cache_dir")])
     for kind, says in {
-        "training": ["[6/7] generalist", "step 5/8", "left", "[5/7] specialist compare: 3 steps, loss "],
+        "training": ["[6/7] generalist", "step 5/8", "left", "[5/7] specialist compare: 3 steps, last batch's loss "],
         "result": ["start->end", "run folder: runs/first"],
         "plan": ["trainings: 5", "memory: at most about", "time: about "],
     }.items():

@@ -51,5 +51,6 @@ def quiet_libraries() -> None:
         ".*is smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        for name in (package, f"{package}.utilities.rank_zero"):  # a later import of Lightning sets the package's anew
+            logging.getLogger(name).setLevel(logging.ERROR)

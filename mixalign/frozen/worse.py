@@ -10,9 +10,10 @@ from mixalign.frozen.cache import Frozen, on_loan, score
 from mixalign.jobs.job import Job
 from mixalign.objectives.frozen_losses import frozen_losses
 
-__all__ = ["say_loss", "warn_of_useless", "worse_than_start"]
+__all__ = ["OF_START", "say_loss", "warn_of_useless", "worse_than_start"]
 
 log = logging.getLogger(__name__)
+OF_START = "losses of the start"  # a stage of a run
 
 
 def say_loss(tables: Sequence[tuple[int, str, TaskDataset]]) -> None:
@@ -56,6 +57,7 @@ def worse_than_start(job: Job, reference: Frozen) -> dict[str, tuple[float, floa
             if "reference_logp" in table.columns:
                 logp_NS: np.ndarray = table.columns["reference_logp"]
             else:
+                job.course.enter(OF_START)
                 logp_NS = score(job, reference, loan, table, f"reference {table.task} validation").align(table)
             start = _mean(table, frozen_losses(job.objective, table, logp_NS, number))
             loss = _mean(table, table.columns["specialist_loss"])

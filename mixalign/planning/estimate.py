@@ -94,8 +94,8 @@ def _by_group(stages: Sequence[Stage], known: Mapping[str, float]) -> dict[str, 
 
 def estimate_lines(found: Estimate) -> list[str]:
     """Trainings, time and memory, a line each."""
-    cached = "beside what the cache has" if found.looked else "if the cache has none of them"
-    lines = [f"trainings: {found.trainings}, {cached}"]
+    cached = "what the cache has is left out" if found.looked else "if the cache has none of them"
+    lines = [f"trainings: {found.trainings} ({cached})"]
     if found.seconds:
         parts = ", ".join(f"{group} {clock(seconds)}" for group, seconds in found.seconds.items())
         without = f", without {' and '.join(found.unknown)} (not known before the first)" if found.unknown else ""

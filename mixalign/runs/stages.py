@@ -13,10 +13,10 @@ from mixalign.frozen.folds import outside, stage_name
 from mixalign.frozen.policy import OF_REFERENCE, find_reference, reference_steps
 from mixalign.frozen.recipes import training_work
 from mixalign.frozen.specialists import find_folds, specialist_steps
+from mixalign.frozen.worse import OF_START
 from mixalign.jobs.job import Job
 from mixalign.jobs.validations import read_in_training
 from mixalign.mixers.base import PROBED, Rule
-from mixalign.runs.start import OF_START
 
 __all__ = ["EVALUATION", "GENERALIST", "begin_course", "kind_of", "stages_of"]
 

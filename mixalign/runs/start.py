@@ -10,6 +10,7 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.frozen.cache import Frozen, Loan, on_loan, score_path, score_recipe
 from mixalign.frozen.score import score_on_ranks
 from mixalign.frozen.table import ScoreTable
+from mixalign.frozen.worse import OF_START
 from mixalign.jobs.job import Job
 from mixalign.objectives.frozen_losses import frozen_losses
 from mixalign.stopping import stage
@@ -17,7 +18,6 @@ from mixalign.stopping import stage
 __all__ = ["start_losses", "with_start"]
 
 log = logging.getLogger(__name__)
-OF_START = "losses of the start"  # a stage of a run
 SPREAD = ("fsdp", "fullysharded", "deepspeed")  # strategies for models that one process may not hold
 
 

@@ -58,3 +58,15 @@ def test_outside_of_a_sweep_all_are_shown(log, capsys):
     for _ in range(2):
         log.warning("again")
     assert capsys.readouterr().err == "warning: again\n" * 2
+
+
+def test_lightning_stays_quiet_where_it_is_imported_later():
+    say = (
+        "from mixalign.config.console import quiet_libraries; quiet_libraries(); import sys; "
+        "assert 'lightning.pytorch' not in sys.modules; import lightning as L; "
+        "L.Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", say], check=True, env=dict(os.environ), timeout=100, capture_output=True
+    )
+    assert (done.stdout, done.stderr) == (b"", b"")

@@ -51,7 +51,7 @@ def test_where_nothing_is_known_nothing_is_said(job):
     found = of(job)
     assert (found.trainings, found.seconds) == (5, {})
     first, second, third = estimate_lines(found)
-    assert first == "trainings: 5, if the cache has none of them"
+    assert first == "trainings: 5 (if the cache has none of them)"
     assert second.startswith("time: not known before the first steps")
     assert third.startswith("memory: at most about 0.6 GB, with 6 rows in a forward pass of a training; ")
 
@@ -111,7 +111,7 @@ def test_a_few_steps_are_timed_and_nothing_is_left_of_them(job):
     assert re.fullmatch(r"3 steps of 6 rows that took \d+\.\d s now", found.text)
     plan = estimate(job, job.settings.mixer.for_run(job.tasks, job.steps), True, found)
     assert plan.trainings == 5
-    assert estimate_lines(plan)[0] == "trainings: 5, beside what the cache has"
+    assert estimate_lines(plan)[0] == "trainings: 5 (what the cache has is left out)"
     assert {*plan.seconds} == {"reference", "reading and evaluation", "specialists", "generalist"}
 
 

@@ -8,6 +8,7 @@ import pytest
 from mixalign.config.compose import compose_settings
 from mixalign.course import READING
 from mixalign.files import read_json
+from mixalign.frozen import worse
 from mixalign.jobs.job import prepare
 from mixalign.runs.stages import GENERALIST, stages_of
 from tests.tiny_runs import train_from_overrides
@@ -58,7 +59,7 @@ def test_a_run_goes_through_the_stages_that_it_was_told_to_have(stages, setup):
     assert [line.split(": ")[0] for line in lines] == [
         f"[{number}/{len(names)}] {name}" for number, name in enumerate(names, 1)
     ]
-    trained = [line for line in lines if re.search(r": \d+ steps, loss \d+\.\d{3}, ", line)]
+    trained = [line for line in lines if re.search(r": \d+ steps, last batch's loss \d+\.\d{3}, ", line)]
     assert len(trained) == sum(
         name.split()[0] not in ("losses", "influence", "evaluation", "answers") for name in names
     )
@@ -77,6 +78,19 @@ def test_validations_read_the_rows_that_a_training_looks_at(tiny):
     job = prepare(compose_settings(tiny("mixer=uniform", "val_every=3", "eval_rows=2")))
     (generalist,) = (one for one in stages_of(job, job.settings.mixer, False) if one.name == GENERALIST)
     assert generalist.work[READING] == 2 * sum(2 * float(table.length_N.mean()) for table in job.data["validation"])
+
+
+def test_the_start_is_read_in_a_stage_of_its_own(stages, monkeypatch):
+    """Also where specialists are compared with it, behind the last one's training."""
+    read, seen = worse.score, []
+
+    def score(job, *rest):
+        seen.append(job.course.stages[int(job.course.title("").split("/")[0].strip("[")) - 1].name)
+        return read(job, *rest)
+
+    monkeypatch.setattr(worse, "score", score)
+    stages("objective=sft", "mixer=ama_s")
+    assert seen == [worse.OF_START] * 3
 
 
 def test_without_bars_there_are_no_lines(stages):

@@ -119,7 +119,9 @@ def test_the_course_of_the_run_hears_of_every_step_and_validation(dpo_job, tmp_p
     assert totals[:3] == ["30 min", "20 min", "10 min"]  # a minute for each unit that is left, in place of a speed
     with caplog.at_level(logging.INFO, logger="mixalign"):
         course.finish()
-    assert re.match(r"\[1/1\] maths: 4 steps, loss \d\.\d{3}, worst excess .*, took 0:\d\d$", caplog.messages[-1])
+    assert re.match(
+        r"\[1/1\] maths: 4 steps, last batch's loss \d\.\d{3}, worst excess .*, took 0:\d\d$", caplog.messages[-1]
+    )
 
 
 @pytest.mark.parametrize(("found", "said"), [([NAN, 0.5], "0.500"), ([NAN, NAN], "nan")])

@@ -95,7 +95,8 @@ class MixtureProgress(ProgressBar):
             self._worst = f"worst excess {float(known_K.max()) if len(known_K) else math.nan:.3f}"
 
     def on_train_end(self, trainer: Any, *_: Any) -> None:
-        self.course.outcome(", ".join(filter(None, [counted(trainer.global_step, "step"), self._loss(), self._worst])))
+        loss = f"last batch's {loss}" if (loss := self._loss()) else ""
+        self.course.outcome(", ".join(filter(None, [counted(trainer.global_step, "step"), loss, self._worst])))
         self._close()
 
     def on_exception(self, *_: Any) -> None:
