@@ -241,5 +241,7 @@ def _what_it_trains(plain: dict[str, Any]) -> dict[str, Any]:
     mixer = {key: value for key, value in plain["mixer"].items() if key in ("_target_", "name")}
     nodes = {name: dict(plain[name] or {}) for name in ("model", "lora", "objective")}
     nodes["model"].pop("recommended", None)  # of runs of older versions
+    if plain["data"]["root"]:  # whose files are tasks beside those named; `check_resumed` compares them all
+        return nodes | {"mixer": mixer}
     tasks = sorted(str(name) for name, entry in (plain["data"]["tasks"] or {}).items() if entry is not None)
     return nodes | {"mixer": mixer, "data.tasks": tasks}

@@ -245,6 +245,8 @@ def test_a_checkpoint_goes_on_from_other_rows_but_not_from_another_model(own, tr
     write_rows(own.split("math", "train"), 13)
     own.train(resume, model, "steps=6")
     assert caplog.text.count("goes on, though task `math` (train) has other rows") == 1
+    more = "data.tasks.math.max_rows=13"  # an entry for one task of a folder; the run has them all
+    train_from_overrides(own.overrides(resume, model, "steps=6", more), str(own.root / "one_entry"))
     caplog.clear()
     write_rows(own.split("further", "train"), 9, "further")
     with pytest.raises(MixalignError, match="The checkpoint is of other tasks than this training: `further` new"):
