@@ -23,7 +23,7 @@ EARLY = (
     "weights of its last step. Set `average_last` to a larger share to average such a training."
 )
 TIED = (
-    "By %s the last weights are as good as those of step %d, the first to reach %.4g, which are exported. It cannot "
+    "By %s the last weights are as good as those of step %d, the first to reach %.4g, which are kept. It cannot "
     "tell them apart: a clipped excess ends at 0. `export=best_gap` can; `export=last` takes the last ones."
 )
 

@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from mixalign.files import write_json
-from mixalign.final_rows import FinalRows
+from mixalign.final_rows import FinalRows, accuracy_means, behind_the_model, is_far_behind, lowest_of
 from mixalign.terminal import Column, table_text, wrap
 
-__all__ = ["eval_json", "eval_table", "hardly_moved", "write_results"]
+__all__ = ["eval_json", "eval_table", "remarks", "write_results"]
 
 log = logging.getLogger(__name__)
-ABOUT = 0.05  # of its loss: two models that differ by less are about as good
 STILL = 0.01  # of its start: a loss that changed by less is where it was
+CANDIDATES = {"last": "last step", "best": "best step", "averaged": "mean of the last weights"}
 SHOWN = ("loss", "specialist_loss", "gap", "excess", "accuracy", "margin", "score_before", "score")
 
 
@@ -89,13 +89,10 @@ def write_results(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def _weak_specialist(task: str, row: Mapping[str, Any]) -> str:
-    """Names a task whose specialist gained less than half of what the model did, and is not just about as good."""
-    start, specialist, loss = (row.get(name) for name in ("start_loss", "specialist_loss", "loss"))
-    if start is None or specialist is None or loss is None:
+    if not is_far_behind(row):
         return ""
-    if specialist - loss > ABOUT * abs(specialist) and start - loss > 2 * max(start - specialist, 0.0):
-        return f"that of `{task}` has loss {specialist:.3f}, the model {loss:.3f}, from {start:.3f}"
-    return ""
+    start, specialist, loss = (row[name] for name in ("start_loss", "specialist_loss", "loss"))
+    return f"that of `{task}` has loss {specialist:.3f}, the model {loss:.3f}, from {start:.3f}"
 
 
 def _shown(value: float | None) -> str:
@@ -125,38 +122,43 @@ def eval_table(result: dict[str, Any]) -> str:
     ]
     mean = ["mean", "", *(_cell(result["mean"], n) for n in names)]
     titles = ("loss start->end" if begun and n == "loss" else n.replace("_", " ") for n in names)
-    note = "\n".join(text for text in (final.note, _exported(result)) if text)
+    accuracy = f"accuracy: {accuracy_means(result)}" if "accuracy" in names else ""
+    note = "\n".join(text for text in (accuracy, final.note, _kept(result)) if text)
     heads: list[str | Column] = ["task", "rows", *(Column(title, spare=title == "margin") for title in titles)]
     return table_text(heads, rows, totals=[mean], title=title, note=note)
 
 
-def hardly_moved(result: Mapping[str, Any]) -> str:
-    """A line that says so of a training after which the loss of every task is where it began; else empty."""
+def remarks(result: Mapping[str, Any]) -> str:
+    """Lines on a training that left the model where it was, and on tasks that ended better than their specialist."""
+    found = [text for text in (_hardly_moved(result), behind_the_model([result])) if text]
+    return "".join(f"\n{wrap(text.replace('`', ''))}" for text in found)
+
+
+def _hardly_moved(result: Mapping[str, Any]) -> str:
     ends = [(row.get("start_loss"), row.get("loss")) for row in result["tasks"].values()]
     changes = [abs(end - start) / start for start, end in ends if start and end is not None and isfinite(end)]
     if not changes or max(changes) >= STILL:
         return ""
-    return "\n" + wrap(
+    return (
         f"The run hardly moved the model: no task's loss is {STILL:.0%} away from its start. Train longer (steps, "
         "epochs), or raise optimizer.lr."
     )
 
 
-def _exported(result: Mapping[str, Any]) -> str:
-    """Of which step the weights are; nothing for models that no training of a generalist made."""
+def _kept(result: Mapping[str, Any]) -> str:
+    """Of which step the weights are, and by what; nothing for models that no training of a generalist made."""
     if not (exported := result.get("exported")):
         return ""
-    step = f"exported: step {exported['step']} of {result['steps']}"
+    monitor, candidates = exported["monitor"], dict(exported.get("candidates") or {})
+    what = f"kept: step {exported['step']} of {result['steps']}"
     if "averaged" in exported:
         first, last = exported["averaged"]
-        step = f"exported: the mean of the weights of steps {first} to {last} of {result['steps']}"
-        chosen = "" if exported["monitor"] is None else ", the best"
-    else:
-        chosen = ", the last one" if exported["monitor"] is None else ", the best"
-    if "candidates" in exported:
-        by, *values = exported["candidates"].items()
-        shown = ", ".join(f"{name} {_shown(value)}" for name, value in values)
-        return f"{step}{chosen} ({by[1]} on validation rows: {shown})"
-    if exported["monitor"] is None:
-        return f"{step}{chosen}"
-    return f"{step}, the best by {exported['monitor']} on validation rows ({exported['value']:.4g})"
+        what = f"kept: the mean of the weights of steps {first} to {last} of {result['steps']}"
+    elif monitor is None:
+        what += ", the last one"
+    by = candidates.pop("by", monitor)
+    if by is None:
+        return what
+    shown = ", ".join(f"{CANDIDATES[name]} {_shown(value)}" for name, value in candidates.items())
+    chosen = f", with {lowest_of(by)}" if monitor else f"; {lowest_of(by).removeprefix('the lowest ')}"
+    return f"{what}{chosen}: {shown or _shown(exported['value'])}"

@@ -46,7 +46,7 @@ from mixalign.runs.proxy import run_proxy, with_baseline
 from mixalign.runs.rounds import run_rounds
 from mixalign.runs.stages import begin_course
 from mixalign.runs.start import start_losses
-from mixalign.runs.summary import eval_table, hardly_moved
+from mixalign.runs.summary import eval_table, remarks
 from mixalign.runs.train_one import Generalist, train_generalist
 from mixalign.runs.yardstick import keep_specialists
 from mixalign.stopping import stage
@@ -201,7 +201,7 @@ def _run(
         result = with_generations(asked, reference, run_dir)
     job.course.finish()
     _leave_card(run_dir)
-    _say(eval_table(result) + (hardly_moved(result) + _where(run_dir, alone) if kept else ""))
+    _say(eval_table(result) + (remarks(result) + _where(run_dir, alone) if kept else ""))
     for merge in run_merges(job, reference, run_dir, train_specialists, kept):
         _leave_card(merge)
     return result

@@ -61,9 +61,9 @@ def test_results_say_what_was_kept_and_what_else_there_was(of_mixer, in_process)
     assert candidates["last"] == pytest.approx(values[-1])
     assert candidates["best"] == pytest.approx(min(values))
     assert candidates["averaged"] == pytest.approx(max(exported["validation"]["excess"].values()))
-    shown = "eval/worst_excess on validation rows: "
-    shown += f"last {values[-1]:.3f}, best {min(values):.3f}, averaged {candidates['averaged']:.3f}"
-    line = f"exported: the mean of the weights of steps 7 to 8 of 8 ({shown})"
+    shown = f"last step {values[-1]:.3f}, best step {min(values):.3f}, "
+    shown += f"mean of the last weights {candidates['averaged']:.3f}"
+    line = f"kept: the mean of the weights of steps 7 to 8 of 8; worst excess on validation rows: {shown}"
     assert " ".join(eval_table(read(run)).split()).endswith(line)
     code, out, err = in_process("evaluate", run)
     assert code == 0, err

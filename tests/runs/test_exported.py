@@ -72,7 +72,7 @@ def test_a_missing_best_checkpoint_is_said_first_and_export_last_goes_on(train, 
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
     run = train("run", "export=last")
     assert read(run)["exported"] == {"step": 4, "monitor": None, "value": None}
-    assert eval_table(read(run)).endswith("exported: step 4 of 4, the last one")
+    assert eval_table(read(run)).endswith("kept: step 4 of 4, the last one")
     with pytest.raises(MixalignError, match=r"other settings \(average_last: .*; export: got 'last', wanted 'best'\)"):
         train("run")
 
@@ -82,10 +82,8 @@ def test_a_folder_that_was_moved_exports_the_same_step(train, tmp_path, power_cu
     overrides = ("optimizer.lr=1", "optimizer.warmup_steps=0", "average_last=null")
     calm = train("calm", *overrides)
     found = read(calm)["exported"]
-    table = (
-        f"exported: step {found['step']} of 4, the best by eval/worst_loss on validation rows ({found['value']:.4g})"
-    )
-    assert eval_table(read(calm)).endswith(table)
+    table = f"kept: step {found['step']} of 4, with the lowest worst loss on validation rows: {found['value']:.3f}"
+    assert " ".join(eval_table(read(calm)).split()).endswith(table)
     assert found["step"] < 3, "the best step is after the move, so the test would show nothing"
     with power_cut(3):
         train("run", *overrides)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixalign.final_rows import FinalRows
-from mixalign.runs.summary import eval_json, eval_table, hardly_moved, write_results
+from mixalign.runs.summary import eval_json, eval_table, remarks, write_results
 
 TASKS = ["easy", "hard", "empty"]
 NAN = float("nan")
@@ -146,17 +146,65 @@ def test_a_specialist_far_behind_the_model_is_named(start, specialist, loss, nam
     [
         (
             {"step": 3, "monitor": "eval/worst_loss", "value": 0.25},
-            "the best by eval/worst_loss on validation rows (0.25)",
+            "step 3 of 4, with the lowest worst loss on validation rows: 0.250",
         ),
         (
-            {"step": 3, "monitor": "m", "candidates": {"by": "m", "last": 0.5, "best": 0.25}},
-            "the best (m on validation rows: last 0.500, best 0.250)",
+            {
+                "step": 3,
+                "monitor": "eval/m",
+                "candidates": {"by": "eval/m", "last": 0.5, "best": 0.25, "averaged": 0.3},
+            },
+            "step 3 of 4, with the lowest m on validation rows: last step 0.500, best step 0.250, mean of the last "
+            "weights 0.300",
         ),
-        ({"step": 3, "monitor": None}, "the last one"),
+        (
+            {"step": 4, "averaged": [3, 4], "monitor": None, "candidates": {"by": "eval/m", "averaged": 0.25}},
+            "the mean of the weights of steps 3 to 4 of 4; m on validation rows: mean of the last weights 0.250",
+        ),
+        ({"step": 3, "monitor": None}, "step 3 of 4, the last one"),
     ],
 )
 def test_what_chose_the_weights_is_said_to_be_of_validation_rows(result, exported, line):
-    assert eval_table(result | {"steps": 4, "exported": exported}).endswith(f"exported: step 3 of 4, {line}")
+    said = " ".join(eval_table(result | {"steps": 4, "exported": exported}).split())
+    assert said.endswith(f"kept: {line}")
+    assert "exported" not in said  # that is what `mixalign export` does
+
+
+@pytest.mark.parametrize(
+    ("gap", "excess", "rows", "named"),
+    [
+        (-0.057, 0.0, 20, True),  # every row is better
+        (-0.057, 0.005, 20, True),
+        (-0.057, 0.03, 20, False),  # as a few rows far behind make it
+        (-0.057, 0.0, 4, False),  # few rows
+        (-0.012, 0.0, 20, False),  # about as good
+        (0.017, 0.019, 20, False),
+        (-1.2, 0.0, 20, False),  # far behind, of which a warning tells
+        (None, 0.0, 20, False),
+    ],
+)
+def test_a_task_that_ended_better_than_its_specialist_is_named(gap, excess, rows, named):
+    row = {"rows": rows, "gap": gap, "excess": excess, "start_loss": 2.2, "specialist_loss": 1.7}
+    row["loss"] = 1.7 + (gap or 0.0)
+    said = remarks({"tasks": {"math": {"rows": 20, "loss": 1.0}, "reasoning": row}})
+    assert ("reasoning ended better than its specialist" in said) == named
+    assert bool(said) == named
+
+
+@pytest.mark.parametrize(
+    ("objective", "quantities", "words"),
+    [
+        ("sft", {}, "share of answer tokens that are ranked first"),
+        ("dpo", {"margin": [0.1] * 3}, "share of pairs whose chosen answer is ranked first"),
+        ("kto", {"margin": [0.1] * 3}, "share of answers on the side of their label"),
+        ("mine", {"margin": [0.1] * 3}, "share of pairs whose chosen answer is ranked first"),
+        ("mine", {}, "share of answer tokens that are ranked first"),
+    ],
+)
+def test_the_table_says_what_accuracy_is(objective, quantities, words):
+    found = summary(loss=[0.5] * 3, accuracy=[0.5] * 3, **quantities) | {"objective": objective}
+    assert f"\naccuracy: {words}" in eval_table(found)
+    assert "accuracy" not in eval_table(summary(loss=[0.5] * 3) | {"objective": objective})
 
 
 @pytest.mark.parametrize(
@@ -171,4 +219,4 @@ def test_what_chose_the_weights_is_said_to_be_of_validation_rows(result, exporte
 )
 def test_a_training_that_hardly_moved_the_model_is_told(ends, said):
     result = {"tasks": {str(n): {"start_loss": start, "loss": end} for n, (start, end) in enumerate(ends)}}
-    assert ("hardly moved the model" in hardly_moved(result)) == said
+    assert ("hardly moved the model" in remarks(result)) == said

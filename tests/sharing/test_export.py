@@ -1,6 +1,7 @@
 """Exported folders load elsewhere, give the run's own log-probabilities, and hold what loaders look for."""
 
 import json
+import re
 import shutil
 import stat
 
@@ -15,6 +16,8 @@ from mixalign.errors import MixalignError
 from mixalign.models.load import Pretrained
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
 from mixalign.sharing.export import How
+from mixalign.sharing.find import find_model
+from mixalign.sharing.voices import renderer_of
 from mixalign.verbs import export
 from tests.tiny_runs import QUIET, SHORT, generated, train_from_overrides
 
@@ -79,6 +82,10 @@ def runs(tiny, cache, tied, tmp_path_factory):
     kinds = {"full": tiny(*STATIC), "lora": tiny(*STATIC, *LORA)}
     kinds["tied"] = [*SHORT, *QUIET, f"cache_dir={cache}", *generated(), *own, *STATIC]
     kinds["tied lora"] = [*kinds["tied"], *LORA]
+    rows = [json.dumps({"prompt": f"{n}+1=", "chosen": f"{n + 1}", "rejected": f"{n}"}) + "\n" for n in range(30)]
+    (tied.parent / "sums.jsonl").write_text("".join(rows))
+    talk = f"data.tasks.talk={{path: {tied.parent / 'sums.jsonl'}, apply_chat_template: true}}"
+    kinds["chat"] = [*kinds["tied"], talk, "data.max_length=64"]
 
     def go(kind: str):
         if kind not in known:
@@ -138,6 +145,30 @@ def test_an_adapter_gives_the_log_probabilities_of_the_run(runs, tmp_path, kind)
     assert keys_of(out) == keys_of(run / "model")
     moved = shutil.move(out, tmp_path / "moved")
     assert torch.allclose(logp(Pretrained(str(moved)).build()), of_run(run), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "adapter"), [("full", False), ("chat", False), ("lora", True), ("tied lora", True)])
+def test_the_code_of_the_card_loads_it_and_gives_an_answer(runs, tmp_path, capsys, kind, adapter):
+    """As the run asked: a user's turn where its rows were conversations, else a text to go on from."""
+    run, out = runs(kind), tmp_path / "out"
+    export.run(run, out, How(adapter=adapter))
+    chats = json.loads((run / "identity.json").read_text())["origin"]["chat"].values()
+    for folder in (out, run / "model"):
+        card = (folder / "README.md").read_text()
+        (code,) = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
+        assert ("apply_chat_template" in code) == any(chats) == (kind == "chat")
+        given = {"path/to/this/folder": str(folder), "path/to/its/base": base_of(run) if adapter else ""}
+        for name, place in given.items():
+            code = code.replace(name, place)
+        capsys.readouterr()
+        made: dict = {}
+        exec(code, made)
+        (text,) = made["tokenizer"].batch_decode(made["answer"][None], skip_special_tokens=True)
+        assert capsys.readouterr().out == text + "\n"
+        assert 0 < len(made["answer"]) <= 128
+        asked = "Your question" if any(chats) else "The beginning of a text"
+        wanted = renderer_of(find_model(run)).ids(asked).tolist()
+        assert made["asked"]["input_ids"].tolist() == [wanted]
 
 
 def test_an_adapter_may_name_its_base_as_the_hub_has_it(runs, tmp_path):

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mixalign.final_rows import FinalRows
+from mixalign.final_rows import FinalRows, behind_the_model
 from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
+from mixalign.reporting.judge.followed import followed
 from mixalign.reporting.judge.statistics import Paired, Score
 from mixalign.reporting.judge.verdicts import MIN_SEEDS
-from mixalign.reporting.read.costs import included
+from mixalign.reporting.read.costs import included, times_text
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
 
@@ -45,7 +46,8 @@ def advise(comparison: Comparison, runs: Sequence[Run]) -> Advice:
     row = comparison.rows[0]
     group = [run for run in runs if run.label == row.label]
     proof, sure = _proof(comparison, row)
-    sentences = [sure, _learned(group), _gave(row, group), _cost(comparison, row)]
+    behind = behind_the_model([run.eval for run in group])
+    sentences = [sure, _learned(group), behind, _gave(row, group), _cost(comparison, row)]
     models = [str(run.path / "model") for run in group if (run.path / "model").is_dir()]
     return Advice(row.label, proof, _score(comparison, row, group), [text for text in sentences if text], models)
 
@@ -139,9 +141,10 @@ def _learned(group: Sequence[Run]) -> str:
 
 
 def _gave(row: Row, group: Sequence[Run]) -> str:
-    """The shares of the tasks at the beginning and at the end, those that moved most first."""
-    histories: list[Any] = [run.mix_history for run in group if run.mix_history is not None]
-    histories = [history for history in histories if history.tasks == histories[0].tasks]
+    """The shares of the tasks at the beginning and at the end, those that moved most first, and what moved them."""
+    group = [run for run in group if run.mix_history is not None]
+    group = [run for run in group if run.tasks == group[0].tasks]
+    histories: list[Any] = [run.mix_history for run in group]
     if not histories:
         return ""
     first_K, last_K = (np.mean([history.alpha_NK[place] for history in histories], axis=0) for place in (0, -1))
@@ -150,7 +153,13 @@ def _gave(row: Row, group: Sequence[Run]) -> str:
         shares = [f"{histories[0].tasks[k]} {last_K[k]:.0%}" for k in np.argsort(-last_K, kind="stable")]
         return f"Its mixture stayed: {_few(shares)}."
     shares = [f"{histories[0].tasks[k]} {first_K[k]:.0%} to {last_K[k]:.0%}" for k in order]
-    return f"Its mixture moved, over training, from the first to the last step: {_few(shares)}."
+    moved = f"Its mixture moved, over training, from the first to the last step: {_few(shares)}."
+    if not (read := followed(group, order.tolist())):
+        return moved
+    return (
+        f"{moved} Its rule reads the {read[0]} of the training rows, from the first to the last quarter of the steps: "
+        f"{_few(read[1:])} nats."
+    )
 
 
 def _few(texts: Sequence[str]) -> str:
@@ -168,4 +177,5 @@ def _cost(comparison: Comparison, row: Row) -> str:
     times = (
         f", {bill.times.mean:.2f} times {comparison.plain}" if bill.times.n and row.label != comparison.plain else ""
     )
-    return f"It cost {beyond}; {bill.time.mean:,.0f} {bill.unit}, {included(bill.parts)}{times}."
+    spent = times_text(bill.clock.mean, bill.cpu.mean)
+    return f"It cost {beyond}; {spent}, {included(bill.parts)}{times}."

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mixalign.errors import MixalignError, did_you_mean
+from mixalign.final_rows import accuracy_means
 from mixalign.reporting.judge.costs import Spent, spent
 from mixalign.reporting.judge.notes import notes_on
 from mixalign.reporting.judge.same_specialists import different_specialists
@@ -62,6 +63,7 @@ class Comparison:
         columns: the scores shown.
         baseline: the one that was asked for. `baselines`: it, and the usual two where there are any.
         plain: the label whose training the costs are compared with; None when there is none.
+        accuracy: what it is the share of.
     """
 
     metric: str
@@ -74,6 +76,7 @@ class Comparison:
     verdicts: list[Verdict]
     notes: list[str]
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    accuracy: str = ""
 
     def statements(self) -> list[Statement]:
         """The verdicts in words: a kind, as of a verdict or "summary", and a sentence each."""
@@ -141,6 +144,7 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
         [verdict for name in verdict_metrics for verdict in _verdicts(rows, groups, name)],
         notes + notes_on(finished, {name: TITLES[name] for name in columns}, differing),
         [("/".join(run.path.parts[-2:]), run.skipped) for run in runs if run.skipped],
+        "; ".join(dict.fromkeys(accuracy_means(run.eval) for run in finished)),
     )
 
 

@@ -16,13 +16,16 @@ class Spent:
     Attributes:
         extra_steps: optimizer steps beyond those of plain training, mean over seeds.
         parts: what they were for, with their steps on the first seed.
-        time: in `unit`, CPU or GPU seconds. `memory`: MiB.
+        clock: seconds by the clock. `cpu`: those of the CPU. `time`: the one of them that counts, in `unit`.
+        memory: MiB.
         times: seconds as multiples of plain training's, seed by seed; nothing where no run is plain.
         more_memory: MiB minus plain training's, seed by seed.
     """
 
     extra_steps: Score
     parts: dict[str, int]
+    clock: Score
+    cpu: Score
     time: Score
     memory: Score
     times: Score
@@ -48,6 +51,8 @@ def _spent(mine: Mapping[int, Cost], base: Mapping[int, Cost]) -> Spent:
     return Spent(
         Score.of([cost.extra_steps for cost in costs]),
         {name: count for name, count in costs[0].steps.items() if name != TRAINING},
+        Score.of([cost.seconds for cost in costs]),
+        Score.of([cost.cpu_seconds for cost in costs]),
         Score.of([cost.time for cost in costs]),
         Score.of([cost.memory_mib for cost in costs]),
         Score.of(times),

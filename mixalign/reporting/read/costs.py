@@ -9,7 +9,7 @@ from typing import Any
 from mixalign.errors import MixalignError
 from mixalign.reporting.read.files import number, read_object
 
-__all__ = ["TRAINING", "Cost", "included", "read_cost", "unit"]
+__all__ = ["TRAINING", "Cost", "included", "read_cost", "times_text", "unit"]
 
 TRAINING = "training"  # the part that is the training of the run itself
 
@@ -49,10 +49,15 @@ class Cost:
 
     @property
     def text(self) -> str:
-        """The time with its unit, and what it is of: `40 CPU s, specialists included`; empty when it is not known."""
-        if math.isnan(self.time):
-            return ""
-        return f"{self.time:,.0f} {unit(self.on_gpu)}, {included(self.steps)}"
+        """Both times, and what they are of: `80 s by the clock, 40 CPU s, specialists included`; empty: not known."""
+        times = times_text(self.seconds, self.cpu_seconds)
+        return f"{times}, {included(self.steps)}" if times else ""
+
+
+def times_text(seconds: float, cpu_seconds: float) -> str:
+    """`80 s by the clock, 40 CPU s`; without one that is not known."""
+    times = {"s by the clock": seconds, "CPU s": cpu_seconds}
+    return ", ".join(f"{value:,.0f} {what}" for what, value in times.items() if not math.isnan(value))
 
 
 def unit(on_gpu: bool) -> str:

@@ -32,6 +32,7 @@ class Run:
         method: Whether its mixture stays, is decided while it trains (or by trainings before it), or it is a merge.
         config: All of config.yaml. `settings`: by dotted key, those that are worth showing; `find_runs` fills it.
         command: Keys of the command that began it, with their values; None when its folder does not say.
+        origin: What only its beginning knew, such as the name of the base model on a hub (`base_model`).
         validation: `eval_excess/reverse` and the like -> (steps, values), both of shape (N,).
         specialists: The recipe of each task's, over which its excess is; empty where its folder does not say.
         generations: Answers that it generated to held-out prompts.
@@ -51,6 +52,7 @@ class Run:
     config: RunConfig = field(default_factory=dict)
     settings: RunConfig = field(default_factory=dict)
     command: Mapping[str, str] | None = None
+    origin: RunConfig = field(default_factory=dict)
     eval: RunConfig = field(default_factory=dict)
     mixture: RunConfig = field(default_factory=dict)
     specialists: RunConfig = field(default_factory=dict)
@@ -121,6 +123,7 @@ def load_run(path: str | Path) -> Run:
     config = read_settings(path / "config.yaml")
     scores, mixture = _read_scores(path / "eval.json"), _read_mixture(path / "mixture.json")
     mixer, objective = (str(scores.get(key) or _name_of(config.get(key))) for key in ("mixer", "objective"))
+    origin = read_object(path / "identity.json").get("origin") or {}
     history = read_mix_history(path / "mix.jsonl", mixture.get("tasks") or list(scores.get("tasks") or []))
     return Run(
         path,
@@ -131,7 +134,8 @@ def load_run(path: str | Path) -> Run:
         split=str(scores.get("split") or ""),
         method=_method(mixer, scores, history),
         config=config,
-        command=_command(path / "identity.json"),
+        command=_command(origin),
+        origin=origin,
         eval=scores,
         mixture=mixture,
         specialists=read_object(path / "specialists.json"),
@@ -163,8 +167,8 @@ def _method(mixer: str, scores: RunConfig, history: MixHistory | None) -> Method
     return "static" if static else "adaptive"
 
 
-def _command(path: Path) -> dict[str, str] | None:
-    overrides = (read_object(path).get("origin") or {}).get("overrides")
+def _command(origin: RunConfig) -> dict[str, str] | None:
+    overrides = origin.get("overrides")
     if not isinstance(overrides, list):
         return None
     pairs = (str(text).lstrip("+~").partition("=") for text in overrides)
@@ -186,7 +190,7 @@ def _read_scores(path: Path) -> RunConfig:
 def _read_mixture(path: Path) -> RunConfig:
     """What mixture.json holds, with lists where this package looks into them."""
     mixture = read_object(path)
-    for key in ("tasks", "rows_seen", "epochs_seen"):
+    for key in ("tasks", "rows_seen", "epochs_seen", "reads"):
         if not isinstance(mixture.get(key) or [], list):
             raise MixalignError(f"`{path}`: `{key}` holds {type(mixture[key]).__name__}; a list is wanted.")
     if not all(isinstance(task, str) for task in mixture.get("tasks") or []):

@@ -15,6 +15,7 @@ from mixalign.errors import MixalignError
 from mixalign.reporting.read.files import read_object
 from mixalign.reporting.read.runs import Run, load_run
 from mixalign.reporting.show import card_text as text
+from mixalign.reporting.show.card_use import use
 from mixalign.reporting.show.plots.card import mixture_picture
 
 __all__ = ["CARD", "PICTURE", "Shown", "filled_in", "leave_card", "put_further", "write_card", "write_plain_card"]
@@ -128,6 +129,7 @@ def write_plain_card(recipe: Mapping[str, Any], folder: Path, shown: Shown) -> N
     from huggingface_hub import ModelCard
 
     task, objective = recipe.get("task"), (recipe.get("objective") or {}).get("name")
+    chat = _is_chat({}, folder)
     what = f"A specialist, trained by mixalign on the task `{task}` alone" if task else "A model exported by mixalign"
     sections = [
         f"---\n{_metadata(shown, [objective] if objective else [])}\n---",
@@ -135,7 +137,7 @@ def write_plain_card(recipe: Mapping[str, Any], folder: Path, shown: Shown) -> N
         what
         + (f", by {objective}." if objective else ".")
         + (f" Weights are in {shown.dtype}." if shown.dtype else ""),
-        f"```python\n{text.use(shown.name, shown.is_adapter, shown.base_beside, bool(shown.base_model))}\n```",
+        f"```python\n{use(shown.name, shown.is_adapter, shown.base_beside, bool(shown.base_model), chat)}\n```",
         text.license_note(shown.license, shown.base_model),
     ]
     card = ModelCard("\n\n".join(sections), ignore_metadata_errors=True)
@@ -155,7 +157,7 @@ def _write(folder: Path, run: Run, identity: dict[str, Any], shown: Shown, pictu
             template_str=(HERE / "card.md.j2").read_text(encoding="utf-8"),
             title=text.title(run, shown.base_model),
             summary=text.summary(run, shown.is_adapter, shown.base_model, shown.dtype, shown.base_file),
-            use=text.use(shown.name, shown.is_adapter, shown.base_beside, bool(on_hub)),
+            use=use(shown.name, shown.is_adapter, shown.base_beside, bool(on_hub), _is_chat(origin, folder)),
             note=text.base_note(run, shown.is_adapter, shown.base_beside, on_hub),
             mixture=text.mixture(run, identity.get("rows") or {}),
             mixture_note=text.mixture_note(run, bool(picture)),
@@ -169,6 +171,14 @@ def _write(folder: Path, run: Run, identity: dict[str, Any], shown: Shown, pictu
             data_note=text.data_note(run, origin.get("data_sets") or {}),
         )
     (folder / CARD).write_text(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n", encoding="utf-8")
+
+
+def _is_chat(origin: Mapping[str, Any], folder: Path) -> bool:
+    """Whether rows of some task were conversations; where that is not known, whether there is a chat template."""
+    chat = origin.get("chat")
+    if chat is None:
+        return any(folder.glob("chat_template*"))
+    return any(chat.values()) if isinstance(chat, dict) else bool(chat)
 
 
 def _loaded_from_hub(folder: Path, shown: Shown) -> str | None:

@@ -5,14 +5,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixalign.final_rows import FinalRows
+from mixalign.final_rows import FinalRows, accuracy_means, lowest_of
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
 from mixalign.reporting.show.further import further_table, harness_table
 from mixalign.terminal import counted
 
 __all__ = ["base_note", "command", "data_note", "license_note", "mixture", "mixture_note", "results", "summary"]
-__all__ += ["title", "training", "use", "versions", "without_places"]
+__all__ += ["out_of", "title", "training", "versions", "without_places"]
 
 PLACE = re.compile(
     r"(?<=['\"])(?:~|\.{1,2})?/[^'\"]*|(?<![\w:/.$}])(?:~|\.{1,2})?/[^\s,'\"\]})]*"
@@ -51,7 +51,7 @@ def base_name(run: Run, base_model: str | None) -> str:
 def summary(run: Run, is_adapter: bool, base_model: str | None, dtype: str, base_file: str = "") -> str:
     base, objective = base_name(run, base_model), NAMES.get(run.objective, run.objective)
     base = f"`{base}`" if base_model or "path" in (run.config.get("model") or {}) else f"{base}"
-    base += f" (out of the GGUF file {base_file})" if base_file else ""
+    base += out_of(base_file)
     is_merged = run.config.get("lora") and not is_adapter
     into = " It was trained as a LoRA adapter, which is merged into its base." if is_merged else ""
     of = f"by {objective} with mixalign on {counted(len(run.tasks), 'task')} at once; mixer: `{run.mixer}`."
@@ -62,38 +62,20 @@ def summary(run: Run, is_adapter: bool, base_model: str | None, dtype: str, base
     return f"{kind}{into}{_exported(run)}" + (f" The weights are stored in {dtype}." if dtype else "")
 
 
+def out_of(base_file: str | None) -> str:
+    return f" (out of the GGUF file {base_file})" if base_file else ""
+
+
 def _exported(run: Run) -> str:
     exported = run.eval.get("exported")
     if not isinstance(exported, dict) or "step" not in exported:
         return ""
     steps = run.eval.get("steps")
+    by = f", with {lowest_of(str(exported['monitor']))}" if exported.get("monitor") else ""
     if isinstance(exported.get("averaged"), list):
         first, last = exported["averaged"]
-        return f" Its weights are the mean of those of steps {first} to {last} of {steps}."
-    by = f", the best by `{exported['monitor']}` on validation rows" if exported.get("monitor") else ""
+        return f" Its weights are the mean of those of steps {first} to {last} of {steps}{by}."
     return f" Its weights are those of step {exported['step']} of {steps}{by}."
-
-
-def use(name: str, is_adapter: bool, base_beside: bool, base_on_hub: bool) -> str:
-    """How it is loaded, as Python."""
-    if not is_adapter:
-        return (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
-        )
-    if base_on_hub:
-        return (
-            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
-            f'model = AutoPeftModelForCausalLM.from_pretrained("{name}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
-        )
-    base = f"{name}/base" if base_beside else "path/to/its/base"
-    return (
-        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{name}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
-    )
 
 
 def base_note(run: Run, is_adapter: bool, base_beside: bool, base_model: str | None) -> str:
@@ -188,6 +170,8 @@ def _meaning(run: Run, keys: Sequence[str]) -> str:
     if "specialist_loss" in keys:
         out.append("*Excess* is the mean of max(loss - specialist loss, 0), the specialist being a model trained on")
         out.append("that task alone; *gap* is the same without the clip.")
+    if "accuracy" in keys:
+        out.append(f"*Accuracy* is the {accuracy_means(run.eval)}.")
     if "score" in keys:
         out.append("*Score* is of generated answers: before, of the model that training began with, and now.")
     return " ".join(out)
@@ -215,8 +199,7 @@ def training(run: Run) -> str:
         lines["LoRA"] = f"rank {lora.get('r')}, alpha {lora.get('lora_alpha')}, on {lora.get('target_modules')}"
     if run.cost is not None and math.isfinite(run.cost.seconds):
         steps = ", ".join(f"{count:,} {what}" for what, count in run.cost.steps.items())
-        of = f" ({run.cost.text})" if run.cost.text else ""
-        lines["cost"] = f"{run.cost.seconds:,.0f} s by the clock{of}; optimizer steps: {steps}"
+        lines["cost"] = f"{run.cost.text}; optimizer steps: {steps}"
     return "\n".join(f"- {name}: {value}" for name, value in lines.items())
 
 

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixalign.final_rows import lowest_of
 from mixalign.reporting.judge.advice import start_loss
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
+from mixalign.reporting.show.card_text import out_of
 from mixalign.reporting.show.shown_table import Cell, ShownTable
 
-__all__ = ["ShownRun", "has", "shown_run"]
+__all__ = ["ShownRun", "shown_run"]
 
 NUMBERS = ("loss", "accuracy", "margin", "excess", "gap", "specialist_loss", "score_before", "score")  # of a task
 WARNINGS = 8  # of a log that are shown
@@ -35,7 +37,7 @@ def shown_run(run: Run) -> ShownRun:
     return ShownRun(run.label, run.seed, str(run.path), _facts(run), warnings, _numbers(run))
 
 
-def has(tasks: Mapping[str, Mapping[str, Any]], key: str) -> bool:
+def _has(tasks: Mapping[str, Mapping[str, Any]], key: str) -> bool:
     """Whether some task has a number of this name."""
     return any(not math.isnan(number(row.get(key))) for row in tasks.values())
 
@@ -44,8 +46,8 @@ def _facts(run: Run) -> dict[str, str]:
     """Terms and what is said of them; those that the folder does not say are left out."""
     config, steps = run.config, run.mixture.get("steps", run.config.get("steps"))
     facts = {
-        "Model": _first(config.get("model"), "path", "package", "gguf_file", "name", "_target_"),
-        "Data": _data(config.get("data")),
+        "Model": _model(run),
+        "Data": _data(run),
         "Objective": _objective(run),
         "Optimizer": _pairs(config.get("optimizer"), {"lr": "lr", "schedule": "schedule", "warmup_steps": "warm-up"}),
         "LoRA": _pairs(config.get("lora"), {"r": "r", "lora_alpha": "alpha", "target_modules": "on"}) or "none",
@@ -63,14 +65,20 @@ def _first(group: object, *keys: str) -> str:
     return value.rpartition(".")[2] if value.startswith("mixalign.") else value
 
 
-def _data(group: object) -> str:
-    """The tasks with where their rows are from."""
-    tasks = group.get("tasks") if isinstance(group, dict) else None
+def _model(run: Run) -> str:
+    """The base model as the card names it, or where it was read."""
+    if name := run.origin.get("base_model"):
+        return f"{name}{out_of(run.origin.get('base_file'))}"
+    return _first(run.config.get("model"), "path", "package", "gguf_file", "name", "_target_")
+
+
+def _data(run: Run) -> str:
+    """The tasks with where their rows are from; the configuration may have entries of a few of them only."""
+    data = run.config.get("data")
+    entries = data.get("tasks") if isinstance(data, dict) else None
     parts = []
-    for name, task in (tasks if isinstance(tasks, dict) else {}).items():
-        if task is None:  # left out on the command line
-            continue
-        source = _first(task, "path", "generator", "name")
+    for name in run.tasks:
+        source = _first(entries.get(name) if isinstance(entries, dict) else None, "path", "generator", "name")
         parts.append(name if source in ("", name) else f"{name} ({source})")
     return ", ".join(parts)
 
@@ -91,14 +99,14 @@ def _kept(run: Run) -> str:
     if not isinstance(exported, dict) or exported.get("step") is None:
         return ""
     value, monitor = number(exported.get("value")), exported.get("monitor")
-    why = f", where {monitor} was {value:.4f} on validation rows" if monitor and not math.isnan(value) else ""
+    why = f", with {lowest_of(str(monitor))} ({value:.4f})" if monitor and not math.isnan(value) else ""
     first, last = exported.get("averaged") or (None, exported["step"])
     return f"{f'the mean of the weights of steps {first} to {last}' if first else f'the model of step {last}'}{why}"
 
 
 def _numbers(run: Run) -> ShownTable:
     tasks = run.eval["tasks"]
-    keys = [key for key in NUMBERS if has(tasks, key)]
+    keys = [key for key in NUMBERS if _has(tasks, key)]
     seen = {key: dict(zip(run.tasks, run.mixture.get(key) or (), strict=False)) for key in ("rows_seen", "epochs_seen")}
     starts = {task: start_loss(run, task) for task in tasks}
     known = not all(map(math.isnan, starts.values()))

@@ -7,20 +7,25 @@ from mixalign.final_rows import FinalRows
 from mixalign.reporting.judge.comparison import TITLES, Comparison, Row
 from mixalign.reporting.judge.costs import Spent
 from mixalign.reporting.judge.statistics import Paired, Score
+from mixalign.reporting.read.costs import times_text
 from mixalign.reporting.read.files import number
 from mixalign.reporting.read.runs import Run
 
-__all__ = ["Table", "extra_steps", "methods_table", "scores_table", "tasks_table"]
+__all__ = ["Table", "extra_steps", "methods_table", "scores_table", "tasks_table", "telling"]
 
 MEANS = "Mean \u00b1 standard error over seeds, sorted by {title}; a single seed has no error. "
 COSTS = (
     "Every method trains the model that is judged for the same number of steps; what it spends beside them is its "
     "cost. Steps are optimizer steps beyond those, specialists counted in full for every method that reads them. Time"
-    " is that of all these trainings, with validations, measurements of the method and scoring of training rows, as a"
-    " multiple of plain training{plain} on the same seed; in brackets seconds of the CPU where it trains, else of the"
-    " GPU by the clock. The reference policy and the last evaluation, which every run has, are left out. Memory is "
-    "the peak above what was held before a training, in MiB, and in brackets the difference to plain training."
+    " is that of all these trainings, with validations, measurements of the method and scoring of training rows{times}."
+    " The reference policy and the last evaluation, which every run has, are left out. Memory is the peak above what "
+    "was held before a training, in MiB{memory}."
 )
+TIMES = (
+    ", as a multiple of plain training ({}) on the same seed, of the seconds of the CPU where it trains, else of those "
+    "by the clock"
+)
+MEMORY = ", and in brackets the difference to plain training"
 
 
 class Table(NamedTuple):
@@ -53,8 +58,9 @@ def methods_table(comparison: Comparison) -> Table:
         "Differences are taken within each seed, with the 95 % interval of their mean (Student's t) in brackets, and "
         "in how many seeds the method is better. The baseline is shaded. "
     )
-    plain = f" ({comparison.plain})" if comparison.plain else ""
-    return Table(titles, rows, caption + (COSTS.format(plain=plain) if priced else ""))
+    plain = comparison.plain
+    costs = COSTS.format(times=TIMES.format(plain) if plain else "", memory=MEMORY if plain else "")
+    return _told(titles, rows, caption + (costs if priced else ""))
 
 
 def scores_table(comparison: Comparison) -> Table:
@@ -67,7 +73,18 @@ def scores_table(comparison: Comparison) -> Table:
     caption = MEANS.format(title=TITLES[comparison.metric]) + (
         "Losses, excess and gap in nats, lower is better; accuracy and score in [0, 1]. The baseline is shaded."
     )
-    return Table(titles, rows, caption)
+    return _told(titles, rows, caption)
+
+
+def telling(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Numbers of the columns that say something of some row, and of the first."""
+    return [n for n in range(len(rows[0])) if n == 0 or any(row[n] not in ("", "-") for row in rows)]
+
+
+def _told(titles: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
+    """The table without columns that say nothing."""
+    kept = telling(rows)
+    return Table([titles[n] for n in kept], [[row[n] for n in kept] for row in rows], caption)
 
 
 def tasks_table(comparison: Comparison, runs: Sequence[Run]) -> Table:
@@ -107,11 +124,11 @@ def _costs(row: Row) -> list[str]:
     if bill is None:
         return ["-", "-", "-"]
     steps, parts = extra_steps(bill)
-    times = f"{bill.times.mean:.2f}\u00d7" if bill.times.n else "-"
+    time = times_text(bill.clock.mean, bill.cpu.mean)
     more = f" ({bill.more_memory.mean:+.0f}{_error(bill.more_memory)})" if bill.more_memory.n else ""
     return [
         f"{steps} ({parts})" if parts else steps,
-        f"{times} ({bill.time.mean:.0f} {bill.unit})" if bill.time.n else "-",
+        f"{bill.times.mean:.2f}\u00d7 ({time})" if bill.times.n and time else time or "-",
         f"{bill.memory.mean:.0f}{more}" if bill.memory.n else "-",
     ]
 

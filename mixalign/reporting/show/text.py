@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from mixalign.reporting.judge.comparison import TITLES, Comparison, compare
 from mixalign.reporting.judge.statistics import Paired
 from mixalign.reporting.read.runs import Run
-from mixalign.reporting.show.tables import extra_steps, scores_table
+from mixalign.reporting.show.tables import extra_steps, scores_table, telling
 from mixalign.terminal import Column, table_text, wrap
 
 __all__ = ["comparison_text", "report_text"]
 
-SCORES = "mean +- standard error over seeds; (-) marks a single seed; nats; accuracy in [0, 1]"
+ERRORS = "mean +- standard error over seeds; (-) marks a single seed"
+TIMES = 5  # the column of the multiples
+ALONE = "one seed, so without standard errors"
 COSTS = (
-    "time of the training with its validations, and of the specialists, proxies and rounds that it needs; without the "
-    "reference policy and the last evaluation, which every run has"
+    "extra steps: optimizer steps beyond plain training; time: of the training with its validations, and of the "
+    "specialists, proxies and rounds that it needs, without the reference policy and the last evaluation, which every "
+    "run has"
 )
 
 
@@ -54,7 +57,19 @@ def _scores(comparison: Comparison, width: int | None) -> str:
     table = scores_table(comparison)
     label, *numbers = table.titles
     columns = [Column(label, text=True), *(Column(title, group=title.split()[0]) for title in numbers)]
-    return table_text(columns, table.rows, note=SCORES, width=width)
+    notes = [ALONE if _alone(comparison) else ERRORS, "nats"]
+    notes += [f"accuracy: {comparison.accuracy}"] if any("accuracy" in title for title in numbers) else []
+    return table_text(columns, _without_marks(comparison, table.rows), note="; ".join(notes), width=width)
+
+
+def _alone(comparison: Comparison) -> bool:
+    """Whether no label has several seeds, so that none has an error."""
+    return all(len(row.seeds) < 2 for row in comparison.rows)
+
+
+def _without_marks(comparison: Comparison, rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Cells without what marks a single seed, where all have it."""
+    return [[cell.removesuffix(" (-)") if _alone(comparison) else cell for cell in row] for row in rows]
 
 
 def _differences(comparison: Comparison, width: int | None) -> str:
@@ -67,8 +82,9 @@ def _differences(comparison: Comparison, width: int | None) -> str:
         if row.differences:
             pairs = [row.differences.get(name, {}).get(comparison.metric) for name in shown]
             rows.append([row.label, *(cell for pair in pairs for cell in _against(pair))])
-    note = f"paired by seed: mean difference in {TITLES[comparison.metric]}, 95 % t interval, seeds better"
-    return table_text(columns, rows, note=note, width=width)
+    interval = "" if _alone(comparison) else ", 95 % t interval"
+    note = f"paired by seed: mean difference in {TITLES[comparison.metric]}{interval}, seeds better"
+    return table_text(columns, _without_marks(comparison, rows), note=note, width=width)
 
 
 def _against(pair: Paired | None) -> tuple[str, str]:
@@ -77,24 +93,22 @@ def _against(pair: Paired | None) -> tuple[str, str]:
     return (f"{pair.mean:+.3f} {pair.interval}" if pair.n > 1 else pair.signed), f"{pair.wins}/{pair.n}"
 
 
-def _unit(comparison: Comparison) -> str:
-    """Of the times, where all have one."""
-    units = dict.fromkeys(row.spent.unit for row in comparison.rows if row.spent)
-    return " or ".join(units)
-
-
 def _costs(comparison: Comparison, width: int | None) -> str:
-    times = "times plain training" if comparison.plain is None else f"times {comparison.plain}"
     columns = [
         Column("mixer", text=True),
-        Column("steps beyond plain training"),
+        Column("extra steps"),
         Column("for", text=True),
-        *map(Column, (_unit(comparison), times, "memory MiB")),
+        *map(Column, ("clock s", "CPU s", f"times {comparison.plain}", "memory MiB")),
     ]
     rows = []
     for row in comparison.rows:
         if row.spent:
-            more = f"{row.spent.times.mean:.2f}" if row.spent.times.n else "-"
-            seconds, memory = (f"{s.mean:.1f}" if s.n else "-" for s in (row.spent.time, row.spent.memory))
-            rows.append([row.label, *extra_steps(row.spent), seconds, more, memory])
-    return table_text(columns, rows, note=COSTS, width=width)
+            more = f"{row.spent.times.mean:.2f}" if row.spent.times.n and len(comparison.rows) > 1 else "-"
+            clock, cpu, memory = (
+                f"{s.mean:.1f}" if s.n else "-" for s in (row.spent.clock, row.spent.cpu, row.spent.memory)
+            )
+            rows.append([row.label, *extra_steps(row.spent), clock, cpu, more, memory])
+    kept = telling(rows)
+    units = dict.fromkeys(row.spent.unit for row in comparison.rows if row.spent)
+    note = COSTS + (f"; multiples are of {' or '.join(units)}" if TIMES in kept else "")
+    return table_text([columns[n] for n in kept], [[row[n] for n in kept] for row in rows], note=note, width=width)

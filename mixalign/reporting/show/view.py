@@ -20,7 +20,7 @@ from mixalign.reporting.show.further import further_table, harness_table
 from mixalign.reporting.show.generations import TaskSamples, generation_scores, shown_samples
 from mixalign.reporting.show.over_time import without_curves
 from mixalign.reporting.show.plots.tasks import shown_tasks
-from mixalign.reporting.show.shown_run import ShownRun, has, shown_run
+from mixalign.reporting.show.shown_run import ShownRun, shown_run
 from mixalign.reporting.show.shown_table import ShownTable
 from mixalign.reporting.show.tables import methods_table, tasks_table
 from mixalign.reporting.show.trials import failures, sentences, trials_table
@@ -59,7 +59,7 @@ class Group:
         facts: What was compared: terms and what is said of them.
         remarks: What is said where a run has too little for a curve.
         further: Results on further rows and tasks.
-        pairs: Whether the rows are preference pairs, whose accuracy is another one.
+        accuracy: What it is the share of.
     """
 
     title: str
@@ -81,7 +81,7 @@ class Group:
     generations: ShownGenerations | None
     rounds: ShownRounds | None
     runs: Sequence[ShownRun]
-    pairs: bool
+    accuracy: str
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class Page:
     skipped: Sequence[tuple[str, str]]
 
     @property
-    def pairs(self) -> bool:
-        """Whether some group has preference pairs."""
-        return any(group.pairs for group in self.groups)
+    def accuracies(self) -> list[str]:
+        """What accuracy is the share of, in each of the groups."""
+        return list(dict.fromkeys(group.accuracy for group in self.groups))
 
     @property
     def scored(self) -> bool:
@@ -183,7 +183,7 @@ def _group(title: str, runs: Sequence[Run], baseline: str | None) -> Group:
         generations=_generations(runs),
         rounds=_rounds(runs, comparison),
         runs=[shown_run(run) for run in runs],
-        pairs=any(has(run.eval["tasks"], "margin") for run in runs),
+        accuracy=comparison.accuracy,
     )
 
 

@@ -83,7 +83,7 @@ class HistoryFile:
             log.warning("%s", text)
 
     def summary(self, updates: int, mix: Mix, sampler: MixtureSampler) -> dict[str, Any]:
-        """What `mixture.json` holds: final and mean weights, rows and epochs seen, by task."""
+        """What `mixture.json` holds: final and mean weights, rows and epochs seen, by task; what the rule reads."""
         steps = max(1, updates)
         return {
             "tasks": self.tasks,
@@ -94,6 +94,7 @@ class HistoryFile:
             "rows_seen": np.asarray(sampler.cursor_K).tolist(),
             "epochs_seen": np.round(sampler.epochs_K, 4).tolist(),
             "steps": updates,
+            "reads": sorted(self.mixer.needs),
         }
 
     def state_dict(self) -> dict[str, Any]:

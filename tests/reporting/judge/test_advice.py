@@ -1,5 +1,6 @@
 """The verdict that a page begins with: what to take, whether that is proven, and why."""
 
+import json
 import math
 
 import pytest
@@ -68,9 +69,53 @@ def test_what_it_gave_and_cost_and_where_it_lies(write_run, tmp_path):
     one = advise(compare(runs), runs)
     text = " ".join(one.sentences)
     assert "a 46% to 20%, b 54% to 80%" in text
-    assert "It cost 600 optimizer steps beyond plain training (specialists); 40 CPU s, specialists included, " in text
-    assert "included, 4.00 times uniform." in text
+    assert "It cost 600 optimizer steps beyond plain training (specialists); 80 s by the clock, 40 CPU s, " in text
+    assert "CPU s, specialists included, 4.00 times uniform." in text
     assert one.models == [str(path / "model")]
+
+
+@pytest.mark.parametrize(
+    ("reads", "says"),
+    [
+        (["excess_K", "excess_iw_K"], "excess of the training rows, from the first to the last quarter"),
+        (["loss_K"], "loss of the training rows, from the first to the last quarter of the steps: a 0.250 to 0.250, b"),
+        (["gradient_KK", "loss_K"], ""),  # and more than mix.jsonl has
+        (["eval_excess_K"], ""),
+        ([], ""),
+        (None, ""),  # a run of an older version
+    ],
+)
+def test_what_moved_the_mixture_is_said(reads, says, write_run, tmp_path):
+    path = write_run("ama_s", 0, {"a": 0.1, "b": 0.2}, steps=8)
+    lines = [
+        {
+            "step": step,
+            "sample": [0.5 - step / 40, 0.5 + step / 40],
+            "excess": [0.5 / step, None if step == 1 else 1 / step],  # b was not drawn at first
+            "task_loss": [0.25, {1: 2.0, 2: 1.5}.get(step, 0.75)],
+            "count": [4, 0 if step == 1 and reads != ["loss_K"] else 4],
+        }
+        for step in range(1, 9)
+    ]
+    (path / "mix.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    mixture = json.loads((path / "mixture.json").read_text())
+    (path / "mixture.json").write_text(json.dumps(mixture | ({} if reads is None else {"reads": reads})))
+    runs = find(tmp_path)
+    text = next(text for text in advise(compare(runs), runs).sentences if "Its mixture moved" in text)
+    assert says in text
+    assert ("Its rule reads" in text) == bool(says)
+    if "excess" in says:  # b: step 2 alone, and the mean of steps 7 and 8
+        assert text.endswith("quarter of the steps: a 0.375 to 0.067, b 0.500 to 0.134 nats.")
+
+
+def test_a_task_that_ended_better_than_its_specialist_is_named_where_all_seeds_show_it(write_run, tmp_path):
+    row = {"rows": 20, "loss": 1.6, "specialist_loss": 1.7, "gap": -0.1, "excess": 0.0, "start_loss": 2.2}
+    even = row | {"loss": 1.7, "gap": 0.0, "excess": 0.02}
+    for seed, other in enumerate((row, even)):
+        write_run("ama_s", seed, {"a": 0.1, "b": 0.2}, scores={"tasks": {"a": row, "b": other}})
+    runs = find(tmp_path)
+    (said,) = (text for text in advise(compare(runs), runs).sentences if "specialist" in text)
+    assert said.startswith("`a` ended better than its specialist, so by excess it hardly asks for more.")
 
 
 @pytest.mark.parametrize(

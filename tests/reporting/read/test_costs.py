@@ -7,7 +7,7 @@ import pytest
 
 from mixalign.reporting.judge.advice import advise
 from mixalign.reporting.judge.comparison import compare
-from mixalign.reporting.read.costs import Cost, included, read_cost
+from mixalign.reporting.read.costs import Cost, included, read_cost, times_text
 from mixalign.reporting.read.runs import load_run
 from mixalign.reporting.show import card_text
 from mixalign.reporting.show.shown_run import shown_run
@@ -40,15 +40,15 @@ def test_what_is_not_known_stays_unknown(write_run, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("plain", "10 CPU s, of the training alone"),
-        ("excess", "40 CPU s, specialists included"),
+        ("plain", "20 s by the clock, 10 CPU s, of the training alone"),
+        ("excess", "80 s by the clock, 40 CPU s, specialists included"),
     ],
 )
 def test_a_time_says_its_unit_and_what_it_is_of(kind, says, write_run):
     run = load_run(write_run("ama_s", 0, costs=COSTS[kind][0], settings={"steps": 100}))
     assert run.cost.text == says
     (row,) = compare([run]).rows
-    assert f"{row.spent.time.mean:.0f} {row.spent.unit}, {included(row.spent.parts)}" == says
+    assert f"{times_text(row.spent.clock.mean, row.spent.cpu.mean)}, {included(row.spent.parts)}" == says
     spoken = {
         "sentence": " ".join(advise(compare([run]), [run]).sentences),
         "model card": card_text.training(run),
@@ -56,10 +56,14 @@ def test_a_time_says_its_unit_and_what_it_is_of(kind, says, write_run):
         "terminal": comparison_text(compare([run]), 200),
     }
     for where, text in spoken.items():
-        assert "CPU s" in text, f"{where} does not say whose seconds it shows"
+        clock, cpu = re.findall(r"\d+", says)
+        assert all(word in text for word in ("CPU s", "clock")), f"{where} does not say whose seconds it shows"
+        assert {clock, cpu} <= set(re.findall(r"\d+", text)), f"{where} lacks one of the times"
         assert not re.search(r"\d s (in all|with)\b", text), where
 
 
 def test_on_a_gpu_the_clock_counts():
-    assert Cost({}, 1, seconds=3.0, cpu_seconds=9.0, memory_mib=1.0, on_gpu=True).text.startswith("3 GPU s, ")
+    assert Cost({}, 1, seconds=3.0, cpu_seconds=9.0, memory_mib=1.0, on_gpu=True).text.startswith(
+        "3 s by the clock, 9 CPU s, "
+    )
     assert Cost({"training": 1}, 1, seconds=3.0, cpu_seconds=9.0, memory_mib=1.0, on_gpu=True).time == 3.0

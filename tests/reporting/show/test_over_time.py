@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from mixalign.reporting.show.card import Shown, write_card
 from mixalign.reporting.show.figures.paths import excess_figure, weights_figure, worst_figure
 from mixalign.reporting.show.over_time import without_curves
 from mixalign.reporting.show.view import page_of
@@ -105,6 +106,22 @@ def test_bands_of_the_second_ten_tasks_have_their_colour(write_run, tmp_path):
     write_run("ama_s", 0, {f"task {k}": 0.1 for k in range(12)})
     patterns = [one["fillpattern"] for one in weights_figure({"ama_s": find(tmp_path)}).traces if "fillpattern" in one]
     assert [one["bgcolor"] for one in patterns] == ["var(--t0)", "var(--t1)"]
+
+
+def test_an_entry_for_one_task_does_not_hide_the_others_and_the_model_is_named_as_its_card_names_it(
+    write_run, tmp_path
+):
+    data = {"root": "tasks", "tasks": {"b": {"apply_chat_template": True}}}
+    folder = write_run("ama_s", 0, TWO, settings={"data": data, "model": {"package": "llm_small"}})
+    ((shown,),) = [group.runs for group in page_of(find(tmp_path)).groups]
+    assert (shown.facts["Data"], shown.facts["Model"]) == ("a, b", "llm_small")
+    origin = {"base_model": "org/small", "base_file": "small.Q4.gguf"}
+    (folder / "identity.json").write_text(json.dumps({"origin": origin}))
+    ((shown,),) = [group.runs for group in page_of(find(tmp_path)).groups]
+    assert shown.facts["Model"] == "org/small (out of the GGUF file small.Q4.gguf)"
+    (folder / "model").mkdir()
+    write_card(folder, folder / "model", Shown())
+    assert "`org/small` (out of the GGUF file small.Q4.gguf)" in (folder / "model" / "README.md").read_text()
 
 
 def test_tasks_that_the_command_left_out_are_not_named(write_run, tmp_path):

@@ -23,6 +23,26 @@ def test_text_fits_and_json_is_json(write_scores, write_run, tmp_path):
     assert json.loads(json.dumps(comparison.to_json(), allow_nan=False))["baseline"] == "proportional"
 
 
+def test_a_single_run_has_no_column_that_says_nothing(write_run, tmp_path):
+    write_run("ama_e", 0, {"a": 0.1, "b": 0.2}, objective="sft", costs=COSTS["excess"][0], settings={"steps": 100})
+    text = comparison_text(compare(find(tmp_path)), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    scores, costs = ([line.split() for line in table.splitlines()] for table in text.split("\n\n")[:2])
+    assert [len(scores[1]), len(costs[1])] == [1, 1], "each heading is one line"
+    assert scores[2] == ["ama_e", "1", "0.200", "0.150", "0.700", "0.450", "0.750"]
+    assert costs[0] == ["mixer", "extra", "steps", "for", "clock", "s", "CPU", "s", "memory", "MiB"]
+    assert costs[2] == ["ama_e", "+600", "specialists", "80.0", "40.0", "50.0"]
+    assert "(-)" not in text
+    assert "times" not in text
+    assert "accuracy: share of" in text
+
+
+def test_where_some_have_seeds_the_single_one_is_marked(write_scores):
+    text = comparison_text(compare(write_scores(uniform=(0.2, 0.3), ama_s=(0.1,))), 80)
+    assert "0.100 (-)" in text
+    assert "mean +- standard error over seeds; (-) marks a single seed" in text
+
+
 LABELS = ({}, {"m": 0.15, "temperature": 12.5}, {"m": 0.3, "temperature": 12.5})
 
 
