@@ -112,7 +112,8 @@ def test_mixture_json_sums_up_the_history(finished):
     mixture = read(finished / "mixture.json")
     lines = [json.loads(line) for line in (finished / "mix.jsonl").read_text().splitlines()]
     keys = {"tasks", "sample_final", "sample_mean", "loss_final", "loss_mean", "rows_seen", "epochs_seen", "steps"}
-    assert set(mixture) == keys
+    assert set(mixture) == keys | {"reads"}
+    assert mixture["reads"] == ["excess_K", "excess_iw_K"]  # by which the report says what moved the mixture
     assert mixture["tasks"] == TASKS
     assert mixture["steps"] == 4
     seen = [sum(line["count"][k] for line in lines) for k in range(3)]

@@ -25,6 +25,8 @@ def grouped(runs: Sequence[Run]) -> list[Run]:
     titles: dict[object, str] = {}
     for family in families.values():
         keys = [key for key in differing_keys([run for run in family if not run.skipped]) if _parts(key, family)]
+        if all(run.origin.get("base_model") for run in family) and _named(family, keys):
+            keys = ["model", *(key for key in keys if not key.startswith("model."))]
         titles |= {run.path: _title(run, keys) for run in family}
     return [replace(run, group=titles[run.path]) for run in runs]
 
@@ -37,8 +39,16 @@ def _parts(key: str, runs: Sequence[Run]) -> bool:
     return group == "data" and any(isinstance(run.settings.get(key), str) for run in runs)
 
 
+def _named(runs: Sequence[Run], keys: Sequence[str]) -> bool:
+    """Whether the names of the base models tell all that these settings say of models."""
+    models = [tuple(spelled(run.settings.get(key)) for key in keys if key.startswith("model.")) for run in runs]
+    names = [run.origin["base_model"] for run in runs]
+    return 1 < len({*models}) == len({*names}) == len({*zip(models, names, strict=True)})
+
+
 def _title(run: Run, keys: Sequence[str]) -> str:
     tasks = list(run.tasks)
     names = ", ".join(tasks[:FEW]) + (f" and {len(tasks) - FEW} more" if len(tasks) > FEW else "")
-    apart = "; ".join(f"{key} {spelled(run.settings.get(key))}" for key in keys)
+    told = run.settings | {"model": run.origin.get("base_model")}
+    apart = "; ".join(f"{key} {spelled(told.get(key))}" for key in keys)
     return f"{run.objective.upper()} on {names or 'no task'}" + (f" ({apart})" if apart else "")

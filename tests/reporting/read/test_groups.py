@@ -1,5 +1,7 @@
 """Runs are compared within a group: one objective, the same tasks, one model, the same rows."""
 
+import json
+
 import pytest
 
 from mixalign.errors import MixalignError
@@ -47,6 +49,14 @@ def test_groups_are_named_by_what_tells_them_apart(write_run, tmp_path):
     first, second = _groups(find(tmp_path)).values()
     assert first == "DPO on t0, t1, t2, t3, t4, t5 and 2 more (model.path tiny)"
     assert second.endswith("(model.path large)")
+
+
+def test_models_are_named_as_their_cards_name_them(write_run, tmp_path):
+    for folder, settings in (("gguf", {"package": "llm_small", "_target_": "GGUF"}), ("hub", {"path": "org/large"})):
+        path = write_run("uniform", 0, {"a": 0.1}, folder=folder, settings={"model": settings})
+        origin = {"base_model": "org/small" if folder == "gguf" else "org/large"}
+        (path / "identity.json").write_text(json.dumps({"origin": origin}))
+    assert [*_groups(find(tmp_path)).values()] == ["DPO on a (model org/small)", "DPO on a (model org/large)"]
 
 
 def test_the_same_mixer_and_seed_in_two_groups_are_both_kept(write_run, tmp_path):
