@@ -10,7 +10,7 @@ from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.models.load import LoRA
 from mixalign.training.optimizer import Optimizer
 
-__all__ = ["mean_length", "optimizer_recipe", "recipe_from_reference", "training_work"]
+__all__ = ["given", "mean_length", "optimizer_recipe", "recipe_from_reference", "training_work"]
 
 LATER = ("eps", "decay_steps", "min_lr", "modules_to_save", "use_dora")  # keys of the optimizer and of adapters
 
@@ -42,6 +42,11 @@ def optimizer_recipe(job: Job) -> dict[str, Any]:
 def _as_before(node: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """A node without the keys that came later, where they change nothing: what older versions made still fits."""
     return {key: value for key, value in node.items() if key not in LATER or value != getattr(kind, key)}
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """Those that are not None: entries of a recipe that came later leave what older versions made as it is."""
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def training_work(tables: Sequence[TaskDataset], steps: int, batch_size: int) -> dict[str, float]:

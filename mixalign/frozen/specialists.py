@@ -12,7 +12,7 @@ from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
 from mixalign.frozen.folds import attach_cross_fitted, outside, stage_name
 from mixalign.frozen.pinned import as_trained, check_comparable
-from mixalign.frozen.recipes import recipe_from_reference
+from mixalign.frozen.recipes import given, recipe_from_reference
 from mixalign.frozen.unfinished import Unfinished
 from mixalign.frozen.worse import say_loss
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def specialist_recipes(job: Job, reference: Frozen) -> dict[str, dict[str, Any]]:
     """All that decides the losses of every task's specialist, or of its cross-fitted ones together."""
     settings, job = job.settings.specialists, as_trained(job)
-    more, recipes = {"folds": settings.folds} if settings.folds > 1 else {}, {}
+    more, recipes = given(folds=settings.folds if settings.folds > 1 else None, patience=settings.patience), {}
     for number, task in enumerate(job.tasks):
         recipes[task] = recipe_from_reference(job, reference, [job.data["train"][number]]) | {
             "stage": "specialist",
@@ -37,8 +37,6 @@ def specialist_recipes(job: Job, reference: Frozen) -> dict[str, dict[str, Any]]
         }
         if settings.export == "best":
             recipes[task]["best_on"] = rows_fingerprint([job.data["validation"][number]])
-        if settings.patience is not None:
-            recipes[task]["patience"] = settings.patience
     check_comparable(job, recipes)
     return recipes
 
@@ -115,9 +113,8 @@ def specialist_steps(job: Job, task: int, rows: int | None = None) -> int:
 def _train(job: Job, reference: Frozen, number: int, fold: int, left: Unfinished) -> nn.Module:
     from mixalign.frozen.trainings import Training, train_frozen  # loads Lightning, which a plan need not wait for
 
-    job = as_trained(job)
     settings, rows = job.settings.specialists, job.data["train"][number]
-    rows = outside(rows, settings.folds, fold) if settings.folds > 1 else rows
+    rows, job = outside(rows, settings.folds, fold) if settings.folds > 1 else rows, as_trained(job)
     training = Training(
         title=f"specialist {job.tasks[number]}",
         objective=job.settings.objective.for_tasks([job.overrides[number]]),
