@@ -9,7 +9,6 @@ from torch import Generator, Tensor, nn
 
 from mixalign.losses.logprobs import gather_logprobs, sum_by_sequence
 from mixalign.losses.sampling import sample_linear, sample_logits
-from mixalign.models.attention import attention_plan, use_packed_attention
 from mixalign.models.head import target_logprobs
 from mixalign.types import Batch
 
@@ -54,6 +53,8 @@ def _by_token(
     """Log-probability of each target (N,), and whether it was the first choice."""
     inputs = {"input_ids": batch["input_ids"], "use_cache": False}
     if "segments" in batch:
+        from mixalign.models.attention import attention_plan, use_packed_attention  # loads the code of all models
+
         use_packed_attention(_core(model))
         ids = batch["input_ids"]
         plan = attention_plan(batch["segments"], ids.shape[1], ids.device)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import transformers
 
 from mixalign.checks import check_text
 from mixalign.errors import MixalignError
@@ -99,13 +99,13 @@ class GGUF:
         """The same model in a folder."""
         return Pretrained(folder, None, self.dtype, self.attn_implementation, chat_template=self.chat_template)
 
-    def build(self) -> PreTrainedModel:
+    def build(self) -> "transformers.PreTrainedModel":
         """The model with plain float32 weights, which can be trained and saved.
 
         Raises:
             MixalignError: when transformers cannot read the file, or it lacks weights.
         """
-        loaded, report = self._load(AutoModelForCausalLM, dtype=torch.float32, output_loading_info=True)
+        loaded, report = self._load("AutoModelForCausalLM", dtype=torch.float32, output_loading_info=True)
         if missing := sorted(report["missing_keys"]):
             raise MixalignError(
                 f"{self.title} lacks {len(missing)} weights of {type(loaded).__name__}: {missing[0]} .."
@@ -113,18 +113,18 @@ class GGUF:
         # the loaded one counts as quantised, which save_pretrained refuses
         config = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
         with torch.random.fork_rng(devices=[]):
-            model: PreTrainedModel = type(loaded)(type(loaded.config).from_dict(config))
+            model: transformers.PreTrainedModel = type(loaded)(type(loaded.config).from_dict(config))
         model.load_state_dict(loaded.state_dict())
         model.generation_config = loaded.generation_config
         return model
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> "transformers.PreTrainedTokenizerBase":
         """The tokenizer in the file, with the chat template in it.
 
         Raises:
             MixalignError: when there is none that transformers can read, or its chat template is broken.
         """
-        tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer)
+        tokenizer: transformers.PreTrainedTokenizerBase = self._load("AutoTokenizer")
         if tokenizer.eos_token_id is None:
             raise MixalignError(f"The tokenizer in {self.title} has no token that ends a text. Take another file.")
         text = str(tokenizer.decode(tokenizer(ROUND_TRIP, add_special_tokens=False)["input_ids"]))
@@ -189,18 +189,18 @@ class GGUF:
                 tokenizer.save_pretrained(part / "model")
                 write_json(part / "recipe.json", recipe | {"general": general_of(self.path)})
 
-    def _load(self, kind: Any, **options: Any) -> Any:
+    def _load(self, kind: str, **options: Any) -> Any:
         if find_spec("gguf") is None:
             raise MixalignError(f"{self.title} needs the package gguf, which reads such files: `pip install gguf`.")
         with _alone(self.path) as folder, redirect_stderr(StringIO()):  # a bar that nothing switches off
             try:
-                return kind.from_pretrained(folder, gguf_file=self.path.name, **options)
+                return getattr(transformers, kind).from_pretrained(folder, gguf_file=self.path.name, **options)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # of transformers, gguf, tokenizers and numpy: no base class in common
                 reason = " ".join(str(error).split())[:300].rstrip(".")
                 raise MixalignError(
-                    f"{self.title} cannot be loaded as {kind.__name__}: {reason or type(error).__name__}. It may be "
+                    f"{self.title} cannot be loaded as {kind}: {reason or type(error).__name__}. It may be "
                     "cut off, or of a family that transformers does not read as GGUF: take the model's own folder "
                     "then, `model=pretrained model.path=...`."
                 ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import transformers
 
 from mixalign.chat.templates import END_OF_TURN, set_template
 from mixalign.checks import check_flag, check_list, check_number, check_text
@@ -25,9 +25,9 @@ CURE = "Give a folder that exists and that `save_pretrained` wrote, or a hub id.
 class ModelSource(Protocol):
     """Something that builds the same model at every call."""
 
-    def build(self) -> PreTrainedModel: ...
+    def build(self) -> "transformers.PreTrainedModel": ...
 
-    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    def tokenizer(self) -> "transformers.PreTrainedTokenizerBase": ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Pretrained:
         check_flag("model.load_in_4bit", self.load_in_4bit)
         check_text("model.chat_template", self.chat_template, null=True)
 
-    def build(self) -> PreTrainedModel:
+    def build(self) -> "transformers.PreTrainedModel":
         """The model with the weights of the folder.
 
         Raises:
@@ -71,8 +71,8 @@ class Pretrained:
         """
         if (config := self.adapter()) is not None:
             return self._on_its_base(config)
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = self._load(
-            AutoModelForCausalLM,
+        loaded: tuple[transformers.PreTrainedModel, dict[str, Any]] = self._load(
+            "AutoModelForCausalLM",
             dtype=getattr(torch, self.dtype),
             attn_implementation=self.attn_implementation,
             output_loading_info=True,
@@ -103,9 +103,9 @@ class Pretrained:
 
     def config(self) -> Any:
         """What its config.json says, for transformers."""
-        return self._load(AutoConfig)
+        return self._load("AutoConfig")
 
-    def _on_its_base(self, config: Path) -> PreTrainedModel:
+    def _on_its_base(self, config: Path) -> "transformers.PreTrainedModel":
         """One model of an adapter and its base."""
         if self.load_in_4bit:
             raise MixalignError(
@@ -115,7 +115,7 @@ class Pretrained:
         with naming_adapter(config):
             base = self.base(config).build()
         check_base(config, base, self.dtype)
-        model: PreTrainedModel = merge_adapter(base, str(Path(self.path).expanduser()))
+        model: transformers.PreTrainedModel = merge_adapter(base, str(Path(self.path).expanduser()))
         self.let_stop(model)
         return model
 
@@ -130,8 +130,8 @@ class Pretrained:
         if end not in (None, tokenizer.unk_token_id, *stops):
             config.eos_token_id = [*(stop for stop in stops if stop is not None), end]
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the folder, with the chat template that was chosen.
+    def tokenizer(self, kind: str = "AutoTokenizer") -> "transformers.PreTrainedTokenizerBase":
+        """The tokenizer of the folder, loaded by a `kind` of transformers, with the chat template that was chosen.
 
         Raises:
             MixalignError: when it cannot be loaded, or `chat_template` is neither a name of ours nor a template.
@@ -139,15 +139,15 @@ class Pretrained:
         adapter = self.adapter()
         if adapter and not find_file(self.path, "tokenizer_config.json"):
             with naming_adapter(adapter):
-                tokenizer: PreTrainedTokenizerBase = self.base(adapter)._load(AutoTokenizer)
+                tokenizer: transformers.PreTrainedTokenizerBase = self.base(adapter)._load(kind)
         else:
-            tokenizer = self._load(AutoTokenizer)
+            tokenizer = self._load(kind)
         set_template(tokenizer, self.chat_template)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # only fills positions that nothing reads
         return tokenizer
 
-    def _load(self, kind: Any, **options: Any) -> Any:
+    def _load(self, kind: str, **options: Any) -> Any:
         folder = Path(self.path).expanduser()  # a shell leaves the ~ of model.path=~/x
         is_made = (folder.parent / "recipe.json").is_file()  # by us, in the cache
         name = f"The model {self.path}" if is_made else f"`model.path={self.path}`"
@@ -158,7 +158,7 @@ class Pretrained:
         place = str(folder) if folder.is_dir() else self.path
         with nullcontext() if folder.is_dir() else asked(self.path, "model", self.revision) as closed:
             try:
-                return kind.from_pretrained(
+                return getattr(transformers, kind).from_pretrained(
                     place, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
                 )
             except torch.OutOfMemoryError:
@@ -167,11 +167,11 @@ class Pretrained:
             except Exception as error:
                 if closed:
                     why = _why_closed(closed)
-                elif kind is AutoTokenizer and folder.is_dir() and not _has_tokenizer(folder):
+                elif kind == "AutoTokenizer" and folder.is_dir() and not _has_tokenizer(folder):
                     why = "the folder has no tokenizer. Save the model's own there by `tokenizer.save_pretrained`."
                 else:
                     why = f"{_why(error)} {cure}"
-                raise MixalignError(f"{name} cannot be loaded as {kind.__name__}: {why}") from error
+                raise MixalignError(f"{name} cannot be loaded as {kind}: {why}") from error
 
 
 def _in_4_bits() -> dict[str, Any]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+import transformers
+from transformers import PreTrainedTokenizerFast
 
 from mixalign.chat.templates import set_template
 from mixalign.checks import check_number, check_text
@@ -96,10 +97,10 @@ class TinyLlama:
             raise MixalignError(f"`model.tokenizer_file={self.tokenizer_file}` lacks {', '.join(missing)}. Add it.")
         return _fast_tokenizer(core)
 
-    def build(self) -> PreTrainedModel:
+    def build(self) -> "transformers.PreTrainedModel":
         """A fresh model: the same weights at every call."""
         tokenizer = self._tokenizer()
-        config = LlamaConfig(
+        config = transformers.LlamaConfig(
             vocab_size=-(-len(tokenizer) // 8) * 8,
             hidden_size=self.hidden_size,
             intermediate_size=self.intermediate_size,
@@ -115,7 +116,7 @@ class TinyLlama:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return LlamaForCausalLM(config)
+            return transformers.LlamaForCausalLM(config)
 
 
 def _fast_tokenizer(core: Any) -> PreTrainedTokenizerFast:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 __all__ = [
     "LAST",
@@ -90,6 +89,8 @@ def _look_through(path: Path) -> Any:
     content = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True, mmap=True)
     if not path.is_dir():
         return content
+    from torch.distributed.checkpoint.filesystem import FileSystemReader  # takes a second
+
     sizes: dict[str, int] = {}
     for entry in (FileSystemReader(path).read_metadata().storage_data or {}).values():
         sizes[entry.relative_path] = max(sizes.get(entry.relative_path, 0), entry.offset + entry.length)
