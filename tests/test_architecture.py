@@ -6,7 +6,7 @@ Imports point downwards only, and never to a neighbour of the same layer:
           < fitting, merging, planning, upkeep < sharing < further < verbs < api < cli
 
 `reporting` reads run folders and nothing else of the package. `bars`, `checks`, `course`, `errors`, `files`,
-`final_rows`, `fingerprint`, `hub`, `locks`, `output`, `stopping` and `terminal` are free.
+`final_rows`, `fingerprint`, `hub`, `known`, `locks`, `output`, `stopping` and `terminal` are free.
 """
 
 import ast
@@ -39,7 +39,7 @@ LAYERS = [
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 FREE = {"bars", "checks", "course", "errors", "files", "final_rows", "fingerprint", "hub"}
-FREE |= {"locks", "output", "stopping", "terminal"}
+FREE |= {"known", "locks", "output", "stopping", "terminal"}
 NEIGHBOURS = {("mixers", "mixalign.losses.excess")}  # a mixer says how its excess is clipped
 PURE = ("losses", "mixers")  # maths: tensors in, tensors out
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from mixalign.config.defaults import AUTO
 from mixalign.jobs.job import FEW, SIZES, Job
+from mixalign.models.shapes import Shapes
 from mixalign.together.agree import decide, world
 from mixalign.training.average_share import share_of
 from mixalign.training.engine import rows_within
@@ -42,12 +43,8 @@ class Need:
     free: float | None
 
 
-def need_of(job: Job, model: nn.Module) -> Need:
-    """What a run takes of memory with the rows that it has, or would choose now, for its forward passes.
-
-    Args:
-        model: the base model, without an adapter; its weights may be on the meta device.
-    """
+def need_of(job: Job, model: Shapes) -> Need:
+    """What a run takes of memory with the rows that it has, or would choose now, for its forward passes."""
     free, takes = free_memory(job.device), _footprint(job, model)
     sizes = _sizes(job, model)[0]
     chosen: dict[str, Any] = {key: sizes[key] for key in job.open_sizes}
@@ -77,7 +74,7 @@ def fit_batch_sizes(job: Job, model: nn.Module) -> Job:
     """
     if not job.open_sizes:
         return job
-    found, why = decide(partial(_sizes, job, model))
+    found, why = decide(partial(_sizes, job, Shapes.of(model)))
     chosen: dict[str, Any] = {key: found[key] for key in job.open_sizes}
     log.info("chosen: %s (%s)", ", ".join(f"{key}={rows}" for key, rows in chosen.items()), why)
     return replace(job, **chosen, open_sizes=())
@@ -97,7 +94,7 @@ def micro_batch_size(job: Job, batch_size: int) -> int | None:
     return max((n for n in _divisors(batch_size // world()) if n <= most), default=1)
 
 
-def _sizes(job: Job, model: nn.Module) -> tuple[dict[str, int], str]:
+def _sizes(job: Job, model: Shapes) -> tuple[dict[str, int], str]:
     """The most rows that fit, of trainings and of readings, and why."""
     free, device, batch = free_memory(job.device), job.device, job.settings.batch_size
     of_share = _divisors(batch // world())
@@ -117,7 +114,7 @@ def _sizes(job: Job, model: nn.Module) -> tuple[dict[str, int], str]:
     return dict(zip(SIZES, (micro, read), strict=True)), why
 
 
-def _footprint(job: Job, model: nn.Module) -> Footprint:
+def _footprint(job: Job, model: Shapes) -> Footprint:
     settings = job.settings
     copies = COPIES.get(settings.reference.mode, 1) if job.objective.uses_reference else 1
     longest = max(int(table.length_N.max()) for _, _, table in job.all_datasets if len(table))

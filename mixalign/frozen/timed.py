@@ -19,6 +19,7 @@ from mixalign.frozen.unfinished import Unfinished
 from mixalign.jobs.job import Job
 from mixalign.models.fingerprint import weights_fingerprint
 from mixalign.models.load import add_lora
+from mixalign.models.shapes import Shapes
 from mixalign.objectives.sft import SFT
 from mixalign.training.meter import Meter
 
@@ -52,7 +53,7 @@ def timed(job: Job) -> Timed:
     """
     base = job.settings.model.build()
     job = fit_batch_sizes(replace(job.fitted_to(base), start=weights_fingerprint(base)), base)
-    need = need_of(job, base)
+    need = need_of(job, Shapes.of(base))
     batch = job.settings.batch_size
     rows = micro_batch_size(job, batch) or batch
     training = Training(

@@ -78,9 +78,10 @@ def _processes(job: Job) -> int | None:
 
 
 def _need(job: Job) -> Need | None:
-    model = shapes_of(job.settings.model)
+    model = shapes_of(job.settings.model, job.cache)
     tables = [table for _, _, table in job.all_datasets]
-    return model and need_of(replace(job, layout=likely_layout(job.settings.engine, tables)), model)
+    job = replace(job, layout=likely_layout(job.settings.engine, tables))
+    return None if model is None else need_of(job, model)
 
 
 def _by_group(stages: Sequence[Stage], known: Mapping[str, float]) -> dict[str, float]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from mixalign.data.batches.collate import Layout
 from mixalign.data.batches.pack import ROUND, pack
@@ -24,6 +23,7 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
 from mixalign.losses.linear_logprobs import BLOCK, CHUNK, GPU_CHUNK, WIDE
 from mixalign.models.load import LoRA
+from mixalign.models.shapes import Shapes
 from mixalign.training.control_groups import OWN, ROOT, folders_of, text_of
 from mixalign.training.engine import Engine
 
@@ -69,25 +69,22 @@ class Footprint:
         return self.fixed + self.head + self.read * tokens
 
 
-def footprint(model: Any, lora: LoRA | None, engine: Engine, device: str, longest: int, copies: int = 1) -> Footprint:
+def footprint(
+    model: Shapes, lora: LoRA | None, engine: Engine, device: str, longest: int, copies: int = 1
+) -> Footprint:
     """What a training of a causal language model takes.
 
     Args:
-        model: as loaded, without an adapter.
         device: `cpu` or `cuda`.
         longest: tokens of the longest sequence, for attention that keeps its scores (`eager`).
         copies: of the weights that are there at once.
     """
-    config = model.config.get_text_config()
-    depth, hidden, words = config.num_hidden_layers, config.hidden_size, config.vocab_size
-    widths = _widths(model, getattr(config, "num_experts_per_tok", None))
-    numbers = KEPT * sum(widths) + (0 if lora is None else _beside(widths, lora))
-    if getattr(config, "_attn_implementation", None) == "eager":
-        numbers += SCORES * depth * config.num_attention_heads * longest
+    depth, hidden, words, size = model.depth, model.hidden, model.words, model.size
+    numbers = KEPT * sum(model.widths) + (0 if lora is None else _beside(model.widths, lora))
+    numbers += SCORES * depth * model.heads * longest
     kept = numbers / depth
     numbers = depth * hidden + kept if engine.gradient_checkpointing else numbers
-    trained = _trained(model, widths, lora)
-    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    trained = _trained(model, lora)
     beside = FLOAT * trained if lora is not None else 0  # numbers of the adapter
     chunk = max(CHUNK, GPU_CHUNK // words) if device == "cuda" else CHUNK
     by_words = 3 * BLOCK if lora is None and words >= WIDE else 0
@@ -153,39 +150,18 @@ def _left_in(folder: Path) -> float | None:
         return None  # `max`, or no such file
 
 
-def _widths(model: Any, experts: int | None) -> list[int]:
-    """Numbers of one token that go into and come out of the product with each matrix, the output layer's left out.
-
-    Args:
-        experts: that a token is sent to; None: all.
-    """
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    widths = []
-    for part in model.modules():
-        if part in ends or isinstance(part, nn.Embedding):
-            continue
-        if hasattr(part, "in_features") and hasattr(part, "out_features"):  # weights in 4 bits have no such shape
-            widths.append(part.in_features + part.out_features)
-            continue
-        for weight in part.parameters(recurse=False):
-            if weight.ndim > 1:
-                times = (experts or weight.shape[0]) if weight.ndim > 2 else 1
-                widths.append(times * (weight.shape[-1] + weight.shape[-2]))
-    return widths
-
-
 def _beside(widths: Sequence[int], lora: LoRA) -> float:
     """Numbers of one token that an adapter keeps beside those of the base model."""
     return 2 * lora.r * len(widths) + (OF_DROPOUT * sum(widths) if lora.lora_dropout else 0.0)
 
 
-def _trained(model: Any, widths: Sequence[int], lora: LoRA | None) -> int:
+def _trained(model: Shapes, lora: LoRA | None) -> int:
     """Numbers that are trained: all, or those of adapters and of modules that are trained whole."""
     if lora is None:
-        return sum(weight.numel() for weight in model.parameters())
+        return sum(model.numbers.values())
     whole = [f".{name}." for name in lora.modules_to_save or ()]
-    saved = (weight.numel() for name, weight in model.named_parameters() if any(part in f".{name}" for part in whole))
-    return lora.r * sum(widths) + int(sum(saved))
+    saved = (number for name, number in model.numbers.items() if any(part in f".{name}" for part in whole))
+    return lora.r * sum(model.widths) + sum(saved)
 
 
 def _rounded(tokens: float) -> int:

@@ -21,6 +21,7 @@ KINDS = {  # folder of a cache -> what it holds
     "unfinished": "checkpoints of trainings",
     "scores": "losses of rows, frozen models",
     "tokens": "token ids of large tables",
+    "known": "what files of rows and models hold",
     "influence": "benefits that mixer=ideal found",
     "generations": "answers to held-out prompts",
 }

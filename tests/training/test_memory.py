@@ -12,6 +12,7 @@ from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
 from mixalign.models.forward import score_completions
 from mixalign.models.load import LoRA, add_lora
+from mixalign.models.shapes import Shapes
 from mixalign.training.engine import Engine
 from mixalign.training.memory import footprint, free_memory, most_tokens, tokens_of_longest
 
@@ -65,7 +66,7 @@ def kept(model, batch) -> int:
 def test_the_estimate_is_above_what_is_kept_and_not_far(family, layout, attention, lora):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(FAMILIES[family], attn_implementation=attention)
-    takes = footprint(model, lora, Engine(), "cpu", longest=90)
+    takes = footprint(Shapes.of(model), lora, Engine(), "cpu", longest=90)
     batch = layout([table(*[(60, 30, 30)] * 6)], np.zeros(6, int), np.arange(6))
     measured = kept(add_lora(model, lora), batch)
     assert measured < takes.token * batch["input_ids"].numel() < 5 * measured
@@ -90,7 +91,7 @@ def peak(model, batch) -> int:
 def test_the_estimate_has_room_above_the_peak(family, lora):
     """A process has taken up to 1.4 times what its tensors had: allocators cannot use all that they hold."""
     model = AutoModelForCausalLM.from_config(FAMILIES[family])
-    takes = footprint(model, lora, Engine(), "cpu", longest=90)
+    takes = footprint(Shapes.of(model), lora, Engine(), "cpu", longest=90)
     batch = pack([table(*[(60, 30, 30)] * 16)], np.zeros(16, int), np.arange(16))
     measured = peak(add_lora(model, lora), batch)
     assert measured > 10**7
@@ -100,7 +101,7 @@ def test_the_estimate_has_room_above_the_peak(family, lora):
 @pytest.mark.parametrize("lora", [None, LoRA(r=4), LoRA(r=4, modules_to_save=["lm_head"])])
 def test_all_that_is_trained_is_counted(lora):
     model = AutoModelForCausalLM.from_config(FAMILIES["llama"])
-    takes = footprint(model, lora, Engine(), "cpu", longest=8)
+    takes = footprint(Shapes.of(model), lora, Engine(), "cpu", longest=8)
     trained = [weight.numel() for weight in add_lora(model, lora).parameters() if weight.requires_grad]
     assert sum(trained) <= takes.trained <= 1.5 * sum(trained)
     assert takes.fixed > 4 * sum(weight.numel() for weight in model.parameters()) + 12 * sum(trained)
@@ -108,24 +109,24 @@ def test_all_that_is_trained_is_counted(lora):
 
 def test_what_lowers_memory_lowers_the_estimate():
     model = AutoModelForCausalLM.from_config(FAMILIES["llama"])
-    plain = footprint(model, None, Engine(), "cpu", longest=8)
-    again = footprint(model, None, Engine(gradient_checkpointing=True), "cpu", longest=8)
-    adapter = footprint(model, LoRA(r=4), Engine(), "cpu", longest=8)
-    twice = footprint(model, None, Engine(), "cpu", longest=8, copies=2)
+    plain = footprint(Shapes.of(model), None, Engine(), "cpu", longest=8)
+    again = footprint(Shapes.of(model), None, Engine(gradient_checkpointing=True), "cpu", longest=8)
+    adapter = footprint(Shapes.of(model), LoRA(r=4), Engine(), "cpu", longest=8)
+    twice = footprint(Shapes.of(model), None, Engine(), "cpu", longest=8, copies=2)
     assert again.token < 0.6 * plain.token
     assert adapter.fixed < plain.fixed < twice.fixed
     assert plain.reading(100) < plain.training(100) < plain.training(200)
-    assert plain.head < footprint(model, None, Engine(), "cuda", longest=8).head, "a GPU's chunks are larger"
+    assert plain.head < footprint(Shapes.of(model), None, Engine(), "cuda", longest=8).head, "a GPU's chunks are larger"
 
 
 def test_weights_in_4_bits_count_by_their_layers():
     model = AutoModelForCausalLM.from_config(FAMILIES["llama"])
-    before = footprint(model, LoRA(), Engine(), "cpu", longest=8)
+    before = footprint(Shapes.of(model), LoRA(), Engine(), "cpu", longest=8)
     for part in model.modules():
         if isinstance(part, torch.nn.Linear) and part is not model.lm_head:  # as bitsandbytes stores them
             packed = torch.zeros(part.weight.numel() // 2, 1, dtype=torch.uint8)
             part.weight = torch.nn.Parameter(packed, requires_grad=False)
-    after = footprint(model, LoRA(), Engine(), "cpu", longest=8)
+    after = footprint(Shapes.of(model), LoRA(), Engine(), "cpu", longest=8)
     assert (after.token, after.trained) == (before.token, before.trained)
     assert after.fixed < before.fixed
 
