@@ -181,7 +181,7 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     made: dict[str, dict[str, TaskDataset]] = {}
     looks: dict[str, Look] = {}
     for task, spec in specs.items():
-        rows = read_task(task, spec, settings.data, objective.form, chat=tokens.chat)
+        rows = read_task(task, spec, settings.data, objective.form, chat=tokens.chat, cache=settings.cache_dir)
         looks[task] = rows.look
         for split in [*rows]:  # each is given away: what follows has no need of it
             made.setdefault(split, {})[task] = tokens.table(task, spec, split, rows.pop(split))

@@ -13,7 +13,8 @@ from mixalign.config.build import allowed_function
 from mixalign.config.settings import DataSettings
 from mixalign.data.dataset import TaskDataset
 from mixalign.data.generated import generate
-from mixalign.data.read.sources import KINDS, TaskRows, TaskSpec, discover_tasks, load_task
+from mixalign.data.read.sources import KINDS, TaskRows, TaskSpec, discover_tasks
+from mixalign.data.readings import load_kept
 from mixalign.data.scorers import Scorer, built_in
 from mixalign.data.tokens.tokenise import TokenCounts
 from mixalign.errors import MixalignError, did_you_mean
@@ -120,18 +121,22 @@ def refuse_kinds(specs: Mapping[str, TaskSpec], objective: Objective) -> None:
         )
 
 
-def read_task(task: str, spec: TaskSpec, data: DataSettings, form: Form, *, chat: bool = False) -> TaskRows:
+def read_task(
+    task: str, spec: TaskSpec, data: DataSettings, form: Form, *, chat: bool = False, cache: Path | None = None
+) -> TaskRows:
     """The rows of each split of a task, read or generated.
 
     Args:
         form: of the rows that the objective learns from.
         chat: whether the tokenizer has a chat template.
+        cache: keeps what was read; see `load_kept`.
 
     Raises:
         MixalignError: for rows that cannot be used.
     """
     if spec.generator is None:
-        return load_task(
+        return load_kept(
+            cache if data.cache_tokens else None,
             task,
             spec,
             validation_fraction=data.validation_fraction,

@@ -24,6 +24,7 @@ __all__ = [
     "guarded",
     "is_files",
     "is_remote",
+    "local_files",
     "nearest",
     "read_file",
     "read_files",
@@ -99,11 +100,18 @@ def read_files(path: str, *, skip_bad: bool = False) -> Tables:
     elif Path(os.path.expanduser(path)).is_file() or not has_magic(path):
         return [read_file(Path(os.path.expanduser(path)), skip_bad=skip_bad)]
     else:
-        names = [name for name in glob(str(Path(os.path.expanduser(path))), recursive=True) if Path(name).is_file()]
+        names = local_files(path)
     if not names:
         raise MixalignError(f"{path} matches no file. Relative paths start at {Path.cwd()}.")
     check_shards(path, names)
     return [read_file(name if is_remote(name) else Path(name), skip_bad=skip_bad) for name in sorted(names)]
+
+
+def local_files(path: str) -> list[str]:
+    """The file of that name here, or those that a pattern matches, in the order of their names; none if none is."""
+    local = str(Path(os.path.expanduser(path)))
+    names = [local] if Path(local).is_file() or not has_magic(path) else glob(local, recursive=True)
+    return sorted(name for name in names if Path(name).is_file())
 
 
 def check_shards(where: str, names: Sequence[str]) -> None:

@@ -1,15 +1,18 @@
 """Which rows train, validate and test: the splits that a task names, and no row on two sides by name."""
 
+import os
 from collections.abc import Mapping
 from itertools import product
+from pathlib import Path
 
-from mixalign.data.read.files import is_files, read_files
+from mixalign.data.read.files import is_files, is_remote, local_files, read_files
+from mixalign.data.read.folders import SplitFiles, is_saved, split_files
 from mixalign.data.read.source import read_source
 from mixalign.data.read.spec import TaskSpec
 from mixalign.data.read.table import Table, Tables, own_split, select
 from mixalign.errors import MixalignError
 
-__all__ = ["read_splits"]
+__all__ = ["files_of", "read_splits"]
 
 HUB = ("name", "data_dir", "data_files", "revision")
 
@@ -62,3 +65,22 @@ def _shared(one: Table, two: Table) -> tuple[int, int] | None:
         return None
     first, last = max(one.numbers[0], two.numbers[0]), min(one.numbers[-1], two.numbers[-1])
     return (first, last) if first <= last else None
+
+
+def files_of(spec: TaskSpec) -> tuple[list[str], list[str]] | None:
+    """The files that `read_splits` reads, and those beside them of which it only says that they are not read.
+
+    Returns:
+        None where the rows are no files here: on a hub, at an address, or as `save_to_disk` made them.
+    """
+    given = [text for text in (spec.validation, spec.test) if text is not None and is_files(text)]
+    if spec.path is None or any(map(is_remote, [spec.path, *given])) or any(getattr(spec, name) for name in HUB):
+        return None
+    folder = Path(os.path.expanduser(spec.path))
+    try:
+        found = split_files(folder) if folder.is_dir() and not is_saved(folder) else SplitFiles()
+    except MixalignError:  # reading says what is wrong
+        return None
+    own = [str(file) for files in found.splits.values() for file in files]
+    parts = [own if folder.is_dir() else local_files(spec.path), *map(local_files, given)]
+    return ([name for names in parts for name in names], [*map(str, found.unread)]) if all(parts) else None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from functools import cached_property
@@ -18,7 +18,7 @@ from mixalign.files import may_write
 from mixalign.fingerprint import fingerprint
 from mixalign.types import Example, Form
 
-__all__ = ["TokenCache", "rows_recipe", "tokenizer_recipe"]
+__all__ = ["HashedRows", "TokenCache", "rows_recipe", "tokenizer_recipe"]
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,34 @@ def _load(task: str, path: Path, form: Form) -> tuple[TaskDataset, TokenCounts]:
     return dataset, replace(TokenCounts(**counts), task=task)
 
 
+class HashedRows(Sequence[Example]):
+    """Rows whose number and hash are known, and which are read when one of them is asked for.
+
+    Args:
+        recipe: see `rows_recipe`.
+    """
+
+    def __init__(self, number: int, recipe: str, read: Callable[[], Sequence[Example]]) -> None:
+        self.recipe, self._number, self._read = recipe, number, read
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._rows[at]
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self._rows)
+
+    @cached_property
+    def _rows(self) -> Sequence[Example]:
+        return self._read()
+
+
 def rows_recipe(examples: Sequence[Example]) -> str:
     """A hash of the rows and their order."""
+    if isinstance(examples, HashedRows):
+        return examples.recipe
     digest = hashlib.sha256()
     for start in range(0, len(examples), CHUNK):
         # keys are not sorted: a template may print a tool's schema as it stands
