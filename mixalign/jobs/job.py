@@ -38,6 +38,7 @@ from mixalign.jobs.tasks import (
 )
 from mixalign.jobs.validations import validation_interval
 from mixalign.models.gguf import GGUF
+from mixalign.models.tokenizer_class import tokenizer_of
 from mixalign.objectives.base import Objective
 from mixalign.stopping import stage
 from mixalign.training.engine import choose_layout, choose_precision, prepare_process
@@ -175,7 +176,7 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     overrides = [dict(spec.objective) for spec in specs.values()]
     objective = settings.objective.for_tasks(overrides)
     refuse_kinds(specs, objective)
-    tokenizer = settings.model.tokenizer()
+    tokenizer = tokenizer_of(settings.model, settings.cache_dir)
     day = template_day(tokenizer, settings.data.date, settings.cache_dir)
     tokens = _Tokens(_token_cache(settings, tokenizer, day), objective, settings.data.max_length)
     made: dict[str, dict[str, TaskDataset]] = {}

@@ -1,0 +1,76 @@
+"""The class of a folder's tokenizer, kept in a cache: to choose it, transformers loads code of models for a second."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import transformers
+
+from mixalign.errors import MixalignError
+from mixalign.known import content_hash, keep, recall
+from mixalign.models.adapters import find_file
+from mixalign.models.load import ModelSource, Pretrained
+
+__all__ = ["tokenizer_of"]
+
+OTHERS = ("mistral_common", "sentencepiece", "tiktoken")  # libraries of tokenizers
+
+
+def tokenizer_of(source: ModelSource, cache: Path) -> Any:
+    """What `source.tokenizer()` gives.
+
+    Raises:
+        MixalignError: see `Pretrained.tokenizer`.
+    """
+    recipe = _recipe(source)
+    if recipe is None or not isinstance(source, Pretrained):
+        return source.tokenizer()
+    if kind := recall(cache, recipe):
+        try:
+            return source.tokenizer(kind)
+        except MixalignError:  # which names this class, and is told below as always
+            pass
+    with _warned() as warned:
+        tokenizer = source.tokenizer()
+    kind = type(tokenizer).__name__
+    if not warned and getattr(transformers, kind, None) is type(tokenizer):
+        keep(cache, recipe, kind)
+    return tokenizer
+
+
+def _recipe(source: ModelSource) -> dict[str, Any] | None:
+    """All that decides the class; None where that is more than libraries and files of a folder here."""
+    if not isinstance(source, Pretrained) or source.trust_remote_code or source.adapter():
+        return None
+    if (config := find_file(source.path, "tokenizer_config.json")) is None:
+        return None
+    try:
+        files = sorted(config.parent.iterdir())
+        contents = {file.name: content_hash(file) for file in files if file.suffix == ".json"}
+    except OSError:  # transformers says what is wrong
+        return None
+    return {
+        "what": "tokenizer",
+        "libraries": [tokenizers.__version__, transformers.__version__, *filter(find_spec, OTHERS)],
+        "folder": str(config.parent),  # its name may tell the kind of the model
+        "files": [file.name for file in files],
+        "contents": contents,
+    }
+
+
+@contextmanager
+def _warned() -> Iterator[list[str]]:
+    """What transformers warns of meanwhile, or that nobody would hear it."""
+    theirs = logging.getLogger("transformers")
+    said = [] if theirs.isEnabledFor(logging.WARNING) else ["switched off"]
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    theirs.addHandler(handler)
+    try:
+        yield said
+    finally:
+        theirs.removeHandler(handler)
