@@ -1,15 +1,18 @@
 """Verbs that take configuration keys: Hydra composes them, and the verb gets settings."""
 
 import os
+import re
 import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from logging.config import dictConfig
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -17,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mixalign import stopping
-from mixalign.config.compose import CONF, as_today, register_resolvers, settings_of
+from mixalign.config.compose import CONF, as_today, compose_config, register_resolvers, settings_of
 from mixalign.config.console import quiet_libraries
 from mixalign.config.first_look import SWEEP
 from mixalign.config.folders import unused_removed
@@ -32,6 +35,8 @@ __all__ = ["NO_FOLDER", "is_sweep", "with_settings"]
 NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=console")
 """Overrides for verbs that leave no run folder."""
 
+_CONSOLE = CONF / "hydra" / "job_logging" / "console.yaml"
+_AGAIN = "The same command goes on from there."
 _OWN = "`--config-name={}` must begin with the program's configuration: let its `defaults` list `train`, then `_self_`."
 
 
@@ -45,13 +50,15 @@ def with_settings(
     *fixed: str,
     before: Callable[[DictConfig], None] = lambda config: None,
     ended: Callable[[str], None] = lambda folder: None,
-) -> None:
+    plain: bool = False,
+) -> Any:
     """Runs a function of the settings under Hydra: overrides from the command line, --help, and -m for sweeps.
 
     Args:
         fixed: overrides that the verb sets.
         before: may change the composed configuration, before it becomes settings.
         ended: called with the folder of a sweep whose runs are all finished.
+        plain: whether the verb wants nothing of Hydra but settings, for which it would compose twice more.
 
     Raises:
         Exception: what the function raises; in a sweep when all runs have had their turn, see `judged`.
@@ -59,19 +66,17 @@ def with_settings(
     """
     register_resolvers()
     quiet_libraries()
-    given = as_today(sys.argv[1:]) + list(fixed)
-    sys.argv[1:] = sorted(given, key=lambda text: text not in SWEEP)  # Hydra refuses keys on both sides of it
+    own = as_today(sys.argv[1:])
+    sys.argv[1:] = sorted([*own, *fixed], key=lambda text: text not in SWEEP)  # Hydra refuses keys on both sides of it
     refused: list[Exception] = []
     began, main = time.time(), os.getpid()
 
     def job(config: DictConfig) -> Any:
-        if HydraConfig.get().job.config_name != "train" and (missing := sorted(NEEDED - {str(key) for key in config})):
-            raise MixalignError(f"`{missing[0]}` is missing. {_OWN.format(HydraConfig.get().job.config_name)}")
+        _check_whole(config)
         before(config)
         settings = settings_of(config)
         kept = f"what is finished is kept in {settings.cache_dir}"
-        again = "The same command goes on from there."
-        with stopping.stage("the start", kept, again), stopping.limit(settings.seconds, began):
+        with stopping.stage("the start", kept, _AGAIN), stopping.limit(settings.seconds, began):
             return verb(settings)
 
     def quietly(config: DictConfig) -> Any:
@@ -84,10 +89,34 @@ def with_settings(
                 raise  # in a sweep the other runs go on
             refused.append(error)  # Hydra would print all overrides before the message
 
+    if plain and _are_plain(own):
+        return job(_composed(own))
     with unused_removed(), judged(ended), _of_own_name(sys.argv[1:]):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(quietly)()
     if refused:
         raise refused[0]
+
+
+def _are_plain(arguments: Sequence[str]) -> bool:
+    """Whether these are keys of ours: no option of Hydra, and nothing that it is to fill in."""
+    return all(re.match(r"[^-][^=]*=|~", text) and "hydra" not in text for text in arguments)
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration, with log lines on the terminal; it was composed before, when its words were looked at."""
+    dictConfig(yaml.safe_load(_CONSOLE.read_text("utf-8")))
+    return compose_config(overrides)
+
+
+def _check_whole(config: DictConfig) -> None:
+    """Refuses what a file of `--config-name` lacks.
+
+    Raises:
+        MixalignError: naming it.
+    """
+    name = HydraConfig.get().job.config_name if HydraConfig.initialized() else "train"
+    if name != "train" and (missing := sorted(NEEDED - {str(key) for key in config})):
+        raise MixalignError(f"`{missing[0]}` is missing. {_OWN.format(name)}")
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra import compose, initialize_config_dir
@@ -43,12 +45,17 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     register_resolvers()
     overrides = as_today(overrides)
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("train", overrides=overrides)
+        return deepcopy(_composed(tuple(overrides)))
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if (message := user_message(error)) is None:
             raise
         raise MixalignError(message) from error
+
+
+@lru_cache(maxsize=1)  # a command looks at its words before it loads torch, and wants the same again
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
 
 
 def compose_settings(overrides: Sequence[str]) -> "RunSettings":

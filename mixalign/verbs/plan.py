@@ -45,7 +45,7 @@ class Options:
 def main() -> None:
     """`mixalign plan` with what stands behind it on the command line."""
     options, sys.argv[1:] = take_options(sys.argv[1:])
-    with_settings(partial(run, options=options), *NO_FOLDER)
+    with_settings(partial(run, options=options), *NO_FOLDER, plain=True)
 
 
 def take_options(arguments: list[str]) -> tuple[Options, list[str]]:

@@ -1,6 +1,10 @@
-"""Configurations of the user's own: `--config-dir` and `--config-name`."""
+"""Configurations of the user's own, `--config-dir` and `--config-name`; and commands that do without Hydra's main."""
 
+import hydra
 import pytest
+import yaml
+
+from mixalign.config.elsewhere import CONF
 
 
 @pytest.fixture
@@ -47,3 +51,25 @@ def test_one_that_is_not_there(own, in_process):
     assert code == 1
     assert "Cannot find primary config 'other'" in err
     assert "must begin with" not in err
+
+
+def test_a_plan_is_the_same_without_hydras_main(in_process, tiny, tmp_path, monkeypatch):
+    with_it = in_process("plan", "hydra.verbose=false", *tiny("mixer=uniform"))
+    assert with_it[0] == 0
+    monkeypatch.setattr(hydra, "main", None)
+    assert in_process("plan", *tiny("mixer=uniform")) == with_it
+
+
+@pytest.mark.parametrize("further", ["--cfg=job", "hydra.job.num=1", "cache_dir=${hydra:runtime.cwd}/cache"])
+def test_what_is_hydras_is_left_to_it(in_process, tiny, monkeypatch, further):
+    called = []
+    monkeypatch.setattr(hydra, "main", lambda **_: lambda job: lambda: called.append(job))
+    in_process("plan", *tiny("mixer=uniform"), further)
+    assert len(called) == 1
+
+
+def test_only_the_main_file_sets_what_hydras_main_heeds():
+    """Others name folders of a sweep, and what is swept over: a plan of one run needs neither."""
+    files = [file for file in CONF.rglob("*.yaml") if file.stem != "train" and file.parent.name != "hydra"]
+    found = {file.stem: {*(yaml.safe_load(file.read_text()) or {}).get("hydra", ())} for file in files}
+    assert set().union(*found.values()) <= {"sweep", "sweeper"}, found
