@@ -29,7 +29,8 @@ def tokenizer_of(source: ModelSource, cache: Path) -> Any:
     recipe = _recipe(source)
     if recipe is None or not isinstance(source, Pretrained):
         return source.tokenizer()
-    if kind := recall(cache, recipe):
+    kind = recall(cache, recipe)
+    if _is_of_tokenizers(kind):
         try:
             return source.tokenizer(kind)
         except MixalignError:  # which names this class, and is told below as always
@@ -40,6 +41,12 @@ def tokenizer_of(source: ModelSource, cache: Path) -> Any:
     if not warned and getattr(transformers, kind, None) is type(tokenizer):
         keep(cache, recipe, kind)
     return tokenizer
+
+
+def _is_of_tokenizers(kind: Any) -> bool:
+    """Whether it names a class of transformers' tokenizers, and nothing else that somebody wrote into a cache."""
+    found = getattr(transformers, kind, None) if isinstance(kind, str) else None
+    return isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
 
 
 def _recipe(source: ModelSource) -> dict[str, Any] | None:

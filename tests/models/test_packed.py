@@ -21,7 +21,7 @@ from transformers import (
 from mixalign.data.batches.collate import collate
 from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
-from mixalign.models import attention, forward
+from mixalign.models import attention
 from mixalign.models.forward import score_completions
 from mixalign.models.load import LoRA, add_lora
 from mixalign.training.engine import Engine, prepare_model
@@ -116,7 +116,7 @@ def test_a_block_mask_says_what_the_segments_say(family, monkeypatch):
     batch = pack([dataset], np.zeros(3, int), np.array([0, 1, 3]))
     with torch.no_grad():
         wanted = score_completions(model, batch).logp_BS
-        monkeypatch.setattr(forward, "attention_plan", attention._block_mask)
+        monkeypatch.setattr(attention, "attention_plan", attention._block_mask)
         torch.testing.assert_close(score_completions(model, batch).logp_BS, wanted, rtol=1e-5, atol=1e-4)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from mixalign.data.read.parse import read_csv, read_json, read_json_lines
 from mixalign.data.read.table import Table, Tables
 from mixalign.errors import MixalignError
+from mixalign.known import content_hash
 
 __all__ = [
     "SHARD",
@@ -146,7 +147,10 @@ def read_file(path: str | Path, *, skip_bad: bool = False) -> Table:
     if not suffix:
         raise MixalignError(f"{where} has a suffix that is not known. Known: {KNOWN}.")
     if suffix == ".parquet" and isinstance(path, Path):
-        rows = guarded(where, lambda d: d.load_dataset("parquet", data_files=str(path), split="train"))
+        # by its content, as `datasets` keeps what it read by place and time, which other rows may have as well
+        rows = guarded(
+            where, lambda d: d.load_dataset("parquet", content_hash(path)[:16], data_files=str(path), split="train")
+        )
         return Table(f"{where}, row", range(1, len(rows) + 1), rows)
     if suffix in TABLES:
         rows = guarded(where, lambda d: _arrow(d, path, suffix))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import subprocess
 import sys
@@ -47,6 +48,19 @@ def datasets_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     return datasets
+
+
+def test_a_parquet_file_of_the_same_place_size_and_time_is_read_again(tmp_path, datasets_cache):
+    """As `rsync` or `cp -p` leave it: `datasets` alone would give the rows that it read there before."""
+    path, times = tmp_path / "a.parquet", []
+    for start in (10, 30):
+        datasets_cache.Dataset.from_list(rows(10, start=start)).to_parquet(path)
+        times.append(path.stat())
+        os.utime(path, ns=(times[0].st_atime_ns, times[0].st_mtime_ns))
+        found = load(path)
+        numbers = sorted(int(row["completion"].split()[1]) for part in found.values() for row in part)
+        assert numbers == [*range(start, start + 10)]
+    assert times[0].st_size == times[1].st_size
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
