@@ -31,14 +31,14 @@ def recall(cache: Path, recipe: Mapping[str, Any]) -> Any:
 
 
 def keep(cache: Path, recipe: Mapping[str, Any], found: Any) -> None:
-    """Keeps it, if this user may write there and JSON gives back the same."""
+    """Keeps it, if JSON gives back the same, in a cache that is there: a command that is refused makes none."""
     path, content = _place(cache, recipe), {"recipe": recipe, "found": found}
     try:
         text = json.dumps(content)
         is_same = json.loads(text) == content
     except (TypeError, ValueError, RecursionError):  # of dates, arrays, what is nested too deep
         return
-    if is_same and may_write(path.parent):
+    if is_same and cache.is_dir() and may_write(path.parent):
         write_text(path, text)
 
 

@@ -32,8 +32,8 @@ Said = list[list[Any]]
 def load_kept(cache: Path | None, task: str, spec: TaskSpec, **how: Any) -> TaskRows:
     """What `load_task` gives, with its warnings, from the cache if the same files were read before.
 
-    Kept are tasks of at least 1,000 rows: of their larger splits the hash, by which their tokens are kept, and the rows
-    of the others.
+    `TaskRows.keep` keeps tasks of at least 1,000 rows: of their larger splits the hash, by which their tokens are
+    kept, and the rows of the others.
 
     Args:
         cache: None keeps nothing.
@@ -53,9 +53,10 @@ def load_kept(cache: Path | None, task: str, spec: TaskSpec, **how: Any) -> Task
     with _heard() as said:
         rows = read()
     if sum(map(len, rows.values())) >= SMALL and _all_is_heard() and _recipe(task, spec, how) == recipe:
-        rows = TaskRows({split: _hashed(examples) for split, examples in rows.items()}, rows.look)
-        splits = {split: _plain(examples) for split, examples in rows.items()}
-        keep(cache, recipe, {"splits": splits, "look": _plain_look(rows.look), "said": said})
+        found = {split: _hashed(examples) for split, examples in rows.items()}
+        splits = {split: _plain(examples) for split, examples in found.items()}
+        content = {"splits": splits, "look": _plain_look(rows.look), "said": said}
+        return TaskRows(found, rows.look, partial(keep, cache, recipe, content))
     return rows
 
 

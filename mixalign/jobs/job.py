@@ -18,7 +18,7 @@ from mixalign.course import Course
 from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
-from mixalign.data.read.sources import Look, TaskSpec, load_rows
+from mixalign.data.read.sources import Look, TaskRows, TaskSpec, load_rows
 from mixalign.data.scorers import Scorer
 from mixalign.data.tokens.cache import TokenCache
 from mixalign.data.tokens.tokenise import TokenCounts
@@ -176,22 +176,22 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     overrides = [dict(spec.objective) for spec in specs.values()]
     objective = settings.objective.for_tasks(overrides)
     refuse_kinds(specs, objective)
-    tokenizer = tokenizer_of(settings.model, settings.cache_dir)
+    tokenizer, keep_class = tokenizer_of(settings.model, settings.cache_dir)
     day = template_day(tokenizer, settings.data.date, settings.cache_dir)
     tokens = _Tokens(_token_cache(settings, tokenizer, day), objective, settings.data.max_length)
     made: dict[str, dict[str, TaskDataset]] = {}
-    looks: dict[str, Look] = {}
+    read: dict[str, TaskRows] = {}
     for task, spec in specs.items():
-        rows = read_task(task, spec, settings.data, objective.form, chat=tokens.chat, cache=settings.cache_dir)
-        looks[task] = rows.look
+        read[task] = rows = read_task(task, spec, settings.data, objective.form, tokens.chat, settings.cache_dir)
         for split in [*rows]:  # each is given away: what follows has no need of it
             made.setdefault(split, {})[task] = tokens.table(task, spec, split, rows.pop(split))
+        rows.keep()
+    keep_class()
     data = filled(made)
     targets = _targets(settings, specs, data["validation"], tokens)
     warn_of_losses(tokens.counts)
     warn_of_few(specs, tokens.counts)
-    num_rows = sum(map(len, data["train"]))
-    steps = num_steps("", settings.steps, settings.epochs, num_rows, settings.batch_size)
+    steps = num_steps("", settings.steps, settings.epochs, sum(map(len, data["train"])), settings.batch_size)
     val_every, why = validation_interval(settings, steps, data["train"], data["validation"])
     return Job(
         settings=settings if not why else replace(settings, chosen=(*settings.chosen, why)),
@@ -207,7 +207,7 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
         precision=str(settings.trainer.precision),
         open_sizes=tuple(key for key in SIZES if getattr(settings, key) == AUTO),
         **{key: getattr(settings, key) for key in SIZES if getattr(settings, key) != AUTO},
-        looks=looks,
+        looks={task: rows.look for task, rows in read.items()},
         scorers={task: scorer_of(task, spec) for task, spec in specs.items()},
         day=day,
     )

@@ -122,7 +122,7 @@ def refuse_kinds(specs: Mapping[str, TaskSpec], objective: Objective) -> None:
 
 
 def read_task(
-    task: str, spec: TaskSpec, data: DataSettings, form: Form, *, chat: bool = False, cache: Path | None = None
+    task: str, spec: TaskSpec, data: DataSettings, form: Form, chat: bool = False, cache: Path | None = None
 ) -> TaskRows:
     """The rows of each split of a task, read or generated.
 

@@ -1,8 +1,9 @@
 """The class of a folder's tokenizer, kept in a cache: to choose it, transformers loads code of models for a second."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,27 +21,26 @@ __all__ = ["tokenizer_of"]
 OTHERS = ("mistral_common", "sentencepiece", "tiktoken")  # libraries of tokenizers
 
 
-def tokenizer_of(source: ModelSource, cache: Path) -> Any:
-    """What `source.tokenizer()` gives.
+def tokenizer_of(source: ModelSource, cache: Path) -> tuple[Any, Callable[[], None]]:
+    """What `source.tokenizer()` gives, and what keeps its class, once it has proved to be of use.
 
     Raises:
         MixalignError: see `Pretrained.tokenizer`.
     """
     recipe = _recipe(source)
     if recipe is None or not isinstance(source, Pretrained):
-        return source.tokenizer()
+        return source.tokenizer(), lambda: None
     kind = recall(cache, recipe)
     if _is_of_tokenizers(kind):
         try:
-            return source.tokenizer(kind)
+            return source.tokenizer(kind), lambda: None
         except MixalignError:  # which names this class, and is told below as always
             pass
     with _warned() as warned:
         tokenizer = source.tokenizer()
     kind = type(tokenizer).__name__
-    if not warned and getattr(transformers, kind, None) is type(tokenizer):
-        keep(cache, recipe, kind)
-    return tokenizer
+    is_known = not warned and getattr(transformers, kind, None) is type(tokenizer)
+    return tokenizer, partial(keep, cache, recipe, kind) if is_known else lambda: None
 
 
 def _is_of_tokenizers(kind: Any) -> bool:

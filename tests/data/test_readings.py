@@ -45,11 +45,14 @@ def source(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path):
+    (tmp_path / "cache").mkdir()
     return tmp_path / "cache"
 
 
 def load(cache, path, how=HOW, **spec):
-    return load_kept(cache, "maths", TaskSpec.from_mapping("maths", {"path": str(path), **spec}), **how)
+    found = load_kept(cache, "maths", TaskSpec.from_mapping("maths", {"path": str(path), **spec}), **how)
+    found.keep()
+    return found
 
 
 def plain(found) -> tuple:
@@ -191,7 +194,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(source, cache, monkeyp
 
     monkeypatch.setattr(readings, "load_task", slow)
     load(cache, source)
-    assert not cache.exists()
+    assert not any(cache.iterdir())
 
 
 def test_rows_that_have_changed_by_the_time_they_are_asked_for_are_refused(source, cache):
@@ -208,7 +211,7 @@ def test_nothing_is_kept_while_warnings_are_off(source, cache):
         load(cache, source)
     finally:
         logging.disable(logging.NOTSET)
-    assert not cache.exists()
+    assert not any(cache.iterdir())
     load(cache, source)
     assert len([*(cache / "known").iterdir()]) == 1
 
@@ -233,7 +236,7 @@ def test_what_json_does_not_give_back_is_not_kept(source, cache, monkeypatch, od
 
     monkeypatch.setattr(readings, "load_task", with_odd)
     assert load(cache, source)["validation"][0]["chat_template_kwargs"] == {"odd": odd}
-    assert not cache.exists()
+    assert not any(cache.iterdir())
 
 
 def test_a_folder_is_never_taken_for_a_pattern(tmp_path, cache):
@@ -258,10 +261,16 @@ def test_errors_are_those_of_reading(source, cache):
     for _ in range(2):
         with pytest.raises(MixalignError, match=r"Task `maths`, .*train\.jsonl, line 1: "):
             load(cache, source)
-    assert not cache.exists()
+    assert not any(cache.iterdir())
+
+
+def test_nothing_is_kept_where_there_is_no_cache(source, tmp_path):
+    """As a command that is refused makes none."""
+    load(tmp_path / "none", source)
+    assert not (tmp_path / "none").exists()
 
 
 def test_few_rows_are_not_kept(tmp_path, cache):
     write(tmp_path / "a.jsonl", rows(15))
     assert not isinstance(load(cache, tmp_path / "a.jsonl")["train"], HashedRows)
-    assert not cache.exists()
+    assert not any(cache.iterdir())

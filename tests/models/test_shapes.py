@@ -28,6 +28,11 @@ def unmade(monkeypatch):
     return forbid
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path):
+    (tmp_path / "cache").mkdir()
+
+
 @pytest.mark.parametrize("settings", [{}, {"dtype": "bfloat16"}, {"attn_implementation": "eager"}], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_cache_gives_what_the_model_itself_has(tmp_path, unmade, family, settings):
@@ -55,6 +60,12 @@ def test_settings_and_the_file_decide_and_not_its_time(tmp_path):
     half = Pretrained(str(tmp_path / "model"), dtype="float16")
     assert shapes_of(half, tmp_path / "cache").size * 2 == shapes_of(source, tmp_path / "cache").size
     assert len([*(tmp_path / "cache" / "known").iterdir()]) == 3
+
+
+def test_nothing_is_kept_where_there_is_no_cache(tmp_path):
+    """As a plan makes none."""
+    shapes_of(TINY, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_model_of_random_weights_is_made_once(tmp_path, unmade):

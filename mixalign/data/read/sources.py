@@ -1,7 +1,7 @@
 """The rows of a task, read, recognised and split: nothing here knows a tokenizer."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -47,11 +47,20 @@ class Look:
 
 
 class TaskRows(dict[str, Sequence[Example]]):
-    """The rows of a task: `train`, `validation`, and `test` when there is one; and a look at them."""
+    """The rows of a task: `train`, `validation`, and `test` when there is one; and a look at them.
 
-    def __init__(self, examples: Mapping[str, Sequence[Example]], look: Look | None = None) -> None:
+    Args:
+        keep: keeps in a cache what was read, once it has proved to be of use.
+    """
+
+    def __init__(
+        self,
+        examples: Mapping[str, Sequence[Example]],
+        look: Look | None = None,
+        keep: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(examples)
-        self.look = look or Look()
+        self.look, self.keep = look or Look(), keep
 
 
 def load_task(
