@@ -4,18 +4,20 @@ N predicted tokens, H hidden size, V vocabulary.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["compile_kernels", "compute_dtype", "linear_logprobs"]
+__all__ = ["CACHED", "compile_kernels", "compute_dtype", "linear_logprobs"]
 
-CHUNK = 256  # rows of logits that exist at a time; on a GPU as many as make
+CHUNK = 512  # rows of logits that exist at a time; on a GPU as many as make
 GPU_CHUNK = 2**28  # numbers, since its kernels want large products
 WIDE = 4096  # from this vocabulary on, backward goes by blocks of words: the weight's gradient is written once
 BLOCK = 2048  # words of such a block
 ROUND = 64  # rows are padded to a multiple, so that matrix kernels meet few shapes
+CACHED = 2**17  # numbers that stay in a CPU's cache from one pass over them to the next
 
 
 def linear_logprobs(hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor) -> Tensor:
@@ -45,7 +47,7 @@ class _LinearLogprobs(torch.autograd.Function):
         for i in range(0, len(h_NH), chunk):
             part = slice(i, min(i + chunk, len(h_NH)))
             logits = torch.mm(h_NH[part], w_VH.t(), out=buffer[: part.stop - i])
-            norm_N[part] = _KERNELS["log_norm"](logits, wide)
+            norm_N[part] = _KERNELS["log_norm"](logits)
             logp_N[part] = logits.gather(1, target_N[part, None])[:, 0].to(wide) - norm_N[part]
         ctx.save_for_backward(h_NH, w_VH, target_N, norm_N)
         ctx.dtypes = hidden_NH.dtype, weight_VH.dtype
@@ -71,9 +73,9 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _log_norm(logits: Tensor, wide: torch.dtype) -> Tensor:
-    """log sum exp of every row, reduced in the wide dtype."""
-    x = logits.to(wide)
+def _log_norm(logits: Tensor) -> Tensor:
+    """log sum exp of every row, reduced in float32 at least."""
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
     top = x.amax(1)
     return top + (x - top[:, None]).exp().sum(1).log()
 
@@ -83,7 +85,18 @@ def _logit_grads(logits: Tensor, norm_N: Tensor, grad_N: Tensor) -> Tensor:
     return ((logits.to(norm_N.dtype) - norm_N[:, None]).exp() * -grad_N[:, None]).to(logits.dtype)
 
 
-_KERNELS: dict[str, Callable[..., Tensor]] = {"log_norm": _log_norm, "logit_grads": _logit_grads}
+def _by_blocks(kernel: Callable[..., Tensor], *by_row: Tensor) -> Tensor:
+    """The kernel on a few rows at a time, which a CPU reads from memory in the first of its passes only."""
+    if by_row[0].device.type != "cpu":
+        return kernel(*by_row)
+    rows = max(1, CACHED // by_row[0].shape[1])
+    return torch.cat([kernel(*block) for block in zip(*(x.split(rows) for x in by_row), strict=True)])
+
+
+_KERNELS: dict[str, Callable[..., Tensor]] = {
+    "log_norm": partial(_by_blocks, _log_norm),
+    "logit_grads": partial(_by_blocks, _logit_grads),
+}
 
 
 def compile_kernels() -> None:

@@ -25,11 +25,12 @@ def naive(hidden_NH, weight_VH, target_N):
     return (hidden_NH @ weight_VH.T).log_softmax(-1).gather(1, target_N[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("num_rows", [1, 63, 64, 300])
+@pytest.mark.parametrize("num_rows", [1, 63, 64, 600])
 @pytest.mark.parametrize("wide", [10**9, 1], ids=["by rows", "by words"])
 def test_equals_the_naive_formula(monkeypatch, num_rows, wide):
     monkeypatch.setattr(fused, "WIDE", wide)
     monkeypatch.setattr(fused, "BLOCK", 24)  # 50 words: three blocks, the last one short
+    monkeypatch.setattr(fused, "CACHED", 50 * 100)  # and rows by the hundred
     args = make(num_rows, 50, torch.float64)
     for ours, theirs in zip(results(linear_logprobs, *args), results(naive, *args), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
