@@ -1,7 +1,8 @@
 """Attention over packed batches, registered with transformers as the implementation `mixalign_packed`.
 
-T packed positions, A heads, D head size. The positions of a segment attend causally to each other, and to all of the
-segment's prefix. A plan says so to the layers: the segments themselves on a CPU, a block mask of them elsewhere.
+T packed positions, A heads, D head size; or C heads of keys and values, with G heads of queries each. The positions of
+a segment attend causally to each other, and to all of the segment's prefix. A plan says so to the layers: the segments
+themselves on a CPU, a block mask of them elsewhere.
 """
 
 from typing import Any
@@ -50,9 +51,9 @@ def packed_attention(
     if isinstance(segments, BlockMask):
         out = _flex(query.device.type)(query, key, value, block_mask=segments, scale=scale, enable_gqa=True)[0]
     else:
-        groups = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
-        out = _SegmentAttention.apply(query[0], key[0], value[0], segments, scale)  # type: ignore[no-untyped-call]
+        q_CGTD = query[0].unflatten(0, (key.shape[1], -1))
+        out = _SegmentAttention.apply(q_CGTD, key[0], value[0], segments, scale)  # type: ignore[no-untyped-call]
+        out = out.flatten(0, 1)
     return out.transpose(0, 1)[None], None
 
 
@@ -71,54 +72,46 @@ class _SegmentAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_ATD: Tensor, k_ATD: Tensor, v_ATD: Tensor, segments: list[Segment], scale: float) -> Tensor:
-        out_ATD = torch.zeros_like(q_ATD)
+    def forward(
+        ctx: Any, q_CGTD: Tensor, k_CTD: Tensor, v_CTD: Tensor, segments: list[Segment], scale: float
+    ) -> Tensor:
+        out_CGTD = torch.zeros_like(q_CGTD)
         norms = []
         for s in segments:
-            own = slice(s.start, s.start + s.length)
-            seen, norm = _flash(
-                q_ATD[None, :, own], *_looked_at(k_ATD, v_ATD, s), 0.0, **_mask(s, q_ATD.dtype), scale=scale
-            )
-            out_ATD[:, own] = seen[0]
+            own, seen = slice(s.start, s.start + s.length), _looked_at(k_CTD, v_CTD, s, q_CGTD.shape[1])
+            out_CGTD[:, :, own], norm = _flash(q_CGTD[:, :, own], *seen, 0.0, **_mask(s, q_CGTD.dtype), scale=scale)
             norms.append(norm)
-        ctx.save_for_backward(q_ATD, k_ATD, v_ATD, out_ATD, *norms)
+        ctx.save_for_backward(q_CGTD, k_CTD, v_CTD, out_CGTD, *norms)
         ctx.segments, ctx.scale = segments, scale
-        return out_ATD
+        return out_CGTD
 
     @staticmethod
-    def backward(ctx: Any, grad_ATD: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q_ATD, k_ATD, v_ATD, out_ATD, *norms = ctx.saved_tensors
-        dtype, wide = grad_ATD.dtype, torch.promote_types(grad_ATD.dtype, torch.float32)
-        grad_ATD, q_ATD, k_ATD, v_ATD, out_ATD = (x.to(wide) for x in (grad_ATD, q_ATD, k_ATD, v_ATD, out_ATD))
-        dq, dk, dv = torch.zeros_like(q_ATD), torch.zeros_like(k_ATD), torch.zeros_like(v_ATD)
+    def backward(ctx: Any, grad_CGTD: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q_CGTD, k_CTD, v_CTD, out_CGTD, *norms = ctx.saved_tensors
+        dtype, wide = grad_CGTD.dtype, torch.promote_types(grad_CGTD.dtype, torch.float32)
+        grad_CGTD, q_CGTD, k_CTD, v_CTD, out_CGTD = (x.to(wide) for x in (grad_CGTD, q_CGTD, k_CTD, v_CTD, out_CGTD))
+        dq, dk, dv = torch.zeros_like(q_CGTD), torch.zeros_like(k_CTD), torch.zeros_like(v_CTD)
         for s, norm in zip(ctx.segments, norms, strict=True):
             own, before = slice(s.start, s.start + s.length), s.prefix_length
-            here = [x[None, :, own] for x in (grad_ATD, q_ATD)]
-            d_q, d_k, d_v = _flash_backward(
-                *here,
-                *_looked_at(k_ATD, v_ATD, s),
-                out_ATD[None, :, own],
-                norm,
-                0.0,
-                **_mask(s, q_ATD.dtype),
-                scale=ctx.scale,
-            )
-            dq[:, own] = d_q[0]
-            dk[:, own] = d_k[0, :, before:]
-            dv[:, own] = d_v[0, :, before:]
+            seen = _looked_at(k_CTD, v_CTD, s, q_CGTD.shape[1])
+            further = {**_mask(s, q_CGTD.dtype), "scale": ctx.scale}
+            grad, q, out = (x[:, :, own] for x in (grad_CGTD, q_CGTD, out_CGTD))
+            dq[:, :, own], d_k, d_v = _flash_backward(grad, q, *seen, out, norm, 0.0, **further)
+            d_k, d_v = d_k.sum(1), d_v.sum(1)
+            dk[:, own] = d_k[:, before:]
+            dv[:, own] = d_v[:, before:]
             if before:  # a prefix comes before the segments that read it, so its own part is in place already
                 prefix = slice(s.prefix_start, s.prefix_start + before)
-                dk[:, prefix] += d_k[0, :, :before]
-                dv[:, prefix] += d_v[0, :, :before]
+                dk[:, prefix] += d_k[:, :before]
+                dv[:, prefix] += d_v[:, :before]
         return dq.to(dtype), dk.to(dtype), dv.to(dtype), None, None
 
 
-def _looked_at(k_ATD: Tensor, v_ATD: Tensor, s: Segment) -> list[Tensor]:
-    """Keys and values that a segment sees: those of its prefix, then its own, (1, A, prefix + length, D)."""
+def _looked_at(k_CTD: Tensor, v_CTD: Tensor, s: Segment, groups: int) -> list[Tensor]:
+    """Keys and values that a segment sees: those of its prefix, then its own, views (C, G, prefix + length, D)."""
     own, prefix = slice(s.start, s.start + s.length), slice(s.prefix_start, s.prefix_start + s.prefix_length)
-    if not s.prefix_length:
-        return [x[None, :, own] for x in (k_ATD, v_ATD)]
-    return [torch.cat([x[:, prefix], x[:, own]], 1)[None] for x in (k_ATD, v_ATD)]
+    seen = [torch.cat([x[:, prefix], x[:, own]], 1) if s.prefix_length else x[:, own] for x in (k_CTD, v_CTD)]
+    return [x[:, None].expand(-1, groups, -1, -1) for x in seen]
 
 
 def _mask(s: Segment, dtype: torch.dtype) -> dict[str, Any]:
