@@ -11,6 +11,7 @@ from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.loader import EvalLoader
 from mixalign.data.dataset import TaskDataset
 from mixalign.frozen.table import ScoreTable
+from mixalign.models.blocks import in_blocks
 from mixalign.models.forward import score_completions
 from mixalign.models.precision import autocast, cast_weights
 from mixalign.together.agree import rank, total, world
@@ -43,12 +44,12 @@ def score_rows(
     device = next(model.parameters()).device
     logp_NS = np.empty((len(dataset), dataset.num_completions))
     loader = EvalLoader([dataset], batch_size, layout=layout)
-    for number, batch in enumerate(loader):
-        with autocast(device, precision):
+    with autocast(device, precision), in_blocks(model):
+        for number, batch in enumerate(loader):
             logp_BS = score_completions(model, on_device(batch, device)).logp_BS
-        row_B = loader.row_N[number * batch_size : (number + 1) * batch_size]
-        logp_NS[row_B] = logp_BS.cpu().double().numpy()
-        on_batch(len(row_B))
+            row_B = loader.row_N[number * batch_size : (number + 1) * batch_size]
+            logp_NS[row_B] = logp_BS.cpu().double().numpy()
+            on_batch(len(row_B))
     return ScoreTable(dataset.row_id_N, logp_NS, recipe)
 
 
