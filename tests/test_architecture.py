@@ -180,14 +180,16 @@ def test_the_command_line_starts_without_heavy_libraries(module):
     assert result.stdout.split() == [], f"`import {module}` loads {result.stdout}; import it inside the function"
 
 
-def test_a_plan_is_made_without_lightning(tmp_path):
-    """It takes longer to load than the rest of a plan takes to make."""
+def test_a_plan_is_made_without_lightning_and_the_next_one_without_code_of_models(tmp_path):
+    """Both take longer to load than the rest of a plan takes to make."""
     arguments = ["mixalign", "plan", "--rows=0", "mixer=uniform", f"cache_dir={tmp_path}"]
-    code = (
-        f"import atexit, sys; sys.argv = {arguments}; from mixalign.cli import main\n"
-        "atexit.register(lambda: print('loaded:', *{'lightning', 'torchmetrics'} & {*sys.modules}))\nmain()"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
-    assert "trainings: " in result.stdout
-    loaded = result.stdout.partition("loaded:")[2].split()
-    assert loaded == [], "import what needs it inside the function"
+    for heavy in (["lightning", "torchmetrics"], ["lightning", "torchmetrics", "transformers.modeling_utils", "sympy"]):
+        code = (
+            f"import atexit, sys; sys.argv = {arguments}; from mixalign.cli import main\n"
+            f"atexit.register(lambda: print('loaded:', *{{*{heavy}}} & {{*sys.modules}}))\nmain()"
+        )
+        command = [sys.executable, "-c", code]
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+        assert "trainings: " in result.stdout
+        loaded = result.stdout.partition("loaded:")[2].split()
+        assert loaded == [], "import what needs it inside the function"
