@@ -20,7 +20,7 @@ from mixalign.types import on_device
 __all__ = ["score_on_ranks", "score_rows"]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode autocast would convert the weights again for every batch
 def score_rows(
     model: nn.Module,
     dataset: TaskDataset,
