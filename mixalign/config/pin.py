@@ -17,6 +17,7 @@ __all__ = ["FIRST", "pinned"]
 
 FIRST = "first"
 COPIED = ("steps", "epochs", "batch_size", "lr", "seed", "folds", "export", "patience")  # keys that decide them
+LATER = {"folds": 1, "export": "last", "patience": None}  # those that runs of older versions lack, as these had them
 
 
 def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _of_run(source: Path, of: str) -> dict[str, Any]:
             f"`specialists.of={of}`: that run has no specialists (no specialists.json). Name a run that was trained "
             "with some, as with `specialists.train=always`."
         )
-    found = {key: group[key] for key in COPIED if key in group}
+    found = LATER | {key: group[key] for key in COPIED if key in group}
     if group.get("dir"):  # relative to where that run was started
         identity = source.parent / "identity.json"
         began = (read_json(identity) if identity.is_file() else {}).get("started_in")
