@@ -163,7 +163,7 @@ class _Again:
                 self._found = self._read()
             finally:
                 logging.disable(before)
-        examples = self._found.pop(split)
+        examples = self._found.pop(split, [])  # a file of it may be gone
         if rows_recipe(examples) != recipe:
             raise MixalignError(f"{self._read.args[1].path} changed while it was read. Start the same command again.")
         return examples

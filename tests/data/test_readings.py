@@ -205,6 +205,19 @@ def test_rows_that_have_changed_by_the_time_they_are_asked_for_are_refused(sourc
         found["train"][0]
 
 
+def test_rows_of_a_split_that_is_gone_by_then_are_refused_alike(source, cache):
+    write(source / "test.jsonl", rows(110, start=80))
+    load(cache, source)
+    found = load(cache, source)
+    (source / "test.jsonl").unlink()
+    for split in ("test", "train", "test"):
+        if split == "train":
+            assert len([*found[split]]) == 65
+            continue
+        with pytest.raises(MixalignError, match=r"maths changed while it was read\."):
+            found[split][0]
+
+
 def test_nothing_is_kept_while_warnings_are_off(source, cache):
     logging.disable(logging.WARNING)
     try:
