@@ -73,6 +73,7 @@ def _recipe(source: ModelSource) -> dict[str, Any] | None:
 def _warned() -> Iterator[list[str]]:
     """What transformers warns of meanwhile, or that nobody would hear it."""
     theirs = logging.getLogger("transformers")
+    transformers.utils.logging.warning_once.cache_clear()  # what was said in this process counts as well
     said = [] if theirs.isEnabledFor(logging.WARNING) else ["switched off"]
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]

@@ -106,6 +106,21 @@ def test_what_transformers_warns_of_is_said_every_time(llama, tmp_path, monkeypa
     assert not any((tmp_path / "cache").iterdir())
 
 
+def test_what_transformers_says_once_a_process_is_heard_in_every_run(llama, tmp_path, monkeypatch, chosen):
+    """As of a tokenizer.json by bytes whose class is said to be Llama's, in the second run of a sweep."""
+    tokenizer = Pretrained.tokenizer
+
+    def warns(self, *kind):
+        transformers.utils.logging.get_logger("transformers.models").warning_once("of another class")
+        return tokenizer(self, *kind)
+
+    monkeypatch.setattr(Pretrained, "tokenizer", warns)
+    for _ in range(2):
+        tokenizer_of(Pretrained(str(llama)), tmp_path / "cache")
+    assert len(chosen) == 2
+    assert not any((tmp_path / "cache").iterdir())
+
+
 def test_only_folders_whose_code_is_that_of_transformers_are_kept(llama, tmp_path):
     assert tokenizer_class._recipe(Pretrained(str(llama)))
     assert tokenizer_class._recipe(Pretrained(str(llama), trust_remote_code=True)) is None
