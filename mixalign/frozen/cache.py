@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,18 @@ class Frozen:
     Attributes:
         identity: a fingerprint of all that decides its weights.
         build: makes a fresh copy of it.
+        spare: a copy that is there already, which `build` gives first.
     """
 
     identity: str
     build: Callable[[], nn.Module]
+    spare: list[nn.Module] = field(default_factory=list, compare=False)
+
+    def make_room(self) -> None:
+        """Frees the spare copy, for another model that is loaded."""
+        if self.spare:
+            self.spare.clear()
+            gc.collect()
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ def load_frozen(folder: Path, base: Frozen, trainable: bool = False) -> nn.Modul
     if (folder / "adapter_config.json").is_file():
         model = load_adapter(base.build(), folder, trainable)
     else:
+        base.make_room()
         model = Pretrained(str(folder)).build()
     return model
 

@@ -112,8 +112,8 @@ def _train(job: Job, base: nn.Module, steps: int, left: Unfinished) -> nn.Module
 def _as_loaded(job: Job, base: Any, start: str) -> Frozen:
     """The model as the source builds it; written to the cache when adapters need a base that lies on disk."""
     if job.settings.lora is None or base.config._name_or_path:
-        loaded = [base]  # nothing has changed it: whoever wants it first need not load it again
-        return Frozen(start, lambda: loaded.pop() if loaded else job.settings.model.build())
+        spare = [base]  # nothing has changed it: whoever wants it first need not load it again
+        return Frozen(start, lambda: spare.pop() if spare else job.settings.model.build(), spare)
     model = CachedModel(job.cache / "reference" / start, {"stage": "base", "start": start})
     ensure(job, model, lambda left: base)
     return Frozen(start, Pretrained(str(model.place / "model"), dtype=_dtype(base)).build)
