@@ -18,7 +18,7 @@ from mixalign.course import Course
 from mixalign.data.batches.collate import Layout, collate
 from mixalign.data.batches.pack import pack
 from mixalign.data.dataset import TaskDataset
-from mixalign.data.read.sources import Look, TaskRows, TaskSpec, load_rows
+from mixalign.data.read.sources import Look, TaskSpec, load_rows
 from mixalign.data.scorers import Scorer
 from mixalign.data.tokens.cache import TokenCache
 from mixalign.data.tokens.tokenise import TokenCounts
@@ -180,9 +180,10 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     day = template_day(tokenizer, settings.data.date, settings.cache_dir)
     tokens = _Tokens(_token_cache(settings, tokenizer, day), objective, settings.data.max_length)
     made: dict[str, dict[str, TaskDataset]] = {}
-    read: dict[str, TaskRows] = {}
+    looks: dict[str, Look] = {}
     for task, spec in specs.items():
-        read[task] = rows = read_task(task, spec, settings.data, objective.form, tokens.chat, settings.cache_dir)
+        rows = read_task(task, spec, settings.data, objective.form, tokens.chat, settings.cache_dir)
+        looks[task] = rows.look
         for split in [*rows]:  # each is given away: what follows has no need of it
             made.setdefault(split, {})[task] = tokens.table(task, spec, split, rows.pop(split))
         rows.keep()
@@ -207,7 +208,7 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
         precision=str(settings.trainer.precision),
         open_sizes=tuple(key for key in SIZES if getattr(settings, key) == AUTO),
         **{key: getattr(settings, key) for key in SIZES if getattr(settings, key) != AUTO},
-        looks={task: rows.look for task, rows in read.items()},
+        looks=looks,
         scorers={task: scorer_of(task, spec) for task, spec in specs.items()},
         day=day,
     )
