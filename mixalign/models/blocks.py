@@ -32,7 +32,8 @@ def in_blocks(model: nn.Module) -> Iterator[list[str]]:
 
     Each kind of norm, and the rotary embedding, is tried on a few tokens in the autocast of the caller. One that
     changes any bit of their logits stays as it is: it mixes positions, or what it gives is not for products alone.
-    The value is the names of those that go by blocks, such as `input_layernorm`.
+    The value is the names of those that go by blocks, such as `input_layernorm`. The rotary embedding is that of all
+    models of a family: one that is trained meanwhile, in another thread, computes it as ever.
     """
     kinds = _kinds(model) if next(model.parameters()).device.type == "cpu" else {}
     usual = _logits(model) if kinds else None
@@ -85,7 +86,7 @@ def _by_blocks(kinds: Kinds, most: int) -> Iterator[None]:
 
 def _norm(theirs: Callable[..., Any], most: int) -> Callable[..., Any]:
     def norm(*args: Any, **further: Any) -> Any:
-        if len(args) != 1 or further:
+        if len(args) != 1 or further or torch.is_grad_enabled():
             return theirs(*args, **further)
         x = args[0]
         out = torch.empty(x.shape, dtype=compute_dtype(x))
@@ -101,7 +102,8 @@ def _rotary(theirs: Callable[..., Any], most: int) -> Callable[..., Any]:
     """Of queries and keys (B, A, T, D), with cosines and sines (1 or B, T, D)."""
 
     def rotary(*args: Any, **further: Any) -> Any:
-        if further or [x.dim() if isinstance(x, Tensor) else 0 for x in args] != [4, 4, 3, 3]:
+        dims = [x.dim() if isinstance(x, Tensor) else 0 for x in args]
+        if further or dims != [4, 4, 3, 3] or torch.is_grad_enabled():
             return theirs(*args, **further)
         rows = _rows(args[0].numel() // args[0].shape[2], most)
         outs = [torch.empty_like(x, dtype=compute_dtype(x)) for x in args[:2]]

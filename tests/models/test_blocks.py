@@ -120,6 +120,23 @@ def test_the_model_is_as_before_afterwards():
     assert family.apply_rotary_pos_emb is rotary
 
 
+def test_a_model_that_is_trained_meanwhile_has_the_same_gradients():
+    """As in another thread: the rotary embedding is a function of the family, and not of one model."""
+    read, trained = build("llama"), build("llama")
+    ids = torch.arange(40)[None] % 60
+
+    def gradient():
+        trained.zero_grad()
+        trained(input_ids=ids, labels=ids).loss.backward()
+        return trained.model.layers[0].self_attn.q_proj.weight.grad.clone()
+
+    wanted = gradient()
+    with torch.no_grad(), in_blocks(read) as names:
+        assert "apply_rotary_pos_emb" in names
+        with torch.enable_grad():
+            assert torch.equal(gradient(), wanted)
+
+
 def test_compiled_parts_are_left_alone():
     model = build("llama")
     model.model.norm.forward = compiled = model.model.norm.forward
