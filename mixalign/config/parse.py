@@ -15,7 +15,7 @@ from mixalign.config.defaults import AUTO, Situation, fill
 from mixalign.config.elsewhere import key_of_group, nearest_key
 from mixalign.config.fields import RATE
 from mixalign.config.pin import pinned
-from mixalign.config.settings import GROUPS, DataSettings, RunSettings, TrainerSettings
+from mixalign.config.settings import GROUPS, DataSettings, RunSettings, SpecialistsSettings, TrainerSettings
 from mixalign.data.read.sources import TaskSpec
 from mixalign.errors import MixalignError, did_you_mean
 from mixalign.files import may_write
@@ -81,10 +81,20 @@ def parse(config: Mapping[str, Any]) -> RunSettings:
     )
     for key, rate in _rates(settings).items():
         settings.optimizer.check_rate(key, rate)
+    _check_patience(settings.specialists)
     check_place("cache_dir", settings.cache_dir, read=True)
     if settings.specialists.dir:
         check_place("specialists.dir", Path(settings.specialists.dir), read=True)
     return settings
+
+
+def _check_patience(settings: SpecialistsSettings) -> None:
+    """Refuses trainings that are to end by validation rows, and would keep weights that these did not choose."""
+    if settings.patience is not None and settings.export != "best":
+        raise MixalignError(
+            f"`specialists.patience={settings.patience}` ends a training when it is past its best step, and "
+            f"`specialists.export={settings.export}` would keep the last one. Set `specialists.export=best`."
+        )
 
 
 def parse_saved(config: Mapping[str, Any]) -> RunSettings:

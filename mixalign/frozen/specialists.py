@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from mixalign.config.settings import SpecialistsSettings
 from mixalign.errors import MixalignError
 from mixalign.fingerprint import fingerprint
 from mixalign.frozen.cache import CachedModel, Frozen, attach_losses, ensure
@@ -19,14 +18,7 @@ from mixalign.frozen.worse import say_loss
 from mixalign.jobs.job import Job, num_steps, rows_fingerprint
 from mixalign.models.load import add_lora
 
-__all__ = [
-    "attach_specialists",
-    "check_patience",
-    "find_folds",
-    "find_specialists",
-    "specialist_recipes",
-    "specialist_steps",
-]
+__all__ = ["attach_specialists", "find_folds", "find_specialists", "specialist_recipes", "specialist_steps"]
 
 log = logging.getLogger(__name__)
 
@@ -118,23 +110,9 @@ def specialist_steps(job: Job, task: int, rows: int | None = None) -> int:
     return num_steps("specialists.", steps, s.epochs, rows or len(job.data["train"][task]), s.batch_size)
 
 
-def check_patience(settings: SpecialistsSettings) -> None:
-    """Refuses a training that is to end by validation rows, and would keep weights that they did not choose.
-
-    Raises:
-        MixalignError: naming both settings.
-    """
-    if settings.patience is not None and settings.export != "best":
-        raise MixalignError(
-            f"`specialists.patience={settings.patience}` ends a training when it is past its best step, and "
-            f"`specialists.export={settings.export}` would keep the last one. Set `specialists.export=best`."
-        )
-
-
 def _train(job: Job, reference: Frozen, number: int, fold: int, left: Unfinished) -> nn.Module:
     from mixalign.frozen.trainings import Training, train_frozen  # loads Lightning, which a plan need not wait for
 
-    check_patience(job.settings.specialists)  # of a verb that trains nothing else
     settings, rows = job.settings.specialists, job.data["train"][number]
     rows, job = outside(rows, settings.folds, fold) if settings.folds > 1 else rows, as_trained(job)
     training = Training(

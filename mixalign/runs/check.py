@@ -11,7 +11,7 @@ from mixalign.frozen.batch_sizes import micro_batch_size
 from mixalign.frozen.cache import refuse_foreign
 from mixalign.frozen.folds import fold_of
 from mixalign.frozen.policy import reference_steps
-from mixalign.frozen.specialists import check_patience, specialist_steps
+from mixalign.frozen.specialists import specialist_steps
 from mixalign.jobs.job import Job
 from mixalign.mixers.base import Rule, reads_excess
 from mixalign.runs.folder import read_plain
@@ -167,7 +167,6 @@ def _check_batch(job: Job, mixer: Rule) -> None:
 def _check_trainable(job: Job) -> None:
     """Refuses specialists that cannot be trained as `specialists` has it."""
     settings = job.settings.specialists
-    check_patience(settings)
     for number, table in enumerate(job.data["train"]):
         specialist_steps(job, number)
         fold_of(table, settings.folds)

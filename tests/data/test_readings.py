@@ -166,7 +166,8 @@ def test_other_code_reads_again(source, cache, reads, monkeypatch):
 
 def test_the_hash_of_the_code_is_of_all_that_reads():
     code = "import sys, mixalign.data.readings; print(*(m.__file__ for n, m in sys.modules.items() if 'mixalign' in n))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout.split()
     hashed = {str(file) for file in readings.code_files()}
     assert len(loaded) > 20
     assert {*loaded} <= hashed

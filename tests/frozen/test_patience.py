@@ -7,7 +7,6 @@ import pytest
 
 from mixalign.config.compose import compose_settings
 from mixalign.errors import MixalignError
-from mixalign.verbs import specialists as specialists_verb
 from tests.frozen.test_unfinished import cut, weights  # noqa: F401, a fixture
 from tests.tiny_runs import train_from_overrides
 
@@ -62,13 +61,7 @@ def test_it_ends_where_its_curve_says_also_after_a_cut(specialists, cut, monkeyp
     assert specialists("cut", f"specialists.patience={PATIENCE}") == (short, made, steps)
 
 
-def test_the_last_step_is_not_what_patience_keeps(refuse, tiny):
-    message = refuse(tiny("specialists.patience=2"))
-    assert "`specialists.patience=2` ends a training when it is past its best step" in message
-    assert "Set `specialists.export=best`." in message
-
-
-def test_a_verb_that_only_trains_specialists_says_the_same(tiny, tmp_path):
-    settings = compose_settings(tiny("specialists.patience=2", f"cache_dir={tmp_path}", "reference.sft_steps=0"))
+def test_the_last_step_is_not_what_patience_keeps():
+    """Every verb says so, as none gets such settings."""
     with pytest.raises(MixalignError, match=r"`specialists\.patience=2` .* Set `specialists\.export=best`\."):
-        specialists_verb.run(settings)
+        compose_settings(["specialists.patience=2"])

@@ -106,7 +106,7 @@ def test_the_command_line_refuses_bad_input(cli_refuses, folder, finished, tmp_p
 def test_the_command_line_names_the_task_whose_loss_is_nan(cli_refuses, folder, finished, tmp_path):
     tasks = [f"data.tasks.{t}={{generator: {t}, rows: 40, test_rows: 5}}" for t in ("helpful", "reverse", "compare")]
     settings = ["model=pretrained", f"model.path={folder / 'nan'}", "objective=sft", "mixer=uniform", "data=local"]
-    short = ["steps=4", "batch_size=8", "progress=false", "specialists.train=never", f"cache_dir={folder / 'cache'}"]
+    short = ["steps=4", "batch_size=8", "progress=false", "specialists.train=never", f"cache_dir={tmp_path / 'cache'}"]
     run = tmp_path / "run"
     message = cli_refuses("train", *settings, *short, *tasks, f"run_dir={run}", untouched=[folder, finished])
     assert message.startswith("The loss of task `compare` is not finite at step 1.")
