@@ -179,8 +179,7 @@ def prepare(settings: RunSettings, begun: Sequence[str] = ()) -> Job:
     tokenizer, keep_class = tokenizer_of(settings.model, settings.cache_dir)
     day = template_day(tokenizer, settings.data.date, settings.cache_dir)
     tokens = _Tokens(_token_cache(settings, tokenizer, day), objective, settings.data.max_length)
-    made: dict[str, dict[str, TaskDataset]] = {}
-    looks: dict[str, Look] = {}
+    made, looks = dict[str, dict[str, TaskDataset]](), dict[str, Look]()
     for task, spec in specs.items():
         rows = read_task(task, spec, settings.data, objective.form, tokens.chat, settings.cache_dir)
         looks[task] = rows.look
