@@ -1,7 +1,8 @@
 """Every speed benchmark, one after the other, into one file: `benchmarks/results/<machine>.json`.
 
 `python benchmarks/all.py scoring_h256 sampler_scale` runs some of them again and leaves the figures of the others.
-Options go to each of them: `python benchmarks/all.py --short`, `python benchmarks/all.py --repeats=5`.
+Options go to each of them: `python benchmarks/all.py --short`, `python benchmarks/all.py --repeats=5`,
+`python benchmarks/all.py influence_sft_h256 --kronfluence=PYTHON`.
 """
 
 import argparse
@@ -24,6 +25,8 @@ RUNS = {
     "real_dpo_full": ["real_model.py", "--kind", "dpo"],
     "real_sft_full": ["real_model.py", "--kind", "sft"],
     "scoring_h256": ["scoring.py", "--size", "h256"],
+    "influence_sft_h256": ["influence.py", "--size", "h256", "--kind", "sft", "--steps", "64"],
+    "influence_dpo_h256": ["influence.py", "--size", "h256", "--kind", "dpo", "--steps", "48"],
     "mixing_overhead": ["mixing_overhead.py"],
     "sampler_scale": ["sampler_scale.py"],
     "tokenise_rows": ["tokenise_rows.py"],
