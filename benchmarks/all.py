@@ -25,6 +25,7 @@ RUNS = {
     "real_dpo_full": ["real_model.py", "--kind", "dpo"],
     "real_sft_full": ["real_model.py", "--kind", "sft"],
     "scoring_h256": ["scoring.py", "--size", "h256"],
+    "influence_sft_tiny": ["influence.py", "--size", "tiny", "--kind", "sft", "--steps", "64"],
     "influence_sft_h256": ["influence.py", "--size", "h256", "--kind", "sft", "--steps", "64"],
     "influence_dpo_h256": ["influence.py", "--size", "h256", "--kind", "dpo", "--steps", "48"],
     "mixing_overhead": ["mixing_overhead.py"],
