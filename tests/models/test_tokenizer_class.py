@@ -1,7 +1,6 @@
 """The class of a folder's tokenizer from the cache: the same tokenizer, and the same errors."""
 
 import json
-import logging
 import os
 
 import pytest
@@ -92,26 +91,13 @@ def test_a_class_that_cannot_load_it_is_told_as_always(llama, tmp_path, monkeypa
     assert len(chosen) == 1
 
 
-def test_what_transformers_warns_of_is_said_every_time(llama, tmp_path, monkeypatch, chosen):
+@pytest.mark.parametrize("how", ["warning", "warning_once"])
+def test_what_transformers_warns_of_is_heard_in_every_run(llama, tmp_path, monkeypatch, chosen, how):
+    """Once a process: of a tokenizer.json by bytes whose class is said to be Llama's, in the second run of a sweep."""
     tokenizer = Pretrained.tokenizer
 
     def warns(self, *kind):
-        logging.getLogger("transformers.models").warning("of another class")
-        return tokenizer(self, *kind)
-
-    monkeypatch.setattr(Pretrained, "tokenizer", warns)
-    for _ in range(2):
-        tokenizer_of(Pretrained(str(llama)), tmp_path / "cache")
-    assert len(chosen) == 2
-    assert not any((tmp_path / "cache").iterdir())
-
-
-def test_what_transformers_says_once_a_process_is_heard_in_every_run(llama, tmp_path, monkeypatch, chosen):
-    """As of a tokenizer.json by bytes whose class is said to be Llama's, in the second run of a sweep."""
-    tokenizer = Pretrained.tokenizer
-
-    def warns(self, *kind):
-        transformers.utils.logging.get_logger("transformers.models").warning_once("of another class")
+        getattr(transformers.utils.logging.get_logger("transformers.models"), how)("of another class")
         return tokenizer(self, *kind)
 
     monkeypatch.setattr(Pretrained, "tokenizer", warns)
