@@ -2,12 +2,14 @@
 
 import errno
 import io
+import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["StandardError", "finish", "is_lost", "lenient", "say"]
+__all__ = ["StandardError", "finish", "heard", "is_lost", "lenient", "say"]
 
 
 class StandardError(io.TextIOBase):
@@ -91,3 +93,17 @@ def _drop(stream: Any) -> None:
 def _reason(error: OSError | ValueError) -> str:
     code = getattr(error, "errno", None)
     return os.strerror(code if code is not None else errno.EBADF)
+
+
+@contextmanager
+def heard(name: str, level: int = logging.NOTSET) -> Iterator[list[logging.LogRecord]]:
+    """What a logger and those below it log meanwhile, of this level and above; the log says it as ever."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(level)
+    handler.emit = lambda record: records.append(record)  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)

@@ -3,8 +3,7 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from importlib.metadata import version
@@ -19,14 +18,13 @@ from mixalign.data.read.splits import files_of
 from mixalign.data.tokens.cache import SMALL, HashedRows, rows_recipe
 from mixalign.errors import MixalignError
 from mixalign.known import content_hash, keep, recall
+from mixalign.output import heard
 from mixalign.types import Example
 
 __all__ = ["load_kept"]
 
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("datasets", "numpy", "pyarrow")  # that read, beside Python's own
-Said = list[list[Any]]
-"""Logger, level and text of what was logged."""
 
 
 def load_kept(cache: Path | None, task: str, spec: TaskSpec, **how: Any) -> TaskRows:
@@ -50,11 +48,12 @@ def load_kept(cache: Path | None, task: str, spec: TaskSpec, **how: Any) -> Task
         for name, level, text in found["said"]:
             logging.getLogger(name).log(level, "%s", text)
         return _as_read(found, read)
-    with _heard() as said:
+    with heard("mixalign") as records:
         rows = read()
     if sum(map(len, rows.values())) >= SMALL and _all_is_heard() and _recipe(task, spec, how) == recipe:
         found = {split: _hashed(examples) for split, examples in rows.items()}
         splits = {split: _plain(examples) for split, examples in found.items()}
+        said = [[record.name, record.levelno, record.getMessage()] for record in records]
         content = {"splits": splits, "look": _plain_look(rows.look), "said": said}
         return TaskRows(found, rows.look, partial(keep, cache, recipe, content))
     return rows
@@ -102,24 +101,8 @@ def _versions() -> list[str]:
     return [version(name) for name in LIBRARIES]
 
 
-@contextmanager
-def _heard() -> Iterator[Said]:
-    """What is logged meanwhile."""
-    said: Said = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(  # type: ignore[method-assign]
-        [record.name, record.levelno, record.getMessage()]
-    )
-    ours = logging.getLogger("mixalign")
-    ours.addHandler(handler)
-    try:
-        yield said
-    finally:
-        ours.removeHandler(handler)
-
-
 def _all_is_heard() -> bool:
-    """Whether every warning gets to `_heard`: one that is switched off now is wanted by the next command perhaps."""
+    """Whether every warning gets to `heard`: one that is switched off now is wanted by the next command perhaps."""
     ours = [logging.getLogger(name) for name in [*logging.root.manager.loggerDict] if name.startswith("mixalign")]
     return all(one.isEnabledFor(logging.WARNING) and (one.propagate or one.name == "mixalign") for one in ours)
 

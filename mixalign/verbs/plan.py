@@ -9,8 +9,6 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +17,7 @@ from mixalign.config.first_look import SWEEP
 from mixalign.config.settings import RunSettings
 from mixalign.errors import MixalignError
 from mixalign.jobs.job import prepare
-from mixalign.output import say
+from mixalign.output import heard, say
 from mixalign.planning.plain import as_plain
 from mixalign.planning.plan import make_plan
 from mixalign.planning.show import has_colour, plan_text
@@ -73,23 +71,10 @@ def take_options(arguments: list[str]) -> tuple[Options, list[str]]:
 
 def run(settings: RunSettings, options: Options = Options()) -> None:
     """Prints the plan: tasks, rows, tokens, shares, epochs, columns, stages, what they take, and warnings."""
-    with _warned() as logged:
+    with heard("mixalign", logging.WARNING) as records:
         job = prepare(settings)
+    logged = [record.getMessage() for record in records]
     plan = make_plan(job, options.rows, options.time, is_sweep())
     as_json = json.dumps(as_plain(plan, job.counts, logged), indent=2) if options.json else ""
     if why := say(as_json or plan_text(plan, has_colour())):
         raise MixalignError(f"The plan could not be written to standard output: {why}.")
-
-
-@contextmanager
-def _warned() -> Iterator[list[str]]:
-    """What is warned of meanwhile, which the log also says."""
-    said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    ours = logging.getLogger("mixalign")
-    ours.addHandler(handler)
-    try:
-        yield said
-    finally:
-        ours.removeHandler(handler)
