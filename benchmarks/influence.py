@@ -218,13 +218,13 @@ def _plainly(path: str, domains: list, targets: list) -> dict[str, list[float]]:
     """Our scores with kronfluence's input factor: the plain mean of `x x'` over positions."""
     from mixalign.data.batches.collate import collate
     from mixalign.influence.factors import Moments, _eigh
-    from mixalign.influence.gemm import add_gram
+    from mixalign.influence.gemm import add_square
     from mixalign.influence.solve import Basis
 
     def at(self: Any, weight: float) -> Any:
         def each(name: str, x_PI: Any, delta_PO: Any) -> None:
-            add_gram(self.input_II[name], x_PI, x_PI, weight)
-            add_gram(self.output_OO[name], delta_PO, delta_PO, weight)
+            add_square(self.input_II[name], x_PI, weight)
+            add_square(self.output_OO[name], delta_PO, weight)
 
         return each
 

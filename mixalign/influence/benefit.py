@@ -19,7 +19,7 @@ from mixalign.influence.bootstrap import resample, sign_confidence
 from mixalign.influence.capture import at_rest
 from mixalign.influence.layers import chosen_layers
 from mixalign.influence.passes import Passes
-from mixalign.influence.rows import choose_rows, cut
+from mixalign.influence.rows import choose_rows
 from mixalign.influence.settings import Influence, Reading
 from mixalign.influence.solve import Block, Gradient, dot, flattest, joined, solve
 from mixalign.mixers.ideal import Budget
@@ -125,9 +125,9 @@ def measure(
 ) -> Benefit:
     """Measures the benefit of each domain's volume for the loss on the target tables.
 
-    Three passes over the chosen rows: mean gradients and the factors of the curvature, EK-FAC's spectrum, and the
-    products of rows' gradients that the confidence is made of. Memory is that of the layers' factors, twice, and of
-    2 K + R + 2 times their weights, in float32. The model ends as it was.
+    Two passes over the chosen rows, for mean gradients and the factors of the curvature, and for EK-FAC's spectrum; and
+    one over a few of them, for the products of rows' gradients that the confidence is made of. Memory is that of the
+    layers' factors, twice, and of 2 K + R + 2 times their weights, in float32. The model ends as it was.
 
     Args:
         model: causal LM, trained on the domains to convergence or nearly.
@@ -156,8 +156,7 @@ def measure(
     share_R = _shares("target_weight_R", weight_R, len(targets))
     rows = choose_rows(tables, influence.most_rows, influence.sampling, influence.seed)
     weight_K = [float(p) / len(row_M) for p, row_M in zip(share_K, rows, strict=False)]
-    parts = cut(rows, reading.batch_size)
-    passes = Passes(model, layers, objective, tables, parts, _tasks(tables), weight_K, influence, reading)
+    passes = Passes(model, layers, objective, tables, rows, _tasks(tables), weight_K, influence, reading)
     with at_rest(model):
         return _measure(passes, share_K, share_R, influence, _Bound(target_loss, budget))
 
@@ -214,12 +213,15 @@ def _measure(
     w_K = [solve(blocks, g, damping) for g in g_K]
     products = [x.cpu().numpy() for x in passes.products([[v]] * num + [w_K] * len(share_R))]
     domain_M, target_MK = [x[:, 0] for x in products[:num]], products[num:]
+    product_K = np.array([dot(v, g) for g in g_K])
     return Benefit(
         domains=tuple(table.task for table in passes.tables[:num]),
         share_K=share_K,
-        product_K=np.array([dot(v, g) for g in g_K]),
+        product_K=product_K,
         dot_K=np.array([dot(g_target, g) for g in g_K]),
-        resampled_XK=resample(domain_M, target_MK, share_R, influence.bootstrap, influence.seed),
+        resampled_XK=resample(
+            product_K, domain_M, target_MK, passes.rows_T.tolist(), share_R, influence.bootstrap, influence.seed
+        ),
         rows_K=passes.rows_T[:num],
         rows_R=passes.rows_T[num:],
         layers=tuple(passes.layers),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixalign.influence.capture import Each
-from mixalign.influence.gemm import add_gram, matmul
+from mixalign.influence.gemm import add_square, matmul
 from mixalign.influence.solve import Basis
 
 __all__ = ["Moments", "Reduce", "Spectrum", "zeros"]
@@ -40,6 +40,7 @@ class Moments:
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
+        # of these sums the lower triangle counts
         self.input_II = {n: zeros(layer, layer.in_features, layer.in_features) for n, layer in layers.items()}
         self.output_OO = {n: zeros(layer, layer.out_features, layer.out_features) for n, layer in layers.items()}
 
@@ -48,8 +49,8 @@ class Moments:
 
         def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
             scaled_PI = x_PI * delta_PO.norm(dim=1, keepdim=True)
-            add_gram(self.input_II[name], scaled_PI, scaled_PI, weight)
-            add_gram(self.output_OO[name], delta_PO, delta_PO, weight)
+            add_square(self.input_II[name], scaled_PI, weight)
+            add_square(self.output_OO[name], delta_PO, weight)
 
         return each
 
@@ -67,7 +68,7 @@ class Moments:
 
 
 def _eigh(matrix_DD: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors, found in float64."""
+    """Eigenvalues and eigenvectors of a symmetric matrix, found in float64 from its lower triangle."""
     wide = matrix_DD.to("cpu" if matrix_DD.device.type == "mps" else matrix_DD.device, torch.float64)
     value_D, vector_DD = torch.linalg.eigh(wide)
     return value_D.clamp_min(0).to(matrix_DD), vector_DD.to(matrix_DD)

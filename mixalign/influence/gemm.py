@@ -8,8 +8,9 @@ gradient of a weight is in training; sums of products are kept in float32.
 import torch
 from torch import Tensor
 
-__all__ = ["add_gram", "matmul"]
+__all__ = ["add_product", "add_square", "matmul"]
 
+BLOCK = 256  # rows of a square that are made at a time, up to the diagonal
 IS_WIDE = "dtype" in torch.ops.aten.mm.overloads()  # since torch 2.8
 
 
@@ -18,7 +19,7 @@ def matmul(a_MN: Tensor, b_NL: Tensor) -> Tensor:
     return a_MN @ b_NL.to(a_MN.dtype)
 
 
-def add_gram(sum_MN: Tensor, a_PM: Tensor, b_PN: Tensor, weight: float = 1.0) -> None:
+def add_product(sum_MN: Tensor, a_PM: Tensor, b_PN: Tensor, weight: float = 1.0) -> None:
     """Adds `weight * a' b` to a sum, in place.
 
     Args:
@@ -29,6 +30,13 @@ def add_gram(sum_MN: Tensor, a_PM: Tensor, b_PN: Tensor, weight: float = 1.0) ->
         sum_MN.add_(_wide(a_PM.t(), b_PN), alpha=weight)
     else:
         sum_MN.addmm_(a_PM.t(), b_PN, alpha=weight)
+
+
+def add_square(sum_DD: Tensor, a_PD: Tensor, weight: float = 1.0) -> None:
+    """Adds the lower triangle of `weight * a' a` to a sum, in place; what is above it is left undefined."""
+    for start in range(0, a_PD.shape[1], BLOCK):
+        end = start + BLOCK
+        add_product(sum_DD[start:end, :end], a_PD[:, start:end], a_PD[:, :end], weight)
 
 
 def _wide(a_MN: Tensor, b_NL: Tensor) -> Tensor:

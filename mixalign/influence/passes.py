@@ -15,8 +15,8 @@ from mixalign.data.dataset import TaskDataset
 from mixalign.influence.capture import Each, observe, once, spans
 from mixalign.influence.curvature import CURVATURES
 from mixalign.influence.factors import Moments, Spectrum, zeros
-from mixalign.influence.gemm import add_gram, matmul
-from mixalign.influence.rows import Part
+from mixalign.influence.gemm import add_product, matmul
+from mixalign.influence.rows import Part, cut, few_of
 from mixalign.influence.settings import Influence, Reading
 from mixalign.influence.solve import Basis, Block, Gradient
 from mixalign.losses.kto import kl_estimate
@@ -46,7 +46,7 @@ class Passes:
         model: in evaluation mode and frozen (`at_rest`).
         layers: those that are watched.
         tables: the domains, then the targets.
-        parts: the batches of all ranks.
+        rows: that are chosen of each table.
         task_T: each table's task, as the objective numbers them.
         weight_K: of one row of each domain in the curvature; all rows' weights sum to 1.
     """
@@ -55,7 +55,7 @@ class Passes:
     layers: dict[str, nn.Linear]
     objective: Objective
     tables: Sequence[TaskDataset]
-    parts: Sequence[Part]
+    rows: Sequence[np.ndarray]
     task_T: Sequence[int]
     weight_K: Sequence[float]
     influence: Influence
@@ -63,17 +63,19 @@ class Passes:
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
-        self.rows_T = np.zeros(len(self.tables), int)
-        for part in self.parts:
-            self.rows_T[part.table] += len(part.row_B)
+        self.rows_T = np.array([len(row_M) for row_M in self.rows])
+        few = [few_of(row_M) for row_M in self.rows]
+        self.few_T = [len(row_M) for row_M in few]
+        self.parts, self.few = self._of_rank(self.rows), self._of_rank(few)  # batches of all chosen rows, and of few
         self.curvature = CURVATURES[self.influence.curvature]
         self.drawn = self.influence.is_curved and self.influence.draws_labels
         # curvature is a second moment, which wants another scale than the gradient of the same loss
         self.apart = self.drawn or (self.influence.is_curved and any("weight" in t.columns for t in self.tables))
         self.kl_T: Tensor | None = None  # of each table's chosen rows, where the loss is measured from that
         self.done = 0
-        self.total = sum(len(part.row_B) * self._runs(part) for part in self._mine())
-        self.tokens = sum(self._tokens(part) * self._runs(part) for part in self._mine())
+        runs = [*((part, self._runs(part)) for part in self.parts), *((part, 1) for part in self.few)]
+        self.total = sum(len(part.row_B) * times for part, times in runs)
+        self.tokens = sum(self._tokens(part) * times for part, times in runs)
         self.tokens_done = 0
 
     def means(self) -> Means:
@@ -81,7 +83,7 @@ class Passes:
         sums = [{n: zeros(x, x.out_features, x.in_features) for n, x in self.layers.items()} for _ in self.tables]
         self._measure_kl()
         moments = Moments(self.layers) if self.influence.is_curved else None
-        for part in self._mine():
+        for part in self.parts:
             batch = self._batch(part)
             watched = [_into_sum(sums[part.table])]
             readings = [(self._loss(batch), watched)]
@@ -110,37 +112,35 @@ class Passes:
     def _spectrum(self, bases: dict[str, Basis]) -> Spectrum:
         # labels are drawn anew: the first draws look too large along their own first eigenvectors
         spectrum = Spectrum(bases)
-        for part in filter(self._is_domain, self._mine()):
+        for part in filter(self._is_domain, self.parts):
             batch = self._batch(part)
             watched = [spectrum.at(spans(batch), self.weight_K[part.table])]
             self._run(part, batch, [(self._curved_loss(batch, part, 1), watched)])
         return spectrum
 
     def products(self, directions: Sequence[Sequence[Gradient]]) -> list[Tensor]:
-        """Inner products of the gradient of every row of a table with the table's directions, (M, D) a table."""
+        """Inner products of the gradients of a few rows of a table with the table's directions, (M, D) a table."""
         dtype = sum_dtype(self.device)
         out = [
             torch.zeros(int(rows), len(table), dtype=dtype, device=self.device)
-            for rows, table in zip(self.rows_T, directions, strict=True)
+            for rows, table in zip(self.few_T, directions, strict=True)
         ]
-        for part in self._mine():
+        for part in self.few:
             batch = self._batch(part)
             out_BD = out[part.table][part.start : part.start + len(part.row_B)]
-            watched = [_into_products(out_BD, directions[part.table], spans(batch))]
+            watched = [_into_products(out_BD, directions[part.table], _sample_of(batch))]
             self._run(part, batch, [(self._loss(batch), watched)])
         return [self.reading.reduce(out_MD) for out_MD in out]
 
-    def _mine(self) -> Sequence[Part]:
-        return self.parts[self.reading.rank :: self.reading.world]
+    def _of_rank(self, rows: Sequence[np.ndarray]) -> list[Part]:
+        return cut(rows, self.reading.batch_size)[self.reading.rank :: self.reading.world]
 
     def _is_domain(self, part: Part) -> bool:
         return part.table < len(self.weight_K)
 
     def _runs(self, part: Part) -> int:
-        """Forward and backward passes that a batch takes altogether."""
-        if not self._is_domain(part):
-            return 2
-        return 2 + self.apart + self.curvature.spectrum
+        """Forward and backward passes over a batch of all rows."""
+        return 1 + (self.apart + self.curvature.spectrum if self._is_domain(part) else 0)
 
     def _tokens(self, part: Part) -> int:
         return int(self.tables[part.table].length_N[part.row_B].sum())
@@ -162,7 +162,7 @@ class Passes:
             return
         objective: Any = self.objective
         sums_2T = torch.zeros(2, len(self.tables), dtype=sum_dtype(self.device), device=self.device)
-        for part in self._mine():
+        for part in self.parts:
             batch = self._batch(part)
             with autocast(self.device, self.reading.precision):
                 logp_BS = score_completions(self.model, batch).logp_BS
@@ -207,20 +207,26 @@ def _weighted(loss_B: Tensor, batch: Batch, power: float) -> Tensor:
 
 def _into_sum(sums: dict[str, Tensor]) -> Each:
     def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
-        add_gram(sums[name], delta_PO, x_PI)
+        add_product(sums[name], delta_PO, x_PI)
 
     return each
 
 
-def _into_products(out_BD: Tensor, directions: Sequence[Gradient], samples: Sequence[slice]) -> Each:
+def _into_products(out_BD: Tensor, directions: Sequence[Gradient], sample_P: Tensor) -> Each:
     """Adds `sum_t delta_t' V x_t` of each sample and direction V: no sample's gradient is ever formed."""
-    place_N = torch.cat([torch.arange(span.start, span.stop) for span in samples]).to(out_BD.device)
-    sample_N = torch.arange(len(samples)).repeat_interleave(torch.tensor([s.stop - s.start for s in samples]))
-    sample_N = sample_N.to(out_BD.device)
 
     def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
-        x_NI, delta_NO = x_PI[place_N], delta_PO[place_N]
-        value_ND = [(matmul(delta_NO, v[name]) * x_NI).sum(1, dtype=out_BD.dtype) for v in directions]
-        out_BD.index_add_(0, sample_N, torch.stack(value_ND, 1))
+        value_PD = [(matmul(delta_PO, v[name]) * x_PI).sum(1, dtype=out_BD.dtype) for v in directions]
+        sum_BD = out_BD.new_zeros(len(out_BD) + 1, len(directions))
+        out_BD.add_(sum_BD.index_add_(0, sample_P, torch.stack(value_PD, 1))[:-1])
 
     return each
+
+
+def _sample_of(batch: Batch) -> Tensor:
+    """The sample that each position is of (P,); one more than there are, for what is none's."""
+    samples = spans(batch)
+    sample_P = torch.full((batch["input_ids"].numel(),), len(samples))
+    for number, span in enumerate(samples):
+        sample_P[span] = number
+    return sample_P.to(batch["input_ids"].device)

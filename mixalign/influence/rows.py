@@ -8,7 +8,9 @@ import numpy as np
 
 from mixalign.data.dataset import TaskDataset
 
-__all__ = ["Part", "choose_rows", "cut", "rows_read"]
+__all__ = ["Part", "choose_rows", "cut", "few_of", "rows_read"]
+
+SHARE, ENOUGH = 4, 32  # every fourth row, and more often where that would be fewer than 32
 
 
 class Part(NamedTuple):
@@ -41,6 +43,16 @@ def _choose(table: TaskDataset, samples: int, sampling: float | None, seed: list
     number = rows_read(len(table), samples, sampling)
     rows = np.sort(np.random.default_rng(seed).choice(len(table), number, replace=False, shuffle=False))
     return rows[np.argsort(-table.length_N[rows], kind="stable")]
+
+
+def few_of(row_M: np.ndarray) -> np.ndarray:
+    """Rows at equal distances, of all lengths as the rows are in order of it, for what needs no more: a spread.
+
+    The standard error of a score comes out within 9 % of itself from 64 rows, and within 13 % from 32, where products
+    are normal.
+    """
+    step = max(1, min(SHARE, len(row_M) // ENOUGH))
+    return row_M[step // 2 :: step]
 
 
 def cut(rows: Sequence[np.ndarray], batch_size: int) -> list[Part]:

@@ -76,8 +76,8 @@ class Influence:
 
     @property
     def passes(self) -> int:
-        """Forward and backward passes over a row of a domain: for its gradient, for the products, and for curvature."""
-        return 2 + (self.is_curved and self.draws_labels) + CURVATURES[self.curvature].spectrum
+        """Forward and backward passes over a row of a domain: for its gradient, and for curvature."""
+        return 1 + (self.is_curved and self.draws_labels) + CURVATURES[self.curvature].spectrum
 
     @property
     def draws_labels(self) -> bool:

@@ -1,23 +1,24 @@
 """Words drawn from a model's own predictions.
 
-N predicted tokens, H hidden size, V vocabulary; a chunk has C tokens, whose V probabilities lie in K blocks.
+N predicted tokens, H hidden size, V vocabulary; a chunk has C tokens, whose V shares lie in K blocks of B words.
 """
 
 import torch
 from torch import Generator, Tensor, nn
 
+from mixalign.losses.linear_logprobs import CACHED, compute_dtype
 from mixalign.types import sum_dtype
 
 __all__ = ["sample_linear", "sample_logits"]
 
-CHUNK = 256  # rows of probabilities that exist at a time
-BLOCK = 64  # words whose probabilities are added up
+CHUNK = 256  # rows of logits that exist at a time
+BLOCK = 64  # words whose shares are added up
 
 
 @torch.no_grad()
 def sample_logits(logits_NV: Tensor, generator: Generator) -> Tensor:
     """One word of each row's softmax (N,), int64. Probabilities are float32 whatever the logits' dtype."""
-    return torch.cat([_draw(x.float().softmax(1), generator) for x in torch.split(logits_NV, CHUNK)])
+    return torch.cat([_draw(x, generator) for x in torch.split(logits_NV, CHUNK)])
 
 
 @torch.no_grad()
@@ -26,26 +27,35 @@ def sample_linear(hidden_NH: Tensor, weight_VH: Tensor, generator: Generator) ->
 
     The draws are those of `sample_logits` with the same generator, also under autocast.
     """
+    weight_VH = weight_VH.to(compute_dtype(hidden_NH))  # once, where autocast would for every chunk
     return torch.cat([sample_logits(x @ weight_VH.t(), generator) for x in torch.split(hidden_NH, CHUNK)])
 
 
-def _draw(prob_CV: Tensor, generator: Generator) -> Tensor:
+def _draw(logits_CV: Tensor, generator: Generator) -> Tensor:
     """One word of each row (C,) by one uniform number a row: first its block, then its place in the block.
 
     `torch.multinomial` takes a random number for every word of the vocabulary, which costs more than the logits.
     """
-    padded_CV = nn.functional.pad(prob_CV, (0, -prob_CV.shape[1] % BLOCK))
-    prob_CKB = padded_CV.view(len(padded_CV), -1, BLOCK)
-    dtype = sum_dtype(prob_CV.device)
-    block_CK = prob_CKB.sum(2, dtype=dtype)
-    level_C1 = torch.rand(len(prob_CV), 1, dtype=dtype, device=prob_CV.device, generator=generator)
+    logits_CV = nn.functional.pad(logits_CV, (0, -logits_CV.shape[1] % BLOCK), value=-torch.inf)
+    top_C1 = logits_CV.amax(1, keepdim=True).float()
+    logits_CKB = logits_CV.view(len(logits_CV), -1, BLOCK)
+    dtype = sum_dtype(logits_CV.device)
+    block_CK = _block_sums(logits_CKB, top_C1, dtype)
+    level_C1 = torch.rand(len(logits_CV), 1, dtype=dtype, device=logits_CV.device, generator=generator)
     level_C1 = level_C1 * block_CK.sum(1, keepdim=True)
     upto_CK = _upto(block_CK)
     number_C1 = _place(upto_CK, level_C1)
     below_C1 = upto_CK.gather(1, number_C1) - block_CK.gather(1, number_C1)
-    inside_CB = prob_CKB[torch.arange(len(prob_CKB)), number_C1[:, 0]].to(dtype)
+    inside_CB = (logits_CKB[torch.arange(len(logits_CKB)), number_C1[:, 0]].float() - top_C1).exp().to(dtype)
     place_C1 = _place(_upto(inside_CB), level_C1 - below_C1)
     return (number_C1 * BLOCK + place_C1)[:, 0]
+
+
+def _block_sums(logits_CKB: Tensor, top_C1: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums of `exp(logit - top)` over each block (C, K); a few rows at a time, which stay in a CPU's cache."""
+    rows = max(1, CACHED // logits_CKB[0].numel()) if logits_CKB.device.type == "cpu" else len(logits_CKB)
+    parts = zip(logits_CKB.split(rows), top_C1.split(rows), strict=True)
+    return torch.cat([(x.float() - top[..., None]).exp_().sum(2, dtype=dtype) for x, top in parts])
 
 
 def _place(upto_CX: Tensor, level_C1: Tensor) -> Tensor:

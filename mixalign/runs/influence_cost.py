@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mixalign.files import read_json
-from mixalign.influence.rows import rows_read
+from mixalign.influence.rows import few_of, rows_read
 from mixalign.influence.settings import Influence
 from mixalign.jobs.job import Job
 
@@ -15,7 +17,6 @@ __all__ = ["TimeEstimate", "influence_of", "influence_text", "row_passes", "sum_
 
 MOST, LEAST = 256, 64
 """Rows of a table under `influence.samples=auto`: 256 are reliable, 64 mostly right, 16 noise."""
-TARGET_PASSES = 2  # of target rows: for their mean gradient, and for the products
 FIRST = 3  # batches behind an estimate
 PARTS = {"training": "cost.json", "influence": "cost_influence.json"}
 
@@ -29,19 +30,23 @@ def influence_of(job: Job) -> Influence:
     influence = job.settings.influence
     if influence.samples != "auto":
         return influence
-    a_row = len(job.tasks) * influence.passes + len(job.targets) * TARGET_PASSES
-    affordable = job.steps * job.settings.batch_size // a_row
-    return replace(influence, samples=max(LEAST, min(MOST, affordable)))
+    choices = [replace(influence, samples=number) for number in range(LEAST, MOST + 1)]
+    affordable = job.steps * job.settings.batch_size
+    return next((one for one in reversed(choices) if _row_passes(job, one)[1] <= affordable), choices[0])
 
 
 def row_passes(job: Job) -> tuple[int, int]:
     """Rows that are read, and forward and backward passes over a row in all."""
-    influence = influence_of(job)
+    return _row_passes(job, influence_of(job))
+
+
+def _row_passes(job: Job, influence: Influence) -> tuple[int, int]:
     samples, sampling = influence.most_rows, influence.sampling
     rows_K, rows_R = (
         [rows_read(len(t), samples, sampling) for t in tables] for tables in (job.data["train"], job.targets)
     )
-    return sum(rows_K) + sum(rows_R), sum(rows_K) * influence.passes + sum(rows_R) * TARGET_PASSES
+    few = sum(len(few_of(np.arange(rows))) for rows in (*rows_K, *rows_R))
+    return sum(rows_K) + sum(rows_R), sum(rows_K) * influence.passes + sum(rows_R) + few
 
 
 def influence_text(job: Job) -> str:

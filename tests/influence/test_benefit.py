@@ -90,7 +90,7 @@ def test_products_of_rows_are_the_products_of_means(tables, llama, monkeypatch, 
     influence = Influence(curvature, samples=6, important=important)
     domains, targets = tables(num_completions)
     found = measure(llama(), objective, domains, targets, influence, reading, target_weight_R=[3, 1])
-    own_M, target_MK, weight_R, *_ = seen
+    _, own_M, target_MK, _, weight_R, *_ = seen
     np.testing.assert_allclose([x.mean() for x in own_M], found.product_K, rtol=1e-4, atol=1e-6)
     means_RK = np.stack([x.mean(0) for x in target_MK])
     np.testing.assert_allclose(weight_R @ means_RK, found.product_K, rtol=1e-4, atol=1e-6)

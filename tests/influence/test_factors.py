@@ -10,7 +10,7 @@ from mixalign.data.batches.pack import pack
 from mixalign.influence import gemm
 from mixalign.influence.capture import at_rest, observe, spans
 from mixalign.influence.factors import Moments, Spectrum, zeros
-from mixalign.influence.gemm import add_gram
+from mixalign.influence.gemm import add_product
 from mixalign.influence.layers import chosen_layers
 from mixalign.influence.solve import Basis, Block, dot, flattest, joined, solve
 from mixalign.objectives.sft import SFT
@@ -78,7 +78,7 @@ def test_16_bit_layers_are_summed_in_float32():
 
     def each(name, x_PI, delta_PO):
         moments.at(1.0)(name, x_PI, delta_PO)
-        add_gram(total, delta_PO, x_PI)
+        add_product(total, delta_PO, x_PI)
 
     for _ in range(500):
         observe({"a": layer}, batch, [(lambda: layer(torch.ones(10, 1, dtype=torch.bfloat16)), each)])
@@ -95,6 +95,16 @@ def test_a_torch_without_wide_products_rounds_them_on_a_gpu_as_well(monkeypatch)
     assert (tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)) == gemm.IS_WIDE
     monkeypatch.setattr(gemm, "IS_WIDE", False)
     assert gemm._wide(OnGPU(), None) == "rounded"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_square_is_made_up_to_its_diagonal(dtype):
+    a_PD = torch.randint(-3, 4, (20, 2 * gemm.BLOCK + 5)).to(dtype)  # whole numbers, which no type rounds
+    wanted_DD = a_PD.double().T @ a_PD.double()
+    sum_DD = torch.ones_like(wanted_DD)
+    gemm.add_square(sum_DD, a_PD, 0.5)
+    assert torch.equal(sum_DD.tril(), (1 + 0.5 * wanted_DD).tril())
+    assert torch.equal(_eigh(sum_DD)[0], _eigh(sum_DD.tril() + sum_DD.tril(-1).T)[0])
 
 
 def unturned(basis):

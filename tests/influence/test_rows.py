@@ -1,8 +1,9 @@
 """Which rows are read, and in which batches."""
 
 import numpy as np
+import pytest
 
-from mixalign.influence.rows import choose_rows, cut
+from mixalign.influence.rows import choose_rows, cut, few_of
 
 
 def test_rows_are_drawn_without_replacement_and_the_longest_come_first(table):
@@ -28,3 +29,9 @@ def test_batches_are_of_one_table():
         (1, 0, 2, [0]),
         (2, 1, 0, [1]),
     ]
+
+
+def test_few_rows_are_a_quarter_of_all_lengths_and_at_least_32():
+    number = {m: len(few_of(np.arange(m))) for m in (1, 31, 32, 63, 64, 100, 128, 256, 1000)}
+    assert number == {1: 1, 31: 31, 32: 32, 63: 63, 64: 32, 100: 33, 128: 32, 256: 64, 1000: 250}
+    assert few_of(np.arange(256)).mean() == pytest.approx(127.5, abs=0.5)

@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from mixalign.config.compose import compose_settings
 from mixalign.errors import MixalignError
+from mixalign.influence.settings import Influence
 from mixalign.jobs.job import prepare
 from mixalign.mixers.base import MixSignal
 from mixalign.mixers.ideal import Ideal
 from mixalign.reporting.read.costs import read_cost
 from mixalign.runs import rounds
 from mixalign.runs.check import needs_specialists
-from mixalign.runs.influence_cost import influence_of
+from mixalign.runs.influence_cost import influence_of, row_passes
 from mixalign.runs.rounds_table import rounds_table
 from mixalign.training.callbacks.task_log import TaskLog
 from tests.tiny_runs import train_from_overrides
@@ -379,17 +380,22 @@ def test_a_change_beyond_the_loss_leaves_the_volumes(tiny, tmp_path, monkeypatch
     assert "influence 0: it will take about" in caplog.text
 
 
-def test_rows_by_the_length_of_a_training(tiny):
-    """Three tasks of 4 passes a row and as many target tables of 2: 18 passes for a row of each."""
+def test_rows_by_the_length_of_a_training():
+    """Three tasks of 3 passes a row, as many target tables of 1, and one more over a few rows of all six."""
 
-    def rows(*more):
-        job = prepare(compose_settings(tiny("mixer=ideal", "objective=sft", *more)))
-        return influence_of(job).samples
+    def job(steps, rows=1000, **options):
+        settings = SimpleNamespace(influence=Influence(**{"samples": "auto", **options}), batch_size=6)
+        tables = [range(rows)] * 3
+        return SimpleNamespace(settings=settings, steps=steps, data={"train": tables}, targets=tables)
 
-    assert rows("steps=300", "batch_size=6") == 100
-    assert rows("steps=4") == 64
-    assert rows("steps=3000", "batch_size=6") == 256
-    assert rows("steps=300", "influence.samples=7") == 7
+    def samples(*given, **options):
+        return influence_of(job(*given, **options)).samples
+
+    assert samples(1) == 64
+    assert samples(3000) == 256
+    assert samples(1, samples=7) == 7
+    assert row_passes(job(300)) == (6 * 133, 12 * 133 + 6 * 33)  # 1,794 of 1,800
+    assert samples(160, rows=50) == 256  # all rows, which are fewer
 
 
 def test_a_sweep_of_rounds_trains_no_specialists(tiny):
