@@ -216,11 +216,19 @@ def _into_products(out_BD: Tensor, directions: Sequence[Gradient], sample_P: Ten
     """Adds `sum_t delta_t' V x_t` of each sample and direction V: no sample's gradient is ever formed."""
 
     def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
-        value_PD = [(matmul(delta_PO, v[name]) * x_PI).sum(1, dtype=out_BD.dtype) for v in directions]
+        value_PD = torch.stack([_product(delta_PO, v[name], x_PI) for v in directions], 1)
         sum_BD = out_BD.new_zeros(len(out_BD) + 1, len(directions))
-        out_BD.add_(sum_BD.index_add_(0, sample_P, torch.stack(value_PD, 1))[:-1])
+        out_BD.add_(sum_BD.index_add_(0, sample_P, value_PD.to(out_BD))[:-1])
 
     return each
+
+
+def _product(a_PM: Tensor, v_MN: Tensor, b_PN: Tensor) -> Tensor:
+    """`a' V b` at each position (P,), float32 at least; what is made for it has the smaller width."""
+    if len(v_MN) < v_MN.shape[1]:
+        a_PM, v_MN, b_PN = b_PN, v_MN.t(), a_PM
+    dtype = torch.promote_types(a_PM.dtype, torch.float32)
+    return matmul(a_PM, v_MN).mul_(b_PN).sum(1, dtype=dtype)
 
 
 def _sample_of(batch: Batch) -> Tensor:
