@@ -9,7 +9,7 @@ from mixalign.data.batches.collate import collate
 from mixalign.data.batches.pack import pack
 from mixalign.influence import gemm
 from mixalign.influence.capture import at_rest, observe, spans
-from mixalign.influence.factors import Moments, Spectrum, zeros
+from mixalign.influence.factors import Moments, Spectrum, _eigh, zeros
 from mixalign.influence.gemm import add_product
 from mixalign.influence.layers import chosen_layers
 from mixalign.influence.solve import Basis, Block, dot, flattest, joined, solve
