@@ -22,7 +22,7 @@ def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskData
     if lora is not None and lora.lora_dropout:
         later["dropout"] = "acts"
     if lora is not None and not job.precision.startswith(("32", "64")):
-        later["rounding"] = "once"
+        later["rounding"] = "once" if not lora.lora_dropout else "once in training, too"
     return later | {
         "start": reference.identity,
         "rows": rows_fingerprint(tables),

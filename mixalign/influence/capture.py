@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mixalign.errors import MixalignError
+from mixalign.models.adapters import READS
 from mixalign.models.precision import autocast
 from mixalign.types import Batch
 
@@ -76,6 +77,7 @@ def observe(
             tapped: Tensor = _Tap.apply(output, anchor, give)  # type: ignore[no-untyped-call]  # torch's
             return tapped
 
+        setattr(hook, READS, True)
         return hook
 
     with ExitStack() as stack:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from mixalign.losses.linear_logprobs import compute_dtype
+from mixalign.models.adapters import READS
 
 __all__ = ["AdaptedLinear", "change_layers"]
 
@@ -33,8 +34,8 @@ class AdaptedLinear(Linear):
     always to the same side: SmolLM2-135M after 20 steps of DPO had a margin of .104 in place of float32's .373. Here
     `[x, x A'] [W, s B]'` sums both in float32 and is rounded once (.395). It is faster, too: no pass over the output.
 
-    Whatever this does not do goes to PEFT: dropout, several adapters, variants such as DoRA, merged or disabled
-    adapters, weights of other types than the product, hooks on the layer's parts.
+    Whatever this does not do goes to PEFT: several adapters, variants such as DoRA, merged or disabled adapters,
+    weights of other types than the product, hooks on the layer's parts but for those that only read (`READS`).
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -43,10 +44,14 @@ class AdaptedLinear(Linear):
         if name is None or not self._has_type(name, x, dtype):
             theirs: Tensor = super().forward(x, *args, **kwargs)
             return theirs
-        base, a_RI, b_OR = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
-        out: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]  # torch's
-            x, base.weight, base.bias, a_RI, b_OR, self.scaling[name], dtype
-        )
+        base, a, b = self.base_layer, self.lora_A[name], self.lora_B[name]
+        further = (self.scaling[name], dtype)
+        out: Tensor
+        if self._is_one_product(name):
+            out = _Adapted.apply(x, base.weight, base.bias, a.weight, b.weight, *further)  # type: ignore[no-untyped-call]
+        else:
+            rank = a(self.lora_dropout[name](x))
+            out = _Summed.apply(x, rank, b(rank), base.weight, base.bias, b.weight, *further)  # type: ignore[no-untyped-call]
         return out
 
     def _only_adapter(self) -> str | None:
@@ -56,12 +61,15 @@ class AdaptedLinear(Linear):
         (name,) = self.active_adapters
         if name not in self.lora_A or name in self.lora_variant or self.lora_B[name].bias is not None:
             return None
-        dropout = self.lora_dropout[name]
-        if self.training and not isinstance(dropout, nn.Identity):
-            return None
-        parts = (self.base_layer, self.lora_A[name], self.lora_B[name], dropout)
-        hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
+        parts = (self.base_layer, self.lora_dropout[name], self.lora_A[name], self.lora_B[name])
+        hooked = any(part._forward_pre_hooks or part._backward_hooks for part in parts)
+        hooked = hooked or any(not getattr(h, READS, False) for part in parts for h in part._forward_hooks.values())
         return None if hooked or self.base_layer.weight.requires_grad else name
+
+    def _is_one_product(self, name: str) -> bool:
+        """Whether the adapter sees what the base sees, and nobody reads what is between its factors."""
+        dropped = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
+        return not (dropped or self.lora_A[name]._forward_hooks or self.lora_B[name]._forward_hooks)
 
     def _has_type(self, name: str, x: Tensor, dtype: torch.dtype) -> bool:
         """Whether PEFT would multiply in this type, too: autocast has it so, or all numbers are of it."""
@@ -84,17 +92,9 @@ class _Adapted(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         rank, inner = a_RI.shape
-        used = inner + rank
-        size = used + -used % TILE
-        x_NI, a_RI = x.reshape(-1, inner), a_RI.to(dtype)
-        both_NJ = torch.empty(len(x_NI), size, dtype=dtype, device=x.device)  # J: inputs, ranks, zeros
-        both_NJ[:, :inner] = x_NI
-        both_NJ[:, inner:] = 0  # first: a product in bfloat16 reads whole tiles, and 0 times a NaN there is NaN
-        torch.mm(both_NJ[:, :inner], a_RI.t(), out=both_NJ[:, inner:used])
-        weights_OJ = torch.empty(len(weight_OI), size, dtype=dtype, device=x.device)
-        weights_OJ[:, :inner] = weight_OI
-        weights_OJ[:, inner:used] = scale * b_OR
-        weights_OJ[:, used:] = 0
+        a_RI = a_RI.to(dtype)
+        both_NJ, weights_OJ = _beside(x.reshape(-1, inner), weight_OI, b_OR, scale, dtype)
+        torch.mm(both_NJ[:, :inner], a_RI.t(), out=both_NJ[:, inner : inner + rank])
         out_NO = linear(both_NJ, weights_OJ, None if bias_O is None else bias_O.to(dtype))
         ctx.save_for_backward(both_NJ, weights_OJ, a_RI)
         ctx.scale, ctx.shape, ctx.types = scale, x.shape, (x.dtype, b_OR.dtype)
@@ -116,3 +116,47 @@ class _Adapted(torch.autograd.Function):
         d_a = (d_rank_NR.t() @ both_NJ[:, :inner]).to(ctx.types[1])
         d_b = ctx.scale * (grad_NO.t() @ both_NJ[:, ranks]).to(ctx.types[1])
         return d_x, None, None, d_a, d_b, None, None
+
+
+class _Summed(torch.autograd.Function):
+    """The same from what the factors gave: values are made of the first's output, gradients go to the second's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        rank: Tensor,
+        change: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        b_OR: Tensor,
+        scale: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        inner = weight_OI.shape[1]
+        both_NJ, weights_OJ = _beside(x.reshape(-1, inner), weight_OI, b_OR, scale, dtype)
+        both_NJ[:, inner : inner + rank.shape[-1]] = rank.reshape(-1, rank.shape[-1])
+        out_NO = linear(both_NJ, weights_OJ, None if bias_O is None else bias_O.to(dtype))
+        ctx.save_for_backward(weights_OJ[:, :inner])
+        ctx.scale, ctx.types = scale, (x.dtype, change.dtype)
+        return out_NO.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor, None, None, None, None, None]:
+        (weight_OI,) = ctx.saved_tensors
+        d_x = (grad @ weight_OI).to(ctx.types[0]) if ctx.needs_input_grad[0] else None
+        return d_x, None, (ctx.scale * grad).to(ctx.types[1]), None, None, None, None, None
+
+
+def _beside(x_NI: Tensor, weight_OI: Tensor, b_OR: Tensor, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`[x, 0]` and `[W, s B, 0]` (J: inputs, ranks, zeros), the factors of the one product, still without `x A'`."""
+    inner, used = x_NI.shape[1], x_NI.shape[1] + b_OR.shape[1]
+    size = used + -used % TILE
+    both_NJ = torch.empty(len(x_NI), size, dtype=dtype, device=x_NI.device)
+    both_NJ[:, :inner] = x_NI
+    both_NJ[:, inner:] = 0  # first: a product in bfloat16 reads whole tiles, and 0 times a NaN there is NaN
+    weights_OJ = torch.empty(len(weight_OI), size, dtype=dtype, device=x_NI.device)
+    weights_OJ[:, :inner] = weight_OI
+    weights_OJ[:, inner:used] = scale * b_OR
+    weights_OJ[:, used:] = 0
+    return both_NJ, weights_OJ

@@ -15,6 +15,7 @@ __all__ = [
     "ADAPTER",
     "BASE",
     "NAME",
+    "READS",
     "TRAINED_ON",
     "base_of",
     "check_base",
@@ -32,6 +33,9 @@ Model = TypeVar("Model")
 ADAPTER = "adapter_config.json"  # is in PEFT's folders
 NAME = "base_model_name_or_path"  # key of it
 BASE = "base"  # folder of a run, beside the one with its adapter: the model that it was trained on
+
+READS = "only_reads"
+"""Attribute of a forward hook that gives the layer's own output again: `AdaptedLinear` may take values elsewhere."""
 
 TRAINED_ON = "trained_on.json"  # beside an adapter of ours: `dtype` and `fingerprint` of a base that is not
 

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from mixalign.models.adapted_linear import AdaptedLinear
-from mixalign.models.adapters import load_adapter, round_once
+from mixalign.models.adapters import READS, load_adapter, round_once
 from mixalign.models.load import LoRA, Pretrained, add_lora
 from mixalign.models.tiny import TinyLlama, byte_tokenizer
 from mixalign.objectives.dpo import DPO
@@ -50,13 +50,34 @@ def pair(**how):
     return theirs, round_once(copy.deepcopy(theirs))
 
 
+def watched(model):
+    """Hooks that read, as those that influence is measured by do."""
+
+    def hook(module, inputs, output):
+        return output.view_as(output)
+
+    setattr(hook, READS, True)
+    for factor in (layer_of(model).lora_A, layer_of(model).lora_B):
+        factor["default"].register_forward_hook(hook)
+
+
+WAYS = {
+    "plain": ({}, lambda model: None),
+    "dropout": ({"lora_dropout": 0.5}, lambda model: None),
+    "watched": ({}, watched),
+}
+
+
 @pytest.mark.parametrize("rank", [1, 3, 40])
 @pytest.mark.parametrize("bias", [False, True])
-def test_outputs_and_gradients_are_those_of_peft_in_float64(bias, rank):
-    theirs, ours = pair(bias=bias, r=rank, dtype=torch.float64)
+@pytest.mark.parametrize("way", WAYS)
+def test_outputs_and_gradients_are_those_of_peft_in_float64(way, bias, rank):
+    how, change = WAYS[way]
+    theirs, ours = pair(bias=bias, r=rank, dtype=torch.float64, **how)
     assert type(layer_of(ours)) is AdaptedLinear
     found = []
     for model in (theirs, ours):
+        change(model)
         torch.manual_seed(1)
         x = torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True)
         out = model(x)
@@ -65,14 +86,18 @@ def test_outputs_and_gradients_are_those_of_peft_in_float64(bias, rank):
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
     assert len(found[0]) == 4
+    assert layer_of(ours)._is_one_product("default") == (way == "plain")
 
 
 @pytest.mark.parametrize("inner", [16, 24, 64, 176, 577])
 @pytest.mark.parametrize("number", [1, 7, 64, 300])
-def test_nothing_is_read_of_what_memory_held_before(inner, number, monkeypatch):
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_read_of_what_memory_held_before(way, inner, number, monkeypatch):
     """A CPU's product in bfloat16 reads whole tiles, beyond the columns that it was given."""
     empty = torch.empty
-    _, model = pair(inner=inner)
+    how, change = WAYS[way]
+    _, model = pair(inner=inner, **how)
+    change(model)
     monkeypatch.setattr("mixalign.models.adapted_linear.torch.empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
     x = torch.randn(number, inner, requires_grad=True)
     for autocast in (True, False):
@@ -90,19 +115,28 @@ def test_an_input_without_a_gradient_gets_none():
 
 
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "weights in bfloat16"])
-def test_an_adapter_below_the_rounding_of_the_base_is_kept(autocast):
+@pytest.mark.parametrize("way", WAYS)
+def test_an_adapter_below_the_rounding_of_the_base_is_kept(way, autocast):
     """What the adapter changes, along what it should change: 1 is all of it."""
     kept = []
     dtype = torch.float32 if autocast else torch.bfloat16
-    for model in pair(moved=2e-4, inner=256, dtype=dtype):
+    how, change = WAYS[way]
+    moved = 1e-4 if way == "dropout" else 2e-4  # what it keeps, it doubles
+    for model in pair(moved=moved, inner=256, dtype=dtype, **how):
+        change(model)
         torch.manual_seed(2)
         x = torch.randn(512, 256, dtype=dtype)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            torch.manual_seed(4)  # of the dropout
             out = model(x).double()
             with model.disable_adapter():
                 base = model(x).double()
         a, b = (part["default"].weight.detach().double() for part in (layer_of(model).lora_A, layer_of(model).lora_B))
-        wanted = 2 * x.double() @ a.t() @ b.t()
+        seen = x
+        if way == "dropout":
+            torch.manual_seed(4)
+            seen = torch.nn.functional.dropout(x, 0.5)
+        wanted = 2 * seen.double() @ a.t() @ b.t()
         kept.append(float(((out - base) * wanted).sum() / wanted.square().sum()))
     theirs, ours = kept
     assert theirs < 0.5, "this adapter is large enough for two roundings, so that the test shows nothing"
@@ -125,7 +159,6 @@ def in_float64(model):
 
 
 OTHERS = {  # what PEFT does itself -> how the adapter is made, what is done to it
-    "dropout": ({"lora_dropout": 0.5}, lambda model: model.train()),
     "DoRA": ({"use_dora": True}, lambda model: None),
     "a bias of its own": ({"bias": True, "lora_bias": True}, lambda model: None),
     "merged": ({}, lambda model: model.merge_adapter()),
@@ -156,7 +189,7 @@ def test_evaluation_of_an_adapter_with_dropout_rounds_once():
     theirs, ours = (model.eval() for model in pair(lora_dropout=0.5))
     x = torch.randn(6, 24)
     torch.testing.assert_close(theirs(x), ours(x))
-    assert layer_of(ours)._only_adapter() == "default"
+    assert layer_of(ours)._is_one_product("default")
 
 
 def kinds(model):
