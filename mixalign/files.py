@@ -22,6 +22,7 @@ __all__ = [
     "NewFolder",
     "append",
     "copy_whole",
+    "exact_json",
     "may_write",
     "nameless_file",
     "read_json",
@@ -149,6 +150,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise MixalignError(f"{path} holds a {type(found).__name__} in place of an object. Delete it.")
     return found
+
+
+def exact_json(content: Any) -> str | None:
+    """The text of it in ASCII, where reading that gives back the same."""
+    try:
+        text = json.dumps(content)
+        return text if json.loads(text) == content else None
+    except (TypeError, ValueError, RecursionError):  # of dates, arrays, what is nested too deep
+        return None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,13 +1,12 @@
 """What was found out before: small JSON files of a cache, each with all that decides what it says."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mixalign.errors import MixalignError
-from mixalign.files import may_write, read_json, write_text
+from mixalign.files import exact_json, may_write, read_json, write_text
 from mixalign.fingerprint import fingerprint
 
 __all__ = ["content_hash", "keep", "recall"]
@@ -32,13 +31,8 @@ def recall(cache: Path, recipe: Mapping[str, Any]) -> Any:
 
 def keep(cache: Path, recipe: Mapping[str, Any], found: Any) -> None:
     """Keeps it, if JSON gives back the same, in a cache that is there: a command that is refused makes none."""
-    path, content = _place(cache, recipe), {"recipe": recipe, "found": found}
-    try:
-        text = json.dumps(content)
-        is_same = json.loads(text) == content
-    except (TypeError, ValueError, RecursionError):  # of dates, arrays, what is nested too deep
-        return
-    if is_same and cache.is_dir() and may_write(path.parent):
+    path, text = _place(cache, recipe), exact_json({"recipe": recipe, "found": found})
+    if text is not None and cache.is_dir() and may_write(path.parent):
         write_text(path, text)
 
 

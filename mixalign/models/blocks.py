@@ -41,6 +41,7 @@ def in_blocks(model: nn.Module) -> Iterator[list[str]]:
         kinds = {}
     elif not _equal(model, kinds, usual):
         kinds = {name: places for name, places in kinds.items() if _equal(model, {name: places}, usual)}
+        kinds = kinds if _equal(model, kinds, usual) else {}
     with _by_blocks(kinds, CACHED):
         yield [*kinds]
 

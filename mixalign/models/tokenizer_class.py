@@ -1,8 +1,7 @@
 """The class of a folder's tokenizer, kept in a cache: to choose it, transformers loads code of models for a second."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from mixalign.errors import MixalignError
 from mixalign.known import content_hash, keep, recall
 from mixalign.models.adapters import find_file
 from mixalign.models.load import ModelSource, Pretrained
+from mixalign.output import heard
 
 __all__ = ["tokenizer_of"]
 
@@ -36,10 +36,12 @@ def tokenizer_of(source: ModelSource, cache: Path) -> tuple[Any, Callable[[], No
             return source.tokenizer(kind), lambda: None
         except MixalignError:  # which names this class, and is told below as always
             pass
-    with _warned() as warned:
+    transformers.utils.logging.warning_once.cache_clear()  # what was said in this process counts as well
+    audible = logging.getLogger("transformers").isEnabledFor(logging.WARNING)
+    with heard("transformers", logging.WARNING) as warnings:
         tokenizer = source.tokenizer()
     kind = type(tokenizer).__name__
-    is_known = not warned and getattr(transformers, kind, None) is type(tokenizer)
+    is_known = audible and not warnings and getattr(transformers, kind, None) is type(tokenizer)
     return tokenizer, partial(keep, cache, recipe, kind) if is_known else lambda: None
 
 
@@ -67,18 +69,3 @@ def _recipe(source: ModelSource) -> dict[str, Any] | None:
         "files": [file.name for file in files],
         "contents": contents,
     }
-
-
-@contextmanager
-def _warned() -> Iterator[list[str]]:
-    """What transformers warns of meanwhile, or that nobody would hear it."""
-    theirs = logging.getLogger("transformers")
-    transformers.utils.logging.warning_once.cache_clear()  # what was said in this process counts as well
-    said = [] if theirs.isEnabledFor(logging.WARNING) else ["switched off"]
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    theirs.addHandler(handler)
-    try:
-        yield said
-    finally:
-        theirs.removeHandler(handler)

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from mixalign.files import append, nameless_file
+from mixalign.files import append, exact_json, nameless_file
 
 __all__ = ["Spool", "spooled", "taken"]
 
@@ -70,9 +70,9 @@ class Spool(_OnDemand):
         whole = len(self._newest) // BLOCK * BLOCK
         for first in range(0, whole, BLOCK):
             rows = self._newest[first : first + BLOCK]
-            if (text := _as_json(rows)) is None:
-                self._others[len(self._starts) - 1], text = rows, b""
-            append(self._file, text)
+            if (text := exact_json(rows)) is None:
+                self._others[len(self._starts) - 1], text = rows, ""
+            append(self._file, text.encode())
             self._starts.append(self._starts[-1] + len(text))
         del self._newest[:whole]
 
@@ -86,15 +86,6 @@ class Spool(_OnDemand):
             first, last = self._starts[block : block + 2]
             self._block = block, json.loads(os.pread(self._file.fileno(), last - first, first))
         return self._block[1][place]
-
-
-def _as_json(rows: list[Any]) -> bytes | None:
-    """The rows as text, where it gives back the same."""
-    try:
-        text = json.dumps(rows)
-        return text.encode() if json.loads(text) == rows else None
-    except (TypeError, ValueError, RecursionError):  # of dates, arrays, what is nested too deep
-        return None
 
 
 class _Taken(_OnDemand):
