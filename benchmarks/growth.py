@@ -74,6 +74,9 @@ WHOLE = _sweeps((125, 250, 500, 1_000), 10_000, (1_250_000, 2_500_000, 5_000_000
 def main() -> None:
     options = _options()
     sweeps = WHOLE if options.whole else SHORT if options.short else USUAL
+    if options.sizes:
+        rows_a_task = 10_000 if options.whole else ROWS_AT_FIRST
+        sweeps = _sweeps(options.sizes, rows_a_task, options.sizes)
     with tempfile.TemporaryDirectory(prefix="mixalign-growth-", dir=options.folder) as folder:
         os.environ.update(QUIET | {"OMP_NUM_THREADS": "1", "MIXALIGN_TARGETS": "growth.Clock"})
         os.environ.update({"HF_DATASETS_CACHE": f"{folder}/datasets", "HF_HOME": f"{folder}/hf"})
@@ -98,6 +101,7 @@ def _options() -> argparse.Namespace:
     size = made.add_mutually_exclusive_group()
     size.add_argument("--short", action="store_true", help="small sizes, in about two minutes")
     size.add_argument("--whole", action="store_true", help="up to 1,000 tasks of 10,000 rows, and 10 of 10 million")
+    made.add_argument("--sizes", nargs="+", type=int, help="tasks, or rows in each of ten tasks, in place of the usual")
     made.add_argument("--sweeps", nargs="+", choices=("tasks", "rows"), default=("tasks", "rows"))
     made.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     made.add_argument("--folder", type=Path, help="for rows and caches, of one size at a time")
