@@ -5,16 +5,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from mixalign.data.batches.collate import collate
 from mixalign.data.batches.pack import pack
@@ -24,22 +14,8 @@ from mixalign.models import blocks
 from mixalign.models.blocks import in_blocks
 from mixalign.models.load import LoRA, add_lora
 from mixalign.models.precision import autocast
+from tests.models.families import FAMILIES
 
-SIZE = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "pad_token_id": 0,
-}
-GROUPED = SIZE | {"num_key_value_heads": 2}
-FAMILIES = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GROUPED)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**GROUPED, head_dim=8)),
-    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZE)),
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**GROUPED, head_dim=8)),
-}
 EVERY = {"input_layernorm", "post_attention_layernorm", "apply_rotary_pos_emb"}  # family has these
 ALL = EVERY | {"norm"}
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")

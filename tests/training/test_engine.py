@@ -16,14 +16,7 @@ from mixalign.losses import linear_logprobs
 from mixalign.models.forward import score_completions
 from mixalign.training.engine import Engine, choose_layout, choose_precision, prepare_model, rows_within
 from mixalign.types import TokenRow
-
-SIZE = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
+from tests.models.families import SIZE
 
 
 def table(*lengths):
