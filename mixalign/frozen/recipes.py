@@ -10,7 +10,7 @@ from mixalign.jobs.job import Job, rows_fingerprint
 from mixalign.models.load import LoRA
 from mixalign.training.optimizer import Optimizer
 
-__all__ = ["given", "mean_length", "optimizer_recipe", "recipe_from_reference", "training_work"]
+__all__ = ["given", "mean_length", "optimizer_recipe", "recipe_from_reference", "rounding_recipe", "training_work"]
 
 LATER = ("eps", "decay_steps", "min_lr", "modules_to_save", "use_dora")  # keys of the optimizer and of adapters
 
@@ -21,16 +21,26 @@ def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskData
     later = {}  # what older caches did otherwise
     if lora is not None and lora.lora_dropout:
         later["dropout"] = "acts"
-    if lora is not None and not job.precision.startswith(("32", "64")):
-        later["rounding"] = "once" if not lora.lora_dropout else "once in training, too"
-    return later | {
-        "start": reference.identity,
-        "rows": rows_fingerprint(tables),
-        "optimizer": optimizer_recipe(job),
-        "lora": _as_before(job.settings.plain["lora"] or {}, LoRA),
-        "precision": job.precision,
-        "seed": job.settings.specialists.seed,
-    }
+    return (
+        later
+        | rounding_recipe(job)
+        | {
+            "start": reference.identity,
+            "rows": rows_fingerprint(tables),
+            "optimizer": optimizer_recipe(job),
+            "lora": _as_before(job.settings.plain["lora"] or {}, LoRA),
+            "precision": job.precision,
+            "seed": job.settings.specialists.seed,
+        }
+    )
+
+
+def rounding_recipe(job: Job) -> dict[str, str]:
+    """How layers with an adapter round in 16 bits; empty where they do not, so that what is cached still fits."""
+    lora = job.settings.lora
+    if lora is None or job.precision.startswith(("32", "64")):
+        return {}
+    return {"rounding": "once in training, too" if lora.lora_dropout else "once"}
 
 
 def optimizer_recipe(job: Job) -> dict[str, Any]:

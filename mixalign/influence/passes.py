@@ -64,16 +64,16 @@ class Passes:
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         self.rows_T = np.array([len(row_M) for row_M in self.rows])
-        few = [few_of(row_M) for row_M in self.rows]
+        few = [few_of(row_M, [self.influence.seed, number]) for number, row_M in enumerate(self.rows)]
         self.few_T = [len(row_M) for row_M in few]
-        self.parts, self.few = self._of_rank(self.rows), self._of_rank(few)  # batches of all chosen rows, and of few
+        self.parts, self.few_parts = self._of_rank(self.rows), self._of_rank(few)
         self.curvature = CURVATURES[self.influence.curvature]
         self.drawn = self.influence.is_curved and self.influence.draws_labels
         # curvature is a second moment, which wants another scale than the gradient of the same loss
         self.apart = self.drawn or (self.influence.is_curved and any("weight" in t.columns for t in self.tables))
         self.kl_T: Tensor | None = None  # of each table's chosen rows, where the loss is measured from that
         self.done = 0
-        runs = [*((part, self._runs(part)) for part in self.parts), *((part, 1) for part in self.few)]
+        runs = [*((part, self._runs(part)) for part in self.parts), *((part, 1) for part in self.few_parts)]
         self.total = sum(len(part.row_B) * times for part, times in runs)
         self.tokens = sum(self._tokens(part) * times for part, times in runs)
         self.tokens_done = 0
@@ -125,7 +125,7 @@ class Passes:
             torch.zeros(int(rows), len(table), dtype=dtype, device=self.device)
             for rows, table in zip(self.few_T, directions, strict=True)
         ]
-        for part in self.few:
+        for part in self.few_parts:
             batch = self._batch(part)
             out_BD = out[part.table][part.start : part.start + len(part.row_B)]
             watched = [_into_products(out_BD, directions[part.table], _sample_of(batch))]

@@ -8,9 +8,9 @@ import numpy as np
 
 from mixalign.data.dataset import TaskDataset
 
-__all__ = ["Part", "choose_rows", "cut", "few_of", "rows_read"]
+__all__ = ["Part", "choose_rows", "cut", "few_of", "few_read", "rows_read"]
 
-SHARE, ENOUGH = 4, 32  # every fourth row, and more often where that would be fewer than 32
+SHARE, ENOUGH = 4, 32  # one row in four, and more where that would be fewer than 32
 
 
 class Part(NamedTuple):
@@ -45,14 +45,24 @@ def _choose(table: TaskDataset, samples: int, sampling: float | None, seed: list
     return rows[np.argsort(-table.length_N[rows], kind="stable")]
 
 
-def few_of(row_M: np.ndarray) -> np.ndarray:
-    """Rows at equal distances, of all lengths as the rows are in order of it, for what needs no more: a spread.
+def few_of(row_M: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+    """One at random of every few rows, of all lengths as the rows are in order of it, for what needs no more: a spread.
 
     The standard error of a score comes out within 9 % of itself from 64 rows, and within 13 % from 32, where products
     are normal.
     """
-    step = max(1, min(SHARE, len(row_M) // ENOUGH))
-    return row_M[step // 2 :: step]
+    step = _step(len(row_M))
+    first = np.arange(0, len(row_M), step)
+    return row_M[np.random.default_rng(seed).integers(first, np.minimum(first + step, len(row_M)))]
+
+
+def few_read(rows: int) -> int:
+    """How many those are, of so many rows."""
+    return ceil(rows / _step(rows))
+
+
+def _step(rows: int) -> int:
+    return max(1, min(SHARE, rows // ENOUGH))
 
 
 def cut(rows: Sequence[np.ndarray], batch_size: int) -> list[Part]:

@@ -6,10 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mixalign.files import read_json
-from mixalign.influence.rows import few_of, rows_read
+from mixalign.influence.rows import few_read, rows_read
 from mixalign.influence.settings import Influence
 from mixalign.jobs.job import Job
 
@@ -45,7 +43,7 @@ def _row_passes(job: Job, influence: Influence) -> tuple[int, int]:
     rows_K, rows_R = (
         [rows_read(len(t), samples, sampling) for t in tables] for tables in (job.data["train"], job.targets)
     )
-    few = sum(len(few_of(np.arange(rows))) for rows in (*rows_K, *rows_R))
+    few = sum(few_read(rows) for rows in (*rows_K, *rows_R))
     return sum(rows_K) + sum(rows_R), sum(rows_K) * influence.passes + sum(rows_R) + few
 
 

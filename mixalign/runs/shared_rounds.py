@@ -10,6 +10,7 @@ from typing import Any
 
 from mixalign.files import copy_whole, read_numbers, replacing, write_json
 from mixalign.fingerprint import fingerprint
+from mixalign.frozen.recipes import rounding_recipe
 from mixalign.jobs.job import rows_fingerprint
 from mixalign.runs.folder import that_matter
 from mixalign.runs.train_one import Generalist
@@ -35,7 +36,7 @@ def round_recipe(run: Generalist, volumes: Mapping[str, int], steps: int) -> dic
         settings.pop("export", None)  # a round keeps its last weights
     if export in CHOSEN or settings.get("average_last") is None:
         settings.pop("average_last", None)  # a round has no mean then, and in older caches there is no such key
-    return {
+    return rounding_recipe(job) | {
         "stage": "round",
         "mixer": job.settings.mixer_name,
         "settings": settings,

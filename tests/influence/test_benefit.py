@@ -10,7 +10,10 @@ from mixalign.data.batches.collate import collate
 from mixalign.data.batches.pack import pack
 from mixalign.errors import MixalignError
 from mixalign.influence import benefit as module
+from mixalign.influence import passes
 from mixalign.influence.benefit import Benefit, measure
+from mixalign.influence.bootstrap import resample
+from mixalign.influence.rows import few_of
 from mixalign.influence.settings import Influence, Reading
 from mixalign.models.load import LoRA, add_lora
 from mixalign.objectives.dpo import DPO
@@ -76,6 +79,26 @@ def test_confidence_is_that_of_the_budget():
     one = made_up(resampled_XK=np.array([[1.0, 2.0, -1.0], [0.1, 2.0, -1.0], [1.0, 2.0, 0.5], [1.0, 2.0, -1.0]]))
     assert one.confidence("epochs").tolist() == [1, 1, 0.75]
     assert one.confidence("steps").tolist() == [0.5, 1, 1]  # 0.1 - 0.45 and 1 - 1.2 are below 0
+
+
+def test_a_few_rows_tell_the_noise_of_all(table, llama, monkeypatch):
+    """Of 128 rows a table 32 of all lengths are read again, and the resamples are as wide as those of all rows."""
+    rng = np.random.default_rng(0)
+    tables = [table(t, 1, [tuple(x) for x in rng.integers(1, 9, (128, 2))], seed=s) for s, t in enumerate("aba")]
+    seen, found = [], []
+    monkeypatch.setattr(module, "resample", lambda *given: (seen.append(given), resample(*given))[1])
+    for few in (few_of, lambda row_M, seed: row_M):
+        monkeypatch.setattr(passes, "few_of", few)
+        found.append(measure(llama(), SFT(), tables[:2], tables[2:], Influence("identity", samples=128)))
+    (score_K, *few), (_, *every) = seen
+    np.testing.assert_allclose(score_K, found[1].product_K)
+    places = [few_of(np.arange(128), [0, number]) for number in range(3)]
+    for place_M, value_M, all_M in zip(places, (*few[0], *few[1]), (*every[0], *every[1]), strict=True):
+        np.testing.assert_allclose(value_M, all_M[place_M], rtol=1e-4, atol=1e-6)
+    ratio_K = found[0].resampled_XK.std(0) / found[1].resampled_XK.std(0)
+    assert abs(np.log(ratio_K)).max() < 0.4, ratio_K
+    for one in found:
+        np.testing.assert_allclose(one.resampled_XK.mean(0), score_K, atol=0.2 * one.resampled_XK.std(0).max())
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

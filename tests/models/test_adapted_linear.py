@@ -59,6 +59,7 @@ def watched(model):
     setattr(hook, READS, True)
     for factor in (layer_of(model).lora_A, layer_of(model).lora_B):
         factor["default"].register_forward_hook(hook)
+    return hook
 
 
 WAYS = {
@@ -148,6 +149,10 @@ def hooked(model):
     layer_of(model).lora_A["default"].register_forward_hook(lambda *_: model.seen.append(1))
 
 
+def watched_base(model):
+    layer_of(model).base_layer.register_forward_hook(watched(model))
+
+
 def two_adapters(model):
     model.add_adapter("other", LoraConfig(r=3, target_modules=["part"]))
     model.base_model.set_adapter(["default", "other"])
@@ -165,7 +170,9 @@ OTHERS = {  # what PEFT does itself -> how the adapter is made, what is done to 
     "switched off": ({}, lambda model: model.base_model.disable_adapter_layers()),
     "two adapters": ({}, two_adapters),
     "a hook": ({}, hooked),
+    "a hook that reads the base": ({}, watched_base),
     "a trained base": ({}, lambda model: layer_of(model).base_layer.weight.requires_grad_(True)),
+    "a trained bias": ({"bias": True}, lambda model: layer_of(model).base_layer.bias.requires_grad_(True)),
     "another type than the product": ({}, in_float64),
 }
 
@@ -183,6 +190,34 @@ def test_what_it_does_not_do_is_left_to_peft(name):
         if name == "a hook":
             assert model.seen == [1]
     assert torch.equal(*outs)
+    assert name == "another type than the product" or layer_of(model)._only_adapter() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_copy_of_the_weights_waits_for_the_backward_pass(way, dtype):
+    """Numbers that are kept, other than weights, are of positions."""
+    how, change = WAYS[way]
+    _, model = pair(dtype=dtype, inner=512, **how)
+    change(model)
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.randn(2, 512, dtype=dtype, requires_grad=True))
+    assert sum(kept.values()) < layer_of(model).base_layer.weight.nbytes / 2
+
+
+def test_dropout_of_nothing_is_none():
+    _, model = pair(lora_dropout=0.5)
+    layer_of(model).lora_dropout["default"].p = 0.0
+    assert layer_of(model)._is_one_product("default")
 
 
 def test_evaluation_of_an_adapter_with_dropout_rounds_once():

@@ -394,7 +394,7 @@ def test_rows_by_the_length_of_a_training():
     assert samples(1) == 64
     assert samples(3000) == 256
     assert samples(1, samples=7) == 7
-    assert row_passes(job(300)) == (6 * 133, 12 * 133 + 6 * 33)  # 1,794 of 1,800
+    assert row_passes(job(300)) == (6 * 133, 12 * 133 + 6 * 34)  # 1,800
     assert samples(160, rows=50) == 256  # all rows, which are fewer
 
 
