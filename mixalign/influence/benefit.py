@@ -211,17 +211,15 @@ def _measure(
     g_target = _mixed(means.gradients[num:], share_R, passes.layers)
     v, damping = bound.solve(blocks, g_K, g_target, share_K, influence.damping)
     w_K = [solve(blocks, g, damping) for g in g_K]
-    products = [x.cpu().numpy() for x in passes.products([[v]] * num + [w_K] * len(share_R))]
-    domain_M, target_MK = [x[:, 0] for x in products[:num]], products[num:]
+    known = passes.products([[v]] * num + [w_K] * len(share_R), means.sizes)
+    domains = [one._replace(product_F=one.product_F[:, 0]) for one in known[:num]]
     product_K = np.array([dot(v, g) for g in g_K])
     return Benefit(
         domains=tuple(table.task for table in passes.tables[:num]),
         share_K=share_K,
         product_K=product_K,
         dot_K=np.array([dot(g_target, g) for g in g_K]),
-        resampled_XK=resample(
-            product_K, domain_M, target_MK, passes.rows_T.tolist(), share_R, influence.bootstrap, influence.seed
-        ),
+        resampled_XK=resample(product_K, domains, known[num:], share_R, influence.bootstrap, influence.seed),
         rows_K=passes.rows_T[:num],
         rows_R=passes.rows_T[num:],
         layers=tuple(passes.layers),

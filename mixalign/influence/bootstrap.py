@@ -1,20 +1,34 @@
 """How sure the sign of a score is, from products of rows' gradients.
 
-K domains, R target tables, X resamples; M rows of a table whose products are known, of more that its mean is of.
+K domains, R target tables, X resamples; F rows of a table whose products are known, of more that its mean is of.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["resample", "sign_confidence"]
+__all__ = ["Known", "resample", "sign_confidence"]
+
+
+class Known(NamedTuple):
+    """Products of some rows of a table.
+
+    Attributes:
+        product_F: of each, a number or a vector.
+        share_F: of all rows, those that each stands for; they sum to 1.
+        rows: that the table's mean is of.
+    """
+
+    product_F: np.ndarray
+    share_F: np.ndarray
+    rows: int
 
 
 def resample(
     score_K: np.ndarray,
-    domain_M: Sequence[np.ndarray],
-    target_MK: Sequence[np.ndarray],
-    rows_T: Sequence[int],
+    domains: Sequence[Known],
+    targets: Sequence[Known],
     target_weight_R: np.ndarray,
     resamples: int,
     seed: int,
@@ -28,25 +42,21 @@ def resample(
 
     Args:
         score_K: the products of the means over all rows.
-        domain_M: v . g_n of rows of each domain.
-        target_MK: w_j . g_m of rows of each target table, for every domain.
-        rows_T: rows that each mean is of: the domains', then the target tables'.
+        domains: v . g_n of rows of each domain.
+        targets: w_j . g_m of rows of each target table, for every domain.
         target_weight_R: of the tables' means in the target loss, summing to 1.
     """
     rng = np.random.default_rng(seed)
-    num = len(score_K)
-    out_XK = np.zeros((resamples, num))
-    for x in range(resamples):
-        domain_K = [_change(value_M, rows, rng) for value_M, rows in zip(domain_M, rows_T[:num], strict=True)]
-        targets = zip(target_MK, rows_T[num:], strict=True)
-        target_RK = np.stack([_change(value_MK, rows, rng) for value_MK, rows in targets])
-        out_XK[x] = score_K + domain_K + target_weight_R @ target_RK
+    domain_KX = np.stack([_changes(known, resamples, rng) for known in domains])
+    target_RXK = np.stack([_changes(known, resamples, rng) for known in targets])
+    out_XK: np.ndarray = score_K + domain_KX.T + np.tensordot(target_weight_R, target_RXK, 1)
     return out_XK
 
 
-def _change(value_M: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """What the mean over so many rows, drawn with replacement, has more than the mean of all."""
-    change: np.ndarray = value_M[rng.integers(len(value_M), size=rows)].mean(0) - value_M.mean(0)
+def _changes(known: Known, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """What the means over rows drawn with replacement have more than the mean of all, (X,) or (X, K)."""
+    number_XF = rng.multinomial(known.rows, known.share_F, resamples)
+    change: np.ndarray = (number_XF / known.rows - known.share_F) @ known.product_F
     return change
 
 

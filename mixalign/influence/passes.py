@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mixalign.data.dataset import TaskDataset
+from mixalign.influence.bootstrap import Known
 from mixalign.influence.capture import Each, observe, once, spans
 from mixalign.influence.curvature import CURVATURES
 from mixalign.influence.factors import Moments, Spectrum, zeros
 from mixalign.influence.gemm import add_product, matmul
-from mixalign.influence.rows import Part, cut, few_of
+from mixalign.influence.rows import Part, cut, few_of, few_read
 from mixalign.influence.settings import Influence, Reading
 from mixalign.influence.solve import Basis, Block, Gradient
 from mixalign.losses.kto import kl_estimate
@@ -29,9 +30,16 @@ __all__ = ["Passes"]
 
 
 class Means(NamedTuple):
-    """Mean gradient of every table, and the factors of the domains' curvature, None for the identity."""
+    """What the first pass finds.
+
+    Attributes:
+        gradients: the mean one of every table.
+        sizes: of each row's gradient, (M,) a table: squares of the layers' output gradients, summed.
+        moments: the factors of the domains' curvature, None for the identity.
+    """
 
     gradients: list[dict[str, Tensor]]
+    sizes: list[np.ndarray]
     moments: Moments | None
 
 
@@ -64,16 +72,15 @@ class Passes:
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         self.rows_T = np.array([len(row_M) for row_M in self.rows])
-        few = [few_of(row_M, [self.influence.seed, number]) for number, row_M in enumerate(self.rows)]
-        self.few_T = [len(row_M) for row_M in few]
-        self.parts, self.few_parts = self._of_rank(self.rows), self._of_rank(few)
+        self.parts = self._of_rank(self.rows)
+        few_parts = self._of_rank([row_M[_spread(len(row_M))] for row_M in self.rows])  # as many as will be read
         self.curvature = CURVATURES[self.influence.curvature]
         self.drawn = self.influence.is_curved and self.influence.draws_labels
         # curvature is a second moment, which wants another scale than the gradient of the same loss
         self.apart = self.drawn or (self.influence.is_curved and any("weight" in t.columns for t in self.tables))
         self.kl_T: Tensor | None = None  # of each table's chosen rows, where the loss is measured from that
         self.done = 0
-        runs = [*((part, self._runs(part)) for part in self.parts), *((part, 1) for part in self.few_parts)]
+        runs = [*((part, self._runs(part)) for part in self.parts), *((part, 1) for part in few_parts)]
         self.total = sum(len(part.row_B) * times for part, times in runs)
         self.tokens = sum(self._tokens(part) * times for part, times in runs)
         self.tokens_done = 0
@@ -81,11 +88,13 @@ class Passes:
     def means(self) -> Means:
         """Reads all rows once, and the domains' a second time for labels that are drawn, or rows that have weights."""
         sums = [{n: zeros(x, x.out_features, x.in_features) for n, x in self.layers.items()} for _ in self.tables]
+        sizes = [torch.zeros(int(rows), dtype=sum_dtype(self.device), device=self.device) for rows in self.rows_T]
         self._measure_kl()
         moments = Moments(self.layers) if self.influence.is_curved else None
         for part in self.parts:
             batch = self._batch(part)
-            watched = [_into_sum(sums[part.table])]
+            size_B = sizes[part.table][part.start : part.start + len(part.row_B)]
+            watched = [_into_sum(sums[part.table]), _into_sizes(size_B, _sample_of(batch))]
             readings = [(self._loss(batch), watched)]
             if moments is not None and self._is_domain(part):
                 factors = moments.at(self.weight_K[part.table])
@@ -98,7 +107,7 @@ class Passes:
         means = [
             {n: reduce(g) / int(rows) for n, g in one.items()} for one, rows in zip(sums, self.rows_T, strict=True)
         ]
-        return Means(means, moments)
+        return Means(means, [reduce(size_M).cpu().numpy() for size_M in sizes], moments)
 
     def blocks(self, moments: Moments) -> dict[str, Block]:
         """The curvature of each layer; one with a spectrum reads the domains' rows once more."""
@@ -118,19 +127,23 @@ class Passes:
             self._run(part, batch, [(self._curved_loss(batch, part, 1), watched)])
         return spectrum
 
-    def products(self, directions: Sequence[Sequence[Gradient]]) -> list[Tensor]:
-        """Inner products of the gradients of a few rows of a table with the table's directions, (M, D) a table."""
+    def products(self, directions: Sequence[Sequence[Gradient]], sizes: Sequence[np.ndarray]) -> list[Known]:
+        """Inner products of the gradients of a few rows of a table with the table's directions, (F, D) a table."""
+        few = [few_of(size_M, [self.influence.seed, number]) for number, size_M in enumerate(sizes)]
         dtype = sum_dtype(self.device)
         out = [
-            torch.zeros(int(rows), len(table), dtype=dtype, device=self.device)
-            for rows, table in zip(self.few_T, directions, strict=True)
+            torch.zeros(len(place_F), len(table), dtype=dtype, device=self.device)
+            for (place_F, _), table in zip(few, directions, strict=True)
         ]
-        for part in self.few_parts:
+        parts = self._of_rank([row_M[place_F] for row_M, (place_F, _) in zip(self.rows, few, strict=True)])
+        self.tokens = self.tokens_done + sum(map(self._tokens, parts))
+        for part in parts:
             batch = self._batch(part)
             out_BD = out[part.table][part.start : part.start + len(part.row_B)]
             watched = [_into_products(out_BD, directions[part.table], _sample_of(batch))]
             self._run(part, batch, [(self._loss(batch), watched)])
-        return [self.reading.reduce(out_MD) for out_MD in out]
+        found = [self.reading.reduce(out_FD).cpu().numpy() for out_FD in out]
+        return [Known(x, few[t][1], int(self.rows_T[t])) for t, x in enumerate(found)]
 
     def _of_rank(self, rows: Sequence[np.ndarray]) -> list[Part]:
         return cut(rows, self.reading.batch_size)[self.reading.rank :: self.reading.world]
@@ -193,6 +206,11 @@ class Passes:
         self.reading.on_share(self.tokens_done / self.tokens)
 
 
+def _spread(rows: int) -> np.ndarray:
+    """Places at equal distances, as many as are read for the noise."""
+    return np.linspace(0, rows - 1, few_read(rows)).astype(int)
+
+
 def _all_of(watched: Sequence[Each]) -> Each:
     def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
         for one in watched:
@@ -212,13 +230,27 @@ def _into_sum(sums: dict[str, Tensor]) -> Each:
     return each
 
 
+def _into_sizes(size_B: Tensor, sample_P: Tensor) -> Each:
+    """Adds the squares of each sample's output gradients."""
+
+    def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
+        _add_by_sample(size_B, sample_P, delta_PO.norm(dim=1).to(size_B) ** 2)
+
+    return each
+
+
+def _add_by_sample(sum_B: Tensor, sample_P: Tensor, value_P: Tensor) -> None:
+    """Adds what positions have to their samples; those of no sample are left out."""
+    more_B = sum_B.new_zeros(len(sum_B) + 1, *sum_B.shape[1:])
+    sum_B.add_(more_B.index_add_(0, sample_P, value_P.to(sum_B))[:-1])
+
+
 def _into_products(out_BD: Tensor, directions: Sequence[Gradient], sample_P: Tensor) -> Each:
     """Adds `sum_t delta_t' V x_t` of each sample and direction V: no sample's gradient is ever formed."""
 
     def each(name: str, x_PI: Tensor, delta_PO: Tensor) -> None:
         value_PD = torch.stack([_product(delta_PO, v[name], x_PI) for v in directions], 1)
-        sum_BD = out_BD.new_zeros(len(out_BD) + 1, len(directions))
-        out_BD.add_(sum_BD.index_add_(0, sample_P, value_PD.to(out_BD))[:-1])
+        _add_by_sample(out_BD, sample_P, value_PD)
 
     return each
 

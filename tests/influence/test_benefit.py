@@ -81,20 +81,26 @@ def test_confidence_is_that_of_the_budget():
     assert one.confidence("steps").tolist() == [0.5, 1, 1]  # 0.1 - 0.45 and 1 - 1.2 are below 0
 
 
+def all_of(size_M, seed):
+    return np.arange(len(size_M)), np.full(len(size_M), 1 / len(size_M))
+
+
 def test_a_few_rows_tell_the_noise_of_all(table, llama, monkeypatch):
     """Of 128 rows a table 32 of all lengths are read again, and the resamples are as wide as those of all rows."""
     rng = np.random.default_rng(0)
     tables = [table(t, 1, [tuple(x) for x in rng.integers(1, 9, (128, 2))], seed=s) for s, t in enumerate("aba")]
     seen, found = [], []
     monkeypatch.setattr(module, "resample", lambda *given: (seen.append(given), resample(*given))[1])
-    for few in (few_of, lambda row_M, seed: row_M):
+    for few in (few_of, all_of):
         monkeypatch.setattr(passes, "few_of", few)
         found.append(measure(llama(), SFT(), tables[:2], tables[2:], Influence("identity", samples=128)))
     (score_K, *few), (_, *every) = seen
     np.testing.assert_allclose(score_K, found[1].product_K)
-    places = [few_of(np.arange(128), [0, number]) for number in range(3)]
-    for place_M, value_M, all_M in zip(places, (*few[0], *few[1]), (*every[0], *every[1]), strict=True):
-        np.testing.assert_allclose(value_M, all_M[place_M], rtol=1e-4, atol=1e-6)
+    for few_T, every_T in zip(few[:2], every[:2], strict=True):
+        for some, whole in zip(few_T, every_T, strict=True):
+            assert (len(some.product_F), len(whole.product_F), some.rows) == (32, 128, 128)
+            off = np.abs(some.product_F[:, None] - whole.product_F[None]).reshape(32, 128, -1).max(2).min(1)
+            assert off.max() < 1e-4  # each is that of one of the rows
     ratio_K = found[0].resampled_XK.std(0) / found[1].resampled_XK.std(0)
     assert abs(np.log(ratio_K)).max() < 0.4, ratio_K
     for one in found:
@@ -113,7 +119,8 @@ def test_products_of_rows_are_the_products_of_means(tables, llama, monkeypatch, 
     influence = Influence(curvature, samples=6, important=important)
     domains, targets = tables(num_completions)
     found = measure(llama(), objective, domains, targets, influence, reading, target_weight_R=[3, 1])
-    _, own_M, target_MK, _, weight_R, *_ = seen
+    _, own, target, weight_R, *_ = seen
+    own_M, target_MK = ([known.product_F for known in some] for some in (own, target))
     np.testing.assert_allclose([x.mean() for x in own_M], found.product_K, rtol=1e-4, atol=1e-6)
     means_RK = np.stack([x.mean(0) for x in target_MK])
     np.testing.assert_allclose(weight_R @ means_RK, found.product_K, rtol=1e-4, atol=1e-6)

@@ -27,6 +27,7 @@ from mixalign.influence.layers import chosen_layers
 from mixalign.influence.settings import Influence
 from mixalign.objectives.sft import SFT
 from mixalign.types import TokenRow
+from tests.influence.test_benefit import all_of
 
 VOCAB, DAMPING, ROWS, PROMPT = 24, 0.1, 64, 5
 
@@ -121,10 +122,12 @@ LEAST = {"identity": (-1, -1), "kfac": (0.75, 0.35), "ekfac": (0.75, 0.35)}
 def test_factored_influence_follows_the_gauss_newton_matrix(trained, exact, monkeypatch):
     model, domains, targets = trained
     found = {}
-    monkeypatch.setattr(passes, "few_of", lambda row_M, seed: row_M)
+    monkeypatch.setattr(passes, "few_of", all_of)
     for curvature, least in LEAST.items():
         seen = []
-        monkeypatch.setattr(module, "resample", lambda _, own_M, *__, seen=seen: seen.extend(own_M) or np.zeros((1, 4)))
+        monkeypatch.setattr(
+            module, "resample", lambda _, own, *__, seen=seen: seen.extend(x.product_F for x in own) or np.zeros((1, 4))
+        )
         measure(model, SFT(), domains, targets, Influence(curvature))
         found[curvature] = [np.corrcoef(np.concatenate(seen), wanted)[0, 1] for wanted in exact]
         assert all(np.array(found[curvature]) > least), found
