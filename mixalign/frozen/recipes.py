@@ -18,21 +18,18 @@ LATER = ("eps", "decay_steps", "min_lr", "modules_to_save", "use_dora")  # keys 
 def recipe_from_reference(job: Job, reference: Frozen, tables: Sequence[TaskDataset]) -> dict[str, Any]:
     """What decides the weights of every model that is trained from the reference policy and then frozen."""
     lora = job.settings.lora
-    later = {}  # what older caches did otherwise
+    later: dict[str, Any] = {}  # what older caches did otherwise
     if lora is not None and lora.lora_dropout:
         later["dropout"] = "acts"
-    return (
-        later
-        | rounding_recipe(job)
-        | {
-            "start": reference.identity,
-            "rows": rows_fingerprint(tables),
-            "optimizer": optimizer_recipe(job),
-            "lora": _as_before(job.settings.plain["lora"] or {}, LoRA),
-            "precision": job.precision,
-            "seed": job.settings.specialists.seed,
-        }
-    )
+    later |= rounding_recipe(job)
+    return later | {
+        "start": reference.identity,
+        "rows": rows_fingerprint(tables),
+        "optimizer": optimizer_recipe(job),
+        "lora": _as_before(job.settings.plain["lora"] or {}, LoRA),
+        "precision": job.precision,
+        "seed": job.settings.specialists.seed,
+    }
 
 
 def rounding_recipe(job: Job) -> dict[str, str]:

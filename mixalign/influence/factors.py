@@ -78,8 +78,9 @@ class Spectrum:
     """EK-FAC's curvature along each pair of eigenvectors, (O, I) a layer (arXiv 1806.03884, 2308.03296).
 
     It is the second moment of the samples' own gradients in K-FAC's basis, `sum_n weight_n (Q_O' G_n Q_I)^2`, in place
-    of the product of the factors' eigenvalues. All positions of a sample are part of its gradient, those of the
-    prompt too.
+    of the product of the factors' eigenvalues. All positions of a sample are part of its gradient, those of the prompt
+    too. A few of the rows are not enough: from a quarter, scores of trained models come out at up to 2.6 times their
+    size.
     """
 
     def __init__(self, bases: Mapping[str, Basis]) -> None:

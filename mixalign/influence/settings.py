@@ -34,7 +34,7 @@ class Influence:
             Measured on tiny models: 16 are noise, 64 mostly right, 256 reliable. `auto` is 256, or less where a run
             would otherwise measure for longer than it trains.
         sampling: share of a table's rows to read, where that is more than `samples` (the paper: 0.5 of the domains).
-        bootstrap: resamples behind the confidence in each sign, of a quarter of the rows, at least 32 of a table.
+        bootstrap: resamples behind the confidence in each sign, from a quarter of the rows, at least 32 of a table.
         seed: of rows, drawn labels and resamples.
     """
 
