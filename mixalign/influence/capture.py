@@ -67,7 +67,7 @@ def observe(
     anchor = torch.zeros((), device=device, requires_grad=True)
     reader: list[Each] = []  # whom gradients go to, the last
 
-    def tap(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def tap(name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x = inputs[0].detach()
 
@@ -77,8 +77,7 @@ def observe(
             tapped: Tensor = _Tap.apply(output, anchor, give)  # type: ignore[no-untyped-call]  # torch's
             return tapped
 
-        setattr(hook, READS, True)
-        return hook
+        return _that_reads(hook)
 
     with ExitStack() as stack:
         for name, layer in layers.items():
@@ -91,6 +90,11 @@ def observe(
                 loss_B = loss()
             with torch.autocast(device.type, enabled=False):  # `each` chooses the types of its products
                 torch.autograd.grad(loss_B.sum(), anchor, retain_graph=number < len(readings))
+
+
+def _that_reads(hook: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    setattr(hook, READS, True)
+    return hook
 
 
 @contextmanager

@@ -230,13 +230,13 @@ def test_letters_that_standard_output_cannot_write(own, monkeypatch, tmp_path):
 
 
 def test_the_plan_of_rounds_says_what_they_do(tiny, capsys):
-    """Three tasks of 40 rows and as many target tables of 8: 120 * 4 + 24 * 2 passes, in batches of 6."""
+    """Three tasks of 40 rows and as many target tables of 8: 120 * 3 + 24 + (3 * 32 + 24) passes, in batches of 6."""
     text = _planned(tiny("mixer=ideal", "objective=sft", "mixer.rounds=3"), capsys)
     assert "volumes then change between trainings" in text
     assert "this mixture stays" not in text
     assert "rounds 0 to 3: 4 trainings from the same start, 4 steps each x 6 rows" in text
-    assert "influence after each of them but the last: 144 rows of 6 tables, 528 passes over a row" in text
-    assert "as many as 88 steps of training" in text
+    assert "influence after each of them but the last: 144 rows of 6 tables, 504 passes over a row" in text
+    assert "as many as 84 steps of training" in text
     assert "specialists:" not in text
 
 
