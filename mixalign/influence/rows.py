@@ -55,9 +55,8 @@ def few_of(size_M: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, np.ndar
         size_M: of each row's gradient, in any unit.
     """
     number = few_read(len(size_M))
-    order_M = np.argsort(-size_M, kind="stable")
-    sure = number if number == len(size_M) else number // 2
-    groups = np.array_split(order_M[sure:], number - sure) if number > sure else []
+    order_M, sure = np.argsort(-size_M, kind="stable"), number // 2
+    groups = np.array_split(order_M[sure:], number - sure)
     rng = np.random.default_rng(seed)
     place_F = np.array([*order_M[:sure], *(rng.choice(group) for group in groups)])
     share_F = np.array([1] * sure + [len(group) for group in groups]) / len(size_M)
