@@ -27,6 +27,8 @@ STEPS = {
     "real_sft_full": "SFT, SmolLM2-135M, whole",
     "scoring_h256": "scoring with a frozen model",
 }
+STAGES = ("tokenise", "plan", "first step", "resume", "validation")  # of growth.py
+CURVATURES = {"ekfac": "EK-FAC", "kfac": "K-FAC", "kfac_empirical": "K-FAC, labels of the data"}
 IDEAL = {
     "joint": "joint training",
     "ideal m=0.15": "`ideal`, m = 0.15",
@@ -118,9 +120,36 @@ def speed() -> str:
     return markdown(heads, lines)
 
 
+def growth() -> str:
+    """The smallest size of all, and the largest of each sweep and format."""
+    lines: dict[tuple[int, int, str], list[str]] = {}
+    for name in ("growth", "growth_large"):
+        runs = json.loads((RESULTS / f"{name}.json").read_text())["runs"]
+        largest = {(run["sweep"], run["format"]): _size(run) for run in runs}
+        for size in ([] if lines else [_size(runs[0])]) + list(largest.values()):
+            lines[size] = _stages(size, [run for run in runs if _size(run) == size])
+    return markdown(["tasks x rows", "files", *STAGES, "memory"], [lines[size] for size in sorted(lines)])
+
+
+def influence() -> str:
+    found = json.loads((RESULTS / f"{SPEED}.json").read_text())
+    heads = ["CPU seconds", "mixalign", "kronfluence", "ratio", "a row against training it", "memory"]
+    lines = []
+    for size, title in {"h256": "hidden size 256", "tiny": "a tiny model"}.items():
+        one = found[f"influence_sft_{size}"]
+        for key, curvature in CURVATURES.items():
+            mine, theirs = ([run for run in one["runs"] if run["variant"] == name] for name in (key, f"kron_{key}"))
+            seconds = [_figure(median(run["seconds"] for run in runs)) if runs else "" for runs in (mine, theirs)]
+            ratio = f"{one['ratios'][f'{key}_vs_kronfluence']:.2f}" if theirs else ""
+            memory = " of ".join(f"{max(run['peak_mib'] for run in runs):.0f}" for runs in (mine, theirs) if runs)
+            steps = f"{one['ratios'][f'{key}_a_row_vs_training']:.2f}"
+            lines.append([f"{title}, {curvature}", *seconds, ratio, steps, f"{memory} MiB"])
+    return markdown(heads, lines)
+
+
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "evidence.md": {"evidence": evidence, "compare": compare, "evidence-ideal": evidence_ideal},
-    ROOT / "docs" / "speed.md": {"speed": speed},
+    ROOT / "docs" / "speed.md": {"speed": speed, "growth": growth, "influence": influence},
 }
 
 
@@ -143,9 +172,23 @@ def _difference(row: Mapping[str, Any], baseline: str, wins: bool) -> str:
     return text + f" ({found['wins']} of {found['n']})" * wins
 
 
+def _size(run: Mapping[str, Any]) -> tuple[int, int, str]:
+    return run["tasks"], run["rows_a_task"], run["format"]
+
+
+def _stages(size: tuple[int, int, str], runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    seconds = (median(run["cpu_s"] for run in runs if run["stage"] == stage) for stage in STAGES)
+    memory = max(run["anonymous_mib"] for run in runs)
+    return [f"{size[0]:,} x {size[1]:,}", size[2], *(_figure(one) for one in seconds), f"{memory:.0f} MiB"]
+
+
 def _rate(runs: Sequence[Mapping[str, Any]], variant: str) -> str:
     value = median(run["rows_per_cpu_s"] for run in runs if run["variant"] == variant)
     return f"{value:.3g}".removeprefix("0")
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}".removeprefix("0")
 
 
 def _short(value: float) -> str:

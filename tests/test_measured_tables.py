@@ -16,7 +16,7 @@ def tables(monkeypatch):
 
 def test_the_tables_are_those_of_the_results(tables):
     assert {name for of_page in tables.PAGES.values() for name in of_page} == {
-        *("evidence", "compare", "evidence-ideal", "speed")
+        *("evidence", "compare", "evidence-ideal", "speed", "growth", "influence")
     }
     for page, of_page in tables.PAGES.items():
         text = page.read_text()
