@@ -97,8 +97,8 @@ def behind_the_model(results: Sequence[Mapping[str, Any]]) -> str:
     whose = "its specialist" if len(tasks) == 1 else "their specialists"
     asks = "it hardly asks" if len(tasks) == 1 else "they hardly ask"
     return (
-        f"{', '.join(tasks)} ended better than {whose}, so by excess {asks} for more. Longer specialists "
-        "(`specialists.epochs`, `specialists.steps`) would be stricter judges."
+        f"{', '.join(tasks)} ended better than {whose}, so by excess {asks} for more. Specialists that learn more "
+        "(`specialists.epochs`, `specialists.steps`, and `specialists.patience` if set) would be stricter judges."
     )
 
 

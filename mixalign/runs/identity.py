@@ -17,15 +17,14 @@ import numpy as np
 from mixalign.data.batches.module import check_same_tasks
 from mixalign.data.dataset import TaskDataset
 from mixalign.errors import MixalignError
-from mixalign.files import read_json, write_json
+from mixalign.files import write_json
 from mixalign.fingerprint import fingerprint
 from mixalign.jobs.job import Job, rows_fingerprint
-from mixalign.runs.origin import origin_of
+from mixalign.runs.origin import IDENTITY, origin_of, read_identity
 from mixalign.together.agree import decide
 from mixalign.training.checkpoints import checkpoint_name, checkpoint_step
 
 __all__ = [
-    "IDENTITY",
     "begun_from",
     "begun_specialists",
     "begun_tasks",
@@ -37,7 +36,6 @@ __all__ = [
     "write_specialists",
 ]
 
-IDENTITY = "identity.json"
 SPECIALISTS = "specialists"
 SHOWN = 4  # tables that a message names
 Rows = Mapping[str, Mapping[str, Any]]
@@ -57,7 +55,7 @@ def write_identity(
         overrides: configuration keys of the command.
         start: identity of the reference policy.
     """
-    before = _read(folder)
+    before = read_identity(folder)
     kept = {key: value for key, value in before.items() if key == SPECIALISTS}
     begun = begun_from(folder)
     if resume is not None:
@@ -73,19 +71,19 @@ def write_identity(
 
 def begun_specialists(folder: Path) -> bool | None:
     """On all processes, whether a run began with specialists' losses; None for one that did not get as far."""
-    found: bool | None = decide(lambda: _read(folder).get(SPECIALISTS))
+    found: bool | None = decide(lambda: read_identity(folder).get(SPECIALISTS))
     return found
 
 
 def write_specialists(folder: Path, has: bool) -> None:
     """Keeps whether a run began with specialists' losses, and so by what it chooses its best checkpoint."""
-    write_json(folder / IDENTITY, _read(folder) | {SPECIALISTS: has})
+    write_json(folder / IDENTITY, read_identity(folder) | {SPECIALISTS: has})
 
 
 def begun_from(folder: Path) -> dict[str, Any]:
     """The checkpoint of another run that a run was begun from: `path`, `step` and `name`; empty for most runs."""
     known = (folder / "config.yaml").is_file()  # else its run never began
-    return dict(_read(folder).get("begun_from") or {}) if known else {}
+    return dict(read_identity(folder).get("begun_from") or {}) if known else {}
 
 
 def begun_tasks(folder: Path, resume: Path | None = None) -> list[str]:
@@ -100,7 +98,7 @@ def begun_tasks(folder: Path, resume: Path | None = None) -> list[str]:
 
 def _tasks_then(folder: Path, resume: Path | None = None) -> list[str]:
     places = [folder] if resume is None else [folder, resume.resolve().parent.parent]
-    for found in filter(None, map(_read, places)):
+    for found in filter(None, map(read_identity, places)):
         with_rows = [task for task, splits in found["rows"].items() if "train" in splits]
         return found.get("tasks", with_rows)  # type: ignore[no-any-return]
     return []
@@ -108,7 +106,7 @@ def _tasks_then(folder: Path, resume: Path | None = None) -> list[str]:
 
 def started_in(folder: Path) -> Path | None:
     """The working folder of the command that began a run, from which relative paths of its configuration are read."""
-    found = _read(folder).get("started_in")
+    found = read_identity(folder).get("started_in")
     return Path(str(found)) if found else None
 
 
@@ -146,7 +144,7 @@ def check_resumed(checkpoint: Path, job: Job) -> None:
         MixalignError: when the checkpoint's run began with another base model, or has other tasks.
     """
     folder = checkpoint.resolve().parent.parent
-    then, now = decide(partial(_read, folder)), _identity(job)
+    then, now = decide(partial(read_identity, folder)), _identity(job)
     if not then:
         return
     check_same_tasks(then.get("tasks"), job.tasks)
@@ -155,20 +153,6 @@ def check_resumed(checkpoint: Path, job: Job) -> None:
     changed = _changed_tables(then["rows"], now["rows"])
     if changed and not job.start:  # said once, before the model is read
         log.warning("`resume=%s` goes on, though %s.", checkpoint, _named(changed))
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    """`identity.json`; empty where there is none.
-
-    Raises:
-        MixalignError: when it is damaged.
-    """
-    if not (folder / IDENTITY).is_file():
-        return {}
-    found = read_json(folder / IDENTITY)
-    if missing := sorted({"rows", "base", "chat_template", "versions"} - {*found}):
-        raise MixalignError(f"{folder / IDENTITY} is damaged: it has no `{missing[0]}`. Restore it from a copy.")
-    return found
 
 
 def _reordered(folder: Path, job: Job) -> str:
@@ -184,7 +168,7 @@ def _reordered(folder: Path, job: Job) -> str:
 
 def _difference(folder: Path, job: Job) -> str:
     """What is other than when the run began, and how it is restored; empty when nothing is."""
-    then, now = _read(folder), _identity(job)
+    then, now = read_identity(folder), _identity(job)
     if not then or not (folder / "config.yaml").is_file():
         return ""
     if changed := _changed_tables(then["rows"], now["rows"]):

@@ -16,10 +16,25 @@ from mixalign.jobs.job import Job
 from mixalign.jobs.tasks import task_specs
 from mixalign.models.gguf_origin import origin_of_folder
 
-__all__ = ["begins_answer", "conversations_of", "opens_answer", "origin_of"]
+__all__ = ["IDENTITY", "begins_answer", "conversations_of", "opens_answer", "origin_of", "read_identity"]
 
+IDENTITY = "identity.json"
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers")
 ON_A_HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def read_identity(run: Path) -> dict[str, Any]:
+    """`identity.json` of a run; empty where there is none.
+
+    Raises:
+        MixalignError: when it is damaged.
+    """
+    if not (run / IDENTITY).is_file():
+        return {}
+    found = read_json(run / IDENTITY)
+    if missing := sorted({"rows", "base", "chat_template", "versions"} - {*found}):
+        raise MixalignError(f"{run / IDENTITY} is damaged: it has no `{missing[0]}`. Restore it from a copy.")
+    return found
 
 
 def origin_of(job: Job, overrides: Sequence[str], start: str = "") -> dict[str, Any]:
@@ -65,8 +80,7 @@ def _is_chat(job: Job, task: str) -> bool:
 
 def conversations_of(run: Path) -> dict[str, bool] | None:
     """Of a run: task -> whether its rows are conversations; None where an older version did not keep it."""
-    path = run / "identity.json"
-    identity = read_json(path) if path.is_file() else {}
+    identity = read_identity(run)
     chat = (identity.get("origin") or {}).get("chat")
     return dict.fromkeys(identity["rows"], chat) if isinstance(chat, bool) else chat  # bool: an older version
 

@@ -18,6 +18,7 @@ from mixalign.models.generate import generate_answers
 from mixalign.models.gguf import GGUF
 from mixalign.models.load import Pretrained
 from mixalign.runs.folder import read_settings
+from mixalign.runs.origin import read_identity
 from mixalign.runs.rendering import kept_rendering, rendering_of
 from mixalign.runs.yardstick import SPECIALISTS
 from mixalign.sharing.find import TrainedModel, find_model
@@ -65,9 +66,9 @@ def start_of_run(run: Path, settings: RunSettings) -> Callable[[], Any]:
     """The same of a run whose model need not be there yet.
 
     Raises:
-        MixalignError: when its reference policy is gone.
+        MixalignError: when its reference policy is gone, or its `identity.json` is damaged.
     """
-    identity = read_json(run / "identity.json") if (run / "identity.json").is_file() else {}
+    identity = read_identity(run)
     start = (identity.get("origin") or {}).get("start") or _start_of_older(run)
     policy = settings.cache_dir.absolute() / "reference" / str(start) / "model"
     if policy.is_dir():

@@ -32,6 +32,11 @@ def make_table(task="task", num_completions=1, lengths=LENGTHS, seed=0, seen_fro
     return table
 
 
+def all_of(size_M, seed):
+    """All rows for `few_of`, which chooses a quarter of them."""
+    return np.arange(len(size_M)), np.full(len(size_M), 1 / len(size_M))
+
+
 def make_model(lora=False, dtype=torch.float32, layers=1, seed=0):
     """A Llama of one layer, 8 wide; adapters are away from their start, where half of the gradients are 0."""
     with torch.random.fork_rng(devices=[]):

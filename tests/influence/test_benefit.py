@@ -18,6 +18,7 @@ from mixalign.influence.settings import Influence, Reading
 from mixalign.models.load import LoRA, add_lora
 from mixalign.objectives.dpo import DPO
 from mixalign.objectives.sft import SFT
+from tests.influence.conftest import all_of
 
 FEW = Influence(samples=6, bootstrap=20)
 OBJECTIVES = {"sft": (SFT(), 1), "dpo": (DPO(beta=0.5), 2)}
@@ -79,10 +80,6 @@ def test_confidence_is_that_of_the_budget():
     one = made_up(resampled_XK=np.array([[1.0, 2.0, -1.0], [0.1, 2.0, -1.0], [1.0, 2.0, 0.5], [1.0, 2.0, -1.0]]))
     assert one.confidence("epochs").tolist() == [1, 1, 0.75]
     assert one.confidence("steps").tolist() == [0.5, 1, 1]  # 0.1 - 0.45 and 1 - 1.2 are below 0
-
-
-def all_of(size_M, seed):
-    return np.arange(len(size_M)), np.full(len(size_M), 1 / len(size_M))
 
 
 def test_a_few_rows_tell_the_noise_of_all(table, llama, monkeypatch):

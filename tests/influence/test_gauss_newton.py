@@ -27,7 +27,7 @@ from mixalign.influence.layers import chosen_layers
 from mixalign.influence.settings import Influence
 from mixalign.objectives.sft import SFT
 from mixalign.types import TokenRow
-from tests.influence.test_benefit import all_of
+from tests.influence.conftest import all_of
 
 VOCAB, DAMPING, ROWS, PROMPT = 24, 0.1, 64, 5
 

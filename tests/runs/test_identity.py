@@ -14,7 +14,9 @@ from mixalign.jobs.job import prepare, rows_fingerprint
 from mixalign.merging.methods import Merge
 from mixalign.merging.runs import run as merge
 from mixalign.models.tiny import TinyLlama
-from mixalign.runs.identity import IDENTITY, check_identity, write_identity
+from mixalign.runs.identity import check_identity, write_identity
+from mixalign.runs.origin import IDENTITY
+from mixalign.sharing.voices import start_of_run
 from mixalign.verbs.evaluate import run as evaluate
 from tests.tiny_runs import QUIET, train_from_overrides
 
@@ -211,8 +213,9 @@ def test_tasks_keep_their_order(trained, tmp_path):
     with pytest.raises(MixalignError, match="another order"):
         check_identity(tmp_path, job)
     path.write_text("{}")
-    with pytest.raises(MixalignError, match=r"identity.json is damaged: it has no `base`"):
-        check_identity(tmp_path, job)
+    for read in (lambda: check_identity(tmp_path, job), lambda: start_of_run(tmp_path, job.settings)):
+        with pytest.raises(MixalignError, match=r"identity.json is damaged: it has no `base`"):
+            read()
 
 
 def test_other_versions_of_libraries_are_named(trained, tmp_path):
