@@ -180,6 +180,7 @@ def test_the_command_line_starts_without_heavy_libraries(module):
     assert result.stdout.split() == [], f"`import {module}` loads {result.stdout}; import it inside the function"
 
 
+@pytest.mark.long
 def test_a_plan_is_made_without_lightning_and_the_next_one_without_code_of_models(tmp_path):
     """Both take longer to load than the rest of a plan takes to make."""
     arguments = ["mixalign", "plan", "--rows=0", "mixer=uniform", f"cache_dir={tmp_path}"]

@@ -52,6 +52,7 @@ def test_set_ups_span_what_decides_whether_mixing_matters():
     assert max(six) >= 5 * min(six)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_set_up_is_independent_by_seed_and_judged_on_enough_rows(name):
     s = compose_settings([f"arena={name}", "seed=7"])

@@ -68,6 +68,7 @@ def test_its_limits_are_under_nine_minutes():
     assert all(limits), "each part has a limit of its own"
 
 
+@pytest.mark.long
 def test_a_run_whose_time_is_up_names_what_it_left_out(tmp_path):
     environment = os.environ | {"SIZE": "tiny", "BUDGET": "0", "PYTHON": sys.executable}
     done = subprocess.run(

@@ -101,18 +101,21 @@ class _Adapted(torch.autograd.Function):
         both_NJ = _inputs(x, weights_OJ)
         torch.mm(both_NJ[:, :inner], a_RI.t(), out=both_NJ[:, inner : inner + rank])
         out_NO = linear(both_NJ, weights_OJ, None if bias_O is None else bias_O.to(dtype))
+        seen_NI, rank_NR = both_NJ[:, :inner], both_NJ[:, inner : inner + rank]
+        if x.dtype == dtype:  # layers that read the same positions, such as queries and keys, keep them once
+            seen_NI, rank_NR = x.reshape(-1, inner), rank_NR.clone()
         converted_OJ = None if weight_OI.dtype == dtype else weights_OJ  # a mere copy is made again
-        ctx.save_for_backward(both_NJ, a_RI, weight_OI, b_OR, converted_OJ)
+        ctx.save_for_backward(seen_NI, rank_NR, a_RI, weight_OI, b_OR, converted_OJ)
         ctx.scale, ctx.shape, ctx.types = scale, x.shape, (x.dtype, b_OR.dtype)
         return out_NO.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
-        both_NJ, a_RI, weight_OI, b_OR, weights_OJ = ctx.saved_tensors
+        seen_NI, rank_NR, a_RI, weight_OI, b_OR, weights_OJ = ctx.saved_tensors
         rank, inner = a_RI.shape
         ranks = slice(inner, inner + rank)
         if weights_OJ is None:
-            weights_OJ = _weights(weight_OI, b_OR, ctx.scale, both_NJ.dtype)
+            weights_OJ = _weights(weight_OI, b_OR, ctx.scale, seen_NI.dtype)
         grad_NO = grad.reshape(-1, len(weights_OJ))
         d_x = None
         if ctx.needs_input_grad[0]:
@@ -121,8 +124,8 @@ class _Adapted(torch.autograd.Function):
             d_x = torch.addmm(d_both_NJ[:, :inner], d_rank_NR, a_RI).to(ctx.types[0]).view(ctx.shape)
         else:
             d_rank_NR = grad_NO @ weights_OJ[:, ranks]
-        d_a = (d_rank_NR.t() @ both_NJ[:, :inner]).to(ctx.types[1])
-        d_b = ctx.scale * (grad_NO.t() @ both_NJ[:, ranks]).to(ctx.types[1])
+        d_a = (d_rank_NR.t() @ seen_NI).to(ctx.types[1])
+        d_b = ctx.scale * (grad_NO.t() @ rank_NR).to(ctx.types[1])
         return d_x, None, None, d_a, d_b, None, None
 
 

@@ -60,6 +60,7 @@ def test_outside_of_a_sweep_all_are_shown(log, capsys):
     assert capsys.readouterr().err == "warning: again\n" * 2
 
 
+@pytest.mark.long
 def test_lightning_stays_quiet_where_it_is_imported_later():
     say = (
         "from mixalign.config.console import quiet_libraries; quiet_libraries(); import sys; "

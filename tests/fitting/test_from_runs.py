@@ -253,6 +253,7 @@ def trained(tiny, tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_from_random_mixtures_to_a_run_on_fitted_weights(trained, call, train):
     code, out, err = call(trained, "--candidates", 2000)
     assert (code, err) == (0, ""), err

@@ -68,6 +68,7 @@ def test_rows_by_the_free_memory(trained, free, caplog, gigabytes, wanted):
     assert ("does not say" in line) if gigabytes is None else (f"free are {gigabytes:.1f}" in line)
 
 
+@pytest.mark.long
 def test_what_is_set_wins(trained, free, caplog):
     caplog.set_level(logging.INFO)
     free(14 * GB)
@@ -84,6 +85,7 @@ def test_random_weights_keep_what_they_have(train, free):
     assert (config["micro_batch_size"], config["eval_batch_size"]) == (None, 256)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_the_rows_that_it_began_with(trained, free, tmp_path, monkeypatch):
     free(7 * GB)
     whole = ("steps=4", "save_every=1")
@@ -124,6 +126,7 @@ def test_rows_that_processes_do_not_divide_a_small_batch_into_are_left_out(tiny,
     assert trainings._fit_settings(job, training).micro_batch_size == wanted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "copies"), [("mixer=pike", 7), ("average_last=auto", 1)], ids=["gradients of tasks", "the mean"]
 )

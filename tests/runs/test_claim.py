@@ -152,6 +152,7 @@ def test_setting_results_aside_may_be_interrupted(go, made, finished_run, monkey
     assert {*(path.name for path in (run / EARLIER / "4").iterdir())} >= {"eval.json", "mixture.json", "model"}
 
 
+@pytest.mark.long
 def test_a_run_that_was_interrupted_may_get_more_steps_too(go, made, tmp_path, power_cut, caplog):
     with power_cut(3):
         go("run", "steps=4")
@@ -161,6 +162,7 @@ def test_a_run_that_was_interrupted_may_get_more_steps_too(go, made, tmp_path, p
     assert not (tmp_path / "run" / EARLIER).exists()
 
 
+@pytest.mark.long
 def test_the_interval_of_validations_follows_the_steps_where_nobody_set_it(go, tmp_path):
     go("run", "val_every=null", "steps=4")
     assert go("run", "val_every=null", "steps=24", "batch_size=6")["steps"] == 24
@@ -261,6 +263,7 @@ def test_a_run_that_a_callback_ended_says_so_and_is_not_extended(go, tmp_path, i
     assert not re.search(r"(^|\s)-6\b", out), "steps that were not taken cost nothing"
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_run_goes_on_to_more_steps(go, made, tmp_path, caplog):
     checkpoint = made("steps=4") / "checkpoints" / "last.ckpt"
     result = go("run", "steps=8", "export=last", f"resume={checkpoint}")

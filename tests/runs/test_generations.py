@@ -52,6 +52,7 @@ def test_every_prompt_has_the_answers_of_both_ends(generated_run):
     assert result["tasks"]["helpful"]["score"] == pytest.approx(sum(by_task) / 3)
 
 
+@pytest.mark.long
 def test_a_finished_run_is_measured_later_and_only_once(tiny, tmp_path, monkeypatch):
     plain = tiny("mixer=uniform", *EXACT)
     before = train_from_overrides(plain, str(tmp_path / "run"))

@@ -242,6 +242,7 @@ def test_target_tables_are_part_of_it(own):
         own.train(target)
 
 
+@pytest.mark.long
 def test_a_checkpoint_goes_on_from_other_rows_but_not_from_another_model(own, trained, caplog):
     resume = f"resume={trained.root / 'run' / 'checkpoints' / 'last.ckpt'}"
     model = f"model.path={trained.root / 'model'}"  # the path is compared as it is written

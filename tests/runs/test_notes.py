@@ -108,6 +108,7 @@ def of_rows(folder, rows, objective, *more, model="pretrained"):
     return [note for note in make_plan(job).warnings if "chat template" in note], job
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rows", "objective"),
     [(PAIRS, "dpo"), (ANSWERS, "sft"), (PAIRS, "kto"), (WHOLE, "dpo")],
@@ -138,6 +139,7 @@ def test_the_tiny_model_talks_to_nobody(tmp_path, tiny):
     assert not [note for note in notes(tiny)[0] if "chat template" in note]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "trains_specialists", "stages"),
     [

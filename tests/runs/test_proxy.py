@@ -146,6 +146,7 @@ def test_sft_without_specialists_and_with_a_cap_of_epochs(train, tmp_path):
     assert not (own / "specialists").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mixer", ["ama_s", "ama_e"])
 def test_automixalign_over_a_baseline_needs_no_specialists(mixer, train, tmp_path):
     """The baseline is trained once, on uniform sampling, and what the rule reads is excess over its losses."""

@@ -128,6 +128,7 @@ def test_a_run_that_was_interrupted_goes_on(run, tiny, tmp_path, monkeypatch):
     assert read(folder / "eval.json") == read(run / "eval.json")
 
 
+@pytest.mark.long
 def test_other_settings_in_the_same_folder_are_refused(tiny, tmp_path, monkeypatch, refuse):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
@@ -190,6 +191,7 @@ def test_rounds_end_early_only_where_they_may(monkeypatch, tmp_path, stop, train
     assert ("stopped" in entries[-1]) == stop
 
 
+@pytest.mark.long
 def test_epochs_as_budget_make_longer_trainings_of_larger_volumes(tiny, tmp_path):
     """With the paper's own score every domain may grow, and the training grows with them."""
     more = ("mixer.budget=epochs", "mixer.m=1", "mixer.rounds=1", "steps=6", "mixer.floor=0")
@@ -211,6 +213,7 @@ def test_preference_losses_take_the_same_path(tiny, tmp_path, lora):
     assert read(folder / "eval.json")["objective"] == "dpo"
 
 
+@pytest.mark.long
 def test_targets_are_validation_splits_or_rows_of_their_own(tiny, tmp_path):
     rows = [{"prompt": f"c{a}{b}=", "completion": ">" if a > b else "<"} for a, b in ((12, 99), (70, 30), (55, 54))]
     file = tmp_path / "target.jsonl"
@@ -234,6 +237,7 @@ def strict(path: Path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
+@pytest.mark.long
 def test_a_target_loss_that_is_not_finite_ends_the_rounds(tiny, tmp_path, monkeypatch, capsys):
     """The round before is kept, and what is on disk is read again when the run was cut in its last moment."""
     real = rounds._target_losses

@@ -65,6 +65,7 @@ def test_a_run_goes_through_the_stages_that_it_was_told_to_have(stages, setup):
     )
 
 
+@pytest.mark.long
 def test_what_the_cache_has_is_no_stage_of_a_run(stages, tmp_path):
     stages("mixer=ama_s")
     lines = stages("mixer=ama_r", run="second")
@@ -80,6 +81,7 @@ def test_validations_read_the_rows_that_a_training_looks_at(tiny):
     assert generalist.work[READING] == 2 * sum(2 * float(table.length_N.mean()) for table in job.data["validation"])
 
 
+@pytest.mark.long
 def test_the_start_is_read_in_a_stage_of_its_own(stages, monkeypatch):
     """Also where specialists are compared with it, behind the last one's training."""
     read, seen = worse.score, []

@@ -26,6 +26,7 @@ def test_of_dpo_it_is_known(finished):
         assert f"0.693 -> {result['tasks'][task]['loss']:.3f}" in shown
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "objective",
     [

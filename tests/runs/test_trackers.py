@@ -143,6 +143,7 @@ def test_wandb_gets_a_table_a_summary_a_picture_and_specialists_on_their_own_ste
     assert run.finish.called
 
 
+@pytest.mark.long
 def test_runs_of_a_sweep_have_its_name_as_group_and_are_finished_one_by_one(tiny, wandb_runs, tmp_path):
     sweep = tmp_path / "my_sweep"
     sweep.mkdir()
@@ -155,6 +156,7 @@ def test_runs_of_a_sweep_have_its_name_as_group_and_are_finished_one_by_one(tiny
     assert events == [("my_sweep", "seed0", True), ("my_sweep", "seed1", True)]
 
 
+@pytest.mark.long
 def test_group_and_tags_of_the_users_own_win(tiny, wandb_runs, tmp_path, monkeypatch):
     own = ("logger.wandb.group=mine", "logger.wandb.tags=[a]")
     train_from_overrides(tiny(*CHEAP, "logger=wandb", *own), str(tmp_path / "run"))

@@ -34,6 +34,7 @@ def go(tiny, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_or_is_extended_is_one_run(go, begun, power_cut, tmp_path):
     with power_cut(3):
         go("run", "steps=4")
@@ -49,6 +50,7 @@ def test_a_run_that_goes_on_or_is_extended_is_one_run(go, begun, power_cut, tmp_
     assert json.loads((tmp_path / "run" / "wandb.json").read_text()) == {"wandb": first}
 
 
+@pytest.mark.long
 def test_rounds_and_proxies_are_runs_of_their_own(go, begun, tmp_path):
     go("ideal", "steps=2", "mixer=ideal", "mixer.rounds=1")
     rounds = {call[2].relative_to(tmp_path).as_posix(): call[0] for call in begun}
@@ -76,6 +78,7 @@ def test_generated_answers_go_to_the_same_run(go, monkeypatch, begun, own):
     assert logged.finish.called
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("own", "asked"),
     [

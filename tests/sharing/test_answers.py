@@ -107,6 +107,7 @@ def test_a_plain_prompt_is_a_turn_where_the_rows_were_conversations(conversation
     assert tokenizer.eos_token_id in renderer.ends()
 
 
+@pytest.mark.long
 def test_prompts_of_a_mixed_run_are_rendered_as_those_of_the_task_that_is_named(mixed, prompts, in_process):
     found, tokenizer = find_model(mixed), byte_tokenizer()
     turn = tokenizer.apply_chat_template(

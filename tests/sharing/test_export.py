@@ -96,6 +96,7 @@ def runs(tiny, cache, tied, tmp_path_factory):
     return go
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["full", "lora", "tied", "tied lora"])
 def test_one_model_gives_the_log_probabilities_of_the_run(runs, tmp_path, kind):
     run, out = runs(kind), tmp_path / "out"

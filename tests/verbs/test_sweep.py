@@ -42,6 +42,7 @@ def test_trials_are_runs_judged_on_validation_rows(space, tmp_path):
     assert f"best: {tmp_path / 's' / best.user_attrs['folder']}" in " ".join(text.split())
 
 
+@pytest.mark.long
 def test_the_same_values_are_not_trained_twice(tiny, tmp_path):
     space = space_of([*tiny(), "mixer=uniform,proportional"])
     sweep.search(space, tmp_path / "s", trials=5)
@@ -57,6 +58,7 @@ def test_the_same_command_goes_on(space, tmp_path):
     assert len(study(tmp_path / "s").trials) == 2
 
 
+@pytest.mark.long
 def test_a_trial_that_was_stopped_is_gone_on_with_in_its_folder(space, tmp_path):
     def stop(step, value):
         if step == 3:
@@ -74,6 +76,7 @@ def test_a_trial_that_was_stopped_is_gone_on_with_in_its_folder(space, tmp_path)
     assert [path.name for path in (tmp_path / "s").iterdir() if path.is_dir()] == ["0"]
 
 
+@pytest.mark.long
 def test_a_trial_without_promise_ends_early(space, tmp_path, monkeypatch):
     sweep.search(space, tmp_path / "s", trials=1)
     monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda self: True)
@@ -84,6 +87,7 @@ def test_a_trial_without_promise_ends_early(space, tmp_path, monkeypatch):
     assert not (tmp_path / "s" / ended[0].user_attrs["folder"] / "eval.json").exists()
 
 
+@pytest.mark.long
 def test_all_trials_count_excess_over_the_first_one_s_specialists(tiny, tmp_path):
     """Specialists follow `optimizer.lr`, and values over others would not compare."""
     space = space_of([*tiny("mixer=ama_s"), "optimizer.lr=0.001,0.002"])
@@ -96,7 +100,7 @@ def test_all_trials_count_excess_over_the_first_one_s_specialists(tiny, tmp_path
     assert len(list((tmp_path / "s").glob("*/eval.json"))) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_without_specialists(tiny, tmp_path):
     space = space_of(
         [*tiny("specialists.train=never", f"cache_dir={tmp_path / 'cache'}"), "mixer=uniform,proportional"]
@@ -117,6 +121,7 @@ def test_a_folder_in_which_a_search_is_at_work_is_refused_and_its_trial_left_alo
     assert [one.state.name for one in study(tmp_path / "s").trials] == ["COMPLETE"]
 
 
+@pytest.mark.long
 def test_another_search_in_the_folder_is_refused(space, tiny, tmp_path):
     sweep.search(space, tmp_path / "s", trials=1)
     other = space_of([*tiny(), "mixer=uniform,ama_r"])
@@ -183,6 +188,7 @@ def test_a_trial_that_fails_is_failed_and_the_search_goes_on(tiny, tmp_path, pre
     assert all(one["reason"] and one["value"] is None for one in held if one["state"] == "failed")
 
 
+@pytest.mark.long
 def test_rounds_fail_before_they_cost_anything_and_the_others_are_compared(tiny, tmp_path, pretend):
     pretend(rate_of)
     space = space_of([*tiny(), "mixer=uniform,ideal,ama_s"])
@@ -196,6 +202,7 @@ def test_rounds_fail_before_they_cost_anything_and_the_others_are_compared(tiny,
     assert search.repeats == 9
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("value", "monitor", "reason"),
     [
@@ -213,6 +220,7 @@ def test_a_value_that_does_not_compare_is_a_failed_trial(value, monitor, reason,
     assert reason in search.trials[1].reason
 
 
+@pytest.mark.long
 def test_a_mistake_of_the_program_ends_the_search_and_is_not_tried_for_ever(tiny, tmp_path, pretend):
     pretend(fails_above(0.0, ZeroDivisionError("division by zero")))
     space = space_of([*tiny("mixer=uniform"), RATES])
@@ -223,7 +231,7 @@ def test_a_mistake_of_the_program_ends_the_search_and_is_not_tried_for_ever(tiny
     assert len({one.params["optimizer.lr"] for one in study(tmp_path / "s").trials}) == 2, "other values"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_in_which_everything_fails_ends_after_a_few(tiny, tmp_path, pretend):
     pretend(fails_above(0.0, MixalignError("There is no room.")), begins=False)
     space = space_of([*tiny("mixer=uniform"), RATES])

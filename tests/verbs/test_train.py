@@ -244,6 +244,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_worst_excess(train):
     assert all(torch.equal(policy[name.removeprefix("model.")], weight) for name, weight in kept.items())
 
 
+@pytest.mark.long
 def test_export_last_keeps_the_last_weights(train):
     run = train("optimizer.lr=0.3", "specialists.lr=4e-4", "optimizer.warmup_steps=0", "export=last")
     kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

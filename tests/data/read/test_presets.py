@@ -245,6 +245,7 @@ def _listed(value):
     return [value] if isinstance(value, str) else value
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "names",
     [("hh", "ultrafeedback", "saferlhf"), ("magicoder", "openmath2", "wildguard"), ("generated", "tulu3_preference")],

@@ -51,6 +51,7 @@ def test_workers_give_the_same_bits(tokenizer):
         assert getattr(parallel, name).dtype == getattr(serial, name).dtype
 
 
+@pytest.mark.long
 def test_workers_give_the_same_errors(tokenizer):
     bad = {"prompt": [{**USER, "content": "bad"}], "chosen": [ANSWER], "rejected": [MORE]}
     rows = [*STANDARD, *CHATS]

@@ -117,6 +117,7 @@ def test_figures_are_there_and_a_legend_hides_a_run_in_all_of_them(look):
     assert set(found["tasks"]) == {"afalse", "btrue"}
 
 
+@pytest.mark.long
 def test_on_a_phone_in_the_dark_nothing_is_pushed_aside_and_nothing_is_white(look):
     found, complaints = look(420, "--force-dark-mode", "--blink-settings=preferredColorScheme=0")
     assert complaints == []
@@ -127,6 +128,7 @@ def test_on_a_phone_in_the_dark_nothing_is_pushed_aside_and_nothing_is_white(loo
     assert found["bars"] == 0, "they would lie on what is drawn"
 
 
+@pytest.mark.long
 def test_on_paper_no_table_and_no_figure_is_cut(write_run, tmp_path):
     """A4 at 96 dots an inch without its margins; the style of paper is applied to the screen, which the probe sees."""
     pytest.importorskip("plotly.offline", reason="plotly is not installed")
