@@ -141,7 +141,7 @@ def influence() -> str:
             mine, theirs = ([run for run in one["runs"] if run["variant"] == name] for name in (key, f"kron_{key}"))
             seconds = [_figure(median(run["seconds"] for run in runs)) if runs else "" for runs in (mine, theirs)]
             ratio = f"{one['ratios'][f'{key}_vs_kronfluence']:.2f}" if theirs else ""
-            memory = " of ".join(f"{max(run['peak_mib'] for run in runs):.0f}" for runs in (mine, theirs) if runs)
+            memory = " of ".join(f"{median(run['peak_mib'] for run in runs):.0f}" for runs in (mine, theirs) if runs)
             steps = f"{one['ratios'][f'{key}_a_row_vs_training']:.2f}"
             lines.append([f"{title}, {curvature}", *seconds, ratio, steps, f"{memory} MiB"])
     return markdown(heads, lines)
