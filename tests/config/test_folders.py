@@ -81,6 +81,7 @@ def test_a_refused_command_leaves_no_folder(in_process, tiny, tmp_path, override
     assert os.listdir(tmp_path) == [], "not even `runs/`"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", [("train",), ("train", "-m")], ids=["run", "sweep"])
 def test_a_folder_that_was_there_stays(in_process, tiny, tmp_path, verb):
     (tmp_path / "mine").mkdir()

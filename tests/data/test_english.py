@@ -60,6 +60,7 @@ def test_no_answer_is_too_odd_to_be_scored(name, given):
     assert ENGLISH[name].score("", texts(write_rows(name, 1, "train", 0)[0])[1], given) == 0
 
 
+@pytest.mark.long
 def test_more_rows_than_there_are_prompts_is_an_error_and_no_wait_without_an_end():
     with pytest.raises(MixalignError, match=r"`arithmetic` was asked for 60,000 rows of its test split, but has only"):
         write_rows("arithmetic", 60_000, "test", 0)

@@ -164,6 +164,7 @@ def test_other_code_reads_again(source, cache, reads, monkeypatch):
     assert len(reads) == 2
 
 
+@pytest.mark.long
 def test_the_hash_of_the_code_is_of_all_that_reads():
     code = "import sys, mixalign.data.readings; print(*(m.__file__ for n, m in sys.modules.items() if 'mixalign' in n))"
     command = [sys.executable, "-c", code]

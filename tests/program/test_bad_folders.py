@@ -182,6 +182,7 @@ CHECKPOINTS = {  # a checkpoint made of a good one, further overrides, and what 
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CHECKPOINTS)
 def test_a_checkpoint_that_cannot_be_gone_on_from(tiny, refuse, finished, cache, tmp_path, case):
     make, more, said = CHECKPOINTS[case]

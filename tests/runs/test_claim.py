@@ -112,6 +112,7 @@ def test_an_extended_run_is_the_longer_run(go, made, finished_run, caplog, cache
     assert cost.steps["training"] == 8, "what it cost until the fourth step is part of it, and not beside it"
 
 
+@pytest.mark.long
 def test_a_run_that_is_extended_is_not_finished_until_it_is(go, made, finished_run, power_cut):
     run = finished_run("steps=4")
     with power_cut(7):
@@ -324,6 +325,7 @@ def test_resume_into_the_folder_of_another_run_is_refused(go, made, finished_run
         go("begun", "steps=8", f"resume={other / 'checkpoints' / 'last.ckpt'}")
 
 
+@pytest.mark.long
 def test_its_own_checkpoint_is_the_newest_or_refused(go, tmp_path, made, power_cut):
     with power_cut(7):
         go("run", "steps=8")

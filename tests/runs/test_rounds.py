@@ -95,6 +95,7 @@ def test_every_round_starts_from_the_same_weights(run, tiny, monkeypatch, tmp_pa
     assert [[one[t][key] for key in measured] for t in one] == [[other[t][key] for key in measured] for t in other]
 
 
+@pytest.mark.long
 def test_a_run_that_was_interrupted_goes_on(run, tiny, tmp_path, monkeypatch):
     """Stopped while the second round's influence is measured, and then once more in the middle of the third."""
     folder, trained, own = tmp_path / "again", [], f"cache_dir={tmp_path}/cache"

@@ -73,7 +73,7 @@ def greedy(model, tokenizer, text: str) -> str:
     return tokenizer.decode(ids[0, start:], skip_special_tokens=True).strip()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_model_answers_each_prompt(finished, cache, prompts, tmp_path):
     generate.run(finished, prompts, tmp_path / "out.jsonl", specialists=True, max_new_tokens=NEW)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

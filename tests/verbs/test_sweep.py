@@ -111,6 +111,7 @@ def test_a_search_without_specialists(tiny, tmp_path):
     assert "by worst loss on validation rows" in " ".join(text.split())
 
 
+@pytest.mark.long
 def test_a_folder_in_which_a_search_is_at_work_is_refused_and_its_trial_left_alone(space, tmp_path):
     def look(step, value):
         with pytest.raises(MixalignError, match=f"{tmp_path / 's'}"):
@@ -173,6 +174,7 @@ def fails_above(limit, error):
 RATES = "optimizer.lr=tag(log,interval(0.001,0.1))"
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_is_failed_and_the_search_goes_on(tiny, tmp_path, pretend):
     pretend(fails_above(0.012, MixalignError("The loss of task `compare` is not finite at step 41.")))
     space = space_of([*tiny("mixer=uniform"), RATES])

@@ -305,6 +305,7 @@ TEXT = st.text(max_size=8)
 few = settings(max_examples=100, deadline=None, derandomize=True)
 
 
+@pytest.mark.long
 @given(TEXT, TEXT)
 @few
 def test_common_prefix_is_the_longest(one, other):

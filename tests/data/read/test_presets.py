@@ -157,6 +157,7 @@ def chat_tokenizer():
     return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PRESETS)
 def test_rows_of_the_documented_shape_are_read(name, public):
     """The better answer is the chosen one, the splits are those of the card, and every answer is learned."""

@@ -103,6 +103,7 @@ def look(write_run, tmp_path):
     return open_it
 
 
+@pytest.mark.long
 def test_figures_are_there_and_a_legend_hides_a_run_in_all_of_them(look):
     found, complaints = look(1200)
     assert complaints == []
