@@ -27,7 +27,6 @@ STEPS = {
     "real_sft_full": "SFT, SmolLM2-135M, whole",
     "scoring_h256": "scoring with a frozen model",
 }
-STAGES = ("tokenise", "plan", "first step", "resume", "validation")  # of growth.py
 CURVATURES = {"ekfac": "EK-FAC", "kfac": "K-FAC", "kfac_empirical": "K-FAC, labels of the data"}
 IDEAL = {
     "joint": "joint training",
@@ -89,7 +88,7 @@ def compare() -> str:
 
 
 def evidence_ideal() -> str:
-    losses = json.loads((RESULTS / "evidence_ideal.json").read_text())["losses"]
+    losses = _results("evidence_ideal")["losses"]
     heads = ["", "mean loss", "minus joint training", "worst loss", "minus joint training"]
     lines = []
     for name, title in IDEAL.items():
@@ -108,7 +107,7 @@ def evidence_ideal() -> str:
 
 
 def speed() -> str:
-    found = json.loads((RESULTS / f"{SPEED}.json").read_text())
+    found = _results(SPEED)
     heads = ["rows a CPU-second", "mixalign", "TRL best", "TRL default", "ratios", "peak memory against TRL's best"]
     lines = []
     for name, title in STEPS.items():
@@ -121,18 +120,22 @@ def speed() -> str:
 
 
 def growth() -> str:
-    """The smallest size of all, and the largest of each sweep and format."""
+    """The first size, and the largest of each sweep and format."""
+    measured = [_results(name)["runs"] for name in ("growth", "growth_large")]
+    stages = list(dict.fromkeys(run["stage"] for run in measured[0]))
     lines: dict[tuple[int, int, str], list[str]] = {}
-    for name in ("growth", "growth_large"):
-        runs = json.loads((RESULTS / f"{name}.json").read_text())["runs"]
+    for runs in measured:
         largest = {(run["sweep"], run["format"]): _size(run) for run in runs}
-        for size in ([] if lines else [_size(runs[0])]) + list(largest.values()):
-            lines[size] = _stages(size, [run for run in runs if _size(run) == size])
-    return markdown(["tasks x rows", "files", *STAGES, "memory"], [lines[size] for size in sorted(lines)])
+        for size in (_size(runs[0]), *largest.values()):
+            of_size = [run for run in runs if _size(run) == size]
+            seconds = [median(run["cpu_s"] for run in of_size if run["stage"] == stage) for stage in stages]
+            memory = max(run["anonymous_mib"] for run in of_size)
+            lines[size] = [f"{size[0]:,} x {size[1]:,}", size[2], *map(_figure, seconds), f"{memory:.0f} MiB"]
+    return markdown(["tasks x rows", "files", *stages, "memory"], [lines[size] for size in sorted(lines)])
 
 
 def influence() -> str:
-    found = json.loads((RESULTS / f"{SPEED}.json").read_text())
+    found = _results(SPEED)
     heads = ["CPU seconds", "mixalign", "kronfluence", "ratio", "a row against training it", "memory"]
     lines = []
     for size, title in {"h256": "hidden size 256", "tiny": "a tiny model"}.items():
@@ -153,8 +156,12 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
 }
 
 
+def _results(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def _rows(name: str, baseline: str | None) -> list[dict[str, Any]]:
-    found = json.loads((RESULTS / f"{name}.json").read_text())
+    found = _results(name)
     rows: list[dict[str, Any]] = (found[baseline] if baseline else found)["rows"]
     return rows
 
@@ -174,12 +181,6 @@ def _difference(row: Mapping[str, Any], baseline: str, wins: bool) -> str:
 
 def _size(run: Mapping[str, Any]) -> tuple[int, int, str]:
     return run["tasks"], run["rows_a_task"], run["format"]
-
-
-def _stages(size: tuple[int, int, str], runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    seconds = (median(run["cpu_s"] for run in runs if run["stage"] == stage) for stage in STAGES)
-    memory = max(run["anonymous_mib"] for run in runs)
-    return [f"{size[0]:,} x {size[1]:,}", size[2], *(_figure(one) for one in seconds), f"{memory:.0f} MiB"]
 
 
 def _rate(runs: Sequence[Mapping[str, Any]], variant: str) -> str:

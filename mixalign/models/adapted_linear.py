@@ -102,7 +102,7 @@ class _Adapted(torch.autograd.Function):
         torch.mm(both_NJ[:, :inner], a_RI.t(), out=both_NJ[:, inner : inner + rank])
         out_NO = linear(both_NJ, weights_OJ, None if bias_O is None else bias_O.to(dtype))
         seen_NI, rank_NR = both_NJ[:, :inner], both_NJ[:, inner : inner + rank]
-        if x.dtype == dtype:  # layers that read the same positions, such as queries and keys, keep them once
+        if x.dtype == dtype:  # kept once, whoever else keeps it: attention that made it, or a layer beside this one
             seen_NI, rank_NR = x.reshape(-1, inner), rank_NR.clone()
         converted_OJ = None if weight_OI.dtype == dtype else weights_OJ  # a mere copy is made again
         ctx.save_for_backward(seen_NI, rank_NR, a_RI, weight_OI, b_OR, converted_OJ)

@@ -257,3 +257,16 @@ def test_a_merged_model_has_the_numbers_of_its_adapter():
         after = model.merge_and_unload()(ids).logits
     torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
     assert kinds(model) == set()
+
+
+@pytest.mark.parametrize(("dtype", "copied"), [(torch.bfloat16, False), (torch.float32, True)])
+def test_inputs_of_the_products_type_are_not_copied(dtype, copied):
+    """Whoever else reads or made them keeps them as well."""
+    _, ours = pair()
+    x, kept = torch.randn(6, 24).to(dtype), set()
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.add(t.data_ptr()) or t, lambda t: t),
+    ):
+        ours(x)
+    assert (x.data_ptr() not in kept) == copied
